@@ -1,0 +1,258 @@
+"""PS3.15 Annex E on a whole dataset: every element, at every depth, by the rules of profile.toml; the rest is dropped.
+
+`clean_dataset` is the core of a DICOM export, and the training record copies its fields from what it returns, so that
+a header is cleaned by one engine only.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import date, timedelta
+from functools import cache
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+
+from client.imaging.header import refusal
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+
+# Attributes of type 2 (must exist, may be empty) and type 1 in the modules of the image classes we accept (PS3.3).
+_TYPE_2 = frozenset(
+    "PatientName PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID "
+    "SeriesNumber InstanceNumber AcquisitionDate AcquisitionTime ContentDate ContentTime".split()
+)
+_NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "AT"})
+_TABLE_DATA = frozenset({"OB", "OW", "OB or OW", "US or OW", "US or SS or OW", "US or SS"})
+_NUMBER_TEXT = re.compile(r"[ +\-0-9.eE]{1,16}")
+_DUMMIES: dict[str, object] = {
+    "DA": "19000101", "TM": "000000", "DT": "19000101000000", "DS": "0", "IS": "0", "AS": "000Y", "CS": "REMOVED",
+    "PN": "REMOVED", "LO": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "LT": "REMOVED", "UT": "REMOVED",
+    "UC": "REMOVED", "AE": "REMOVED", "UR": "",
+}  # fmt: skip
+_REGISTERED = "1.2.840.10008."
+
+
+def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dataset:
+    """A new dataset with what the profile lets stay. File meta is left out: an export builds it from nothing.
+
+    Guarantees: nothing that no rule names is copied, at any depth; private groups, curves, overlays, signatures,
+    group lengths and padding never are. UIDs map alike in every object of the site, registered ones stay. Dates move
+    back by one secret number of days per patient, and times become zero. An age over 89 becomes 90.
+
+    Raises: DeidError limit-nesting, limit-size.
+    """
+    issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
+    patient_key = keys.patient_key(issuer, str(dataset.get("PatientID", "") or ""))
+    walk = _Walk(profile, keys, patient_key, str(dataset.get("StudyInstanceUID", "") or ""))
+    out = walk.clean(dataset, depth=0)
+    out.SpecificCharacterSet = "ISO_IR 192"
+    out.PatientID = patient_key
+    out.PatientIdentityRemoved = "YES"
+    out.LongitudinalTemporalInformationModified = "MODIFIED" if "113107" in profile.codes else "REMOVED"
+    out.DeidentificationMethod = "Wardround profile " + profile.digest[:16]
+    out.DeidentificationMethodCodeSequence = Sequence([_code(*code) for code in profile.codes.items()])
+    return out
+
+
+class _Walk:
+    """One pass over one object: counts elements and depth while it copies."""
+
+    def __init__(self, profile: DeidProfile, keys: SiteKeys, patient_key: str, study_uid: str) -> None:
+        self.profile, self.keys, self.patient_key, self.study_uid = profile, keys, patient_key, study_uid
+        self.elements = 0
+
+    def clean(self, dataset: Dataset, *, depth: int) -> Dataset:
+        if depth > self.profile.limits.nesting:
+            raise refusal("limit-nesting", "sequences are nested deeper than the limit")
+        out = Dataset()
+        for tag in sorted(dataset.keys()):
+            self.elements += 1
+            if self.elements > self.profile.limits.elements:
+                raise refusal("limit-size", "the object has more elements than the limit")
+            if not _refused_group(tag):
+                self._element(dataset, tag, out, depth)
+        if "CodeValue" in out:
+            _rederive_meaning(out)
+        return out
+
+    def _element(self, dataset: Dataset, tag: BaseTag, out: Dataset, depth: int) -> None:
+        keyword = keyword_for_tag(tag)
+        action = self.profile.actions.get(f"{tag:08x}")
+        if action is None:
+            if keyword in self.profile.allow:
+                self._allowed(dataset[tag], keyword, out, depth)
+            return
+        if keyword in self.profile.keep:
+            if (kept := _kept(dataset[tag], keyword, self.profile)) is not None:
+                out[tag] = kept
+            return
+        if f"{tag:08x}" in self.profile.shifted and "113107" in self.profile.codes and action != "X":
+            self._shift(dataset[tag], keyword, out)
+            return
+        self._act(action, dataset[tag], keyword, out, depth)
+
+    def _act(self, action: str, element: DataElement, keyword: str, out: Dataset, depth: int) -> None:
+        if action == "X/Z/U*":
+            self._sequence(element, out, depth)
+        elif action == "K":
+            self._allowed(element, keyword, out, depth)
+        elif action == "U":
+            values = [self._uid(str(value), keyword) for value in _values(element)]
+            if values:
+                out[element.tag] = DataElement(element.tag, "UI", values if len(values) > 1 else values[0])
+        elif action == "D":
+            self._dummy(element, out)
+        elif "Z" in action and keyword in _TYPE_2:
+            out[element.tag] = DataElement(element.tag, _vr(element), None)
+        # X, and every compound on an attribute that a valid object can do without
+
+    def _allowed(self, element: DataElement, keyword: str, out: Dataset, depth: int) -> None:
+        vr = _vr(element)
+        if vr == "SQ":
+            self._sequence(element, out, depth)
+        elif keyword == "ImageType":
+            words = [word for word in _words(element) if word in self.profile.terms["ImageType"]]
+            if words:
+                out[element.tag] = DataElement(element.tag, "CS", words)
+        elif keyword == "Manufacturer":
+            if name := _manufacturer(_words(element), self.profile):
+                out[element.tag] = DataElement(element.tag, "LO", name)
+        elif _value_may_stay(element, keyword, vr, self.profile):
+            out[element.tag] = DataElement(element.tag, vr, element.value)
+
+    def _sequence(self, element: DataElement, out: Dataset, depth: int) -> None:
+        if element.VR != "SQ" or not isinstance(element.value, Sequence):
+            return
+        items = [item for item in (self.clean(item, depth=depth + 1) for item in element.value) if len(item)]
+        if items:
+            out[element.tag] = DataElement(element.tag, "SQ", Sequence(items))
+
+    def _uid(self, uid: str, keyword: str) -> str:
+        if uid in UID_dictionary or uid.startswith(_REGISTERED):
+            return uid
+        return self.keys.new_uid(uid, within=self.study_uid if keyword == "FrameOfReferenceUID" else "")
+
+    def _dummy(self, element: DataElement, out: Dataset) -> None:
+        vr = _vr(element)
+        if vr == "UI":
+            out[element.tag] = DataElement(element.tag, "UI", self.keys.new_uid(str(element.value)))
+        elif vr in _DUMMIES:
+            out[element.tag] = DataElement(element.tag, vr, _DUMMIES[vr])
+
+    def _shift(self, element: DataElement, keyword: str, out: Dataset) -> None:
+        vr = _vr(element)
+        days = self.keys.days_back(self.patient_key)
+        if vr == "TM":
+            out[element.tag] = DataElement(element.tag, "TM", "000000")
+        elif vr in ("DA", "DT"):
+            moved = [shifted for value in _values(element) if (shifted := _moved(str(value), days))]
+            suffix = "000000" if vr == "DT" else ""
+            if moved:
+                out[element.tag] = DataElement(element.tag, vr, [day + suffix for day in moved])
+            elif keyword in _TYPE_2:
+                out[element.tag] = DataElement(element.tag, vr, None)
+
+
+def _refused_group(tag: BaseTag) -> bool:
+    group = tag.group
+    if tag.is_private or tag.element == 0 or group in (0x0000, 0x0002, 0x0004, 0xFFFA, 0xFFFC):
+        return True
+    return group & 0xFF00 in (0x5000, 0x6000)
+
+
+def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidProfile) -> bool:
+    terms = profile.terms.get(keyword)
+    if terms is not None:
+        words = _words(element)
+        return bool(words) and all(word in terms for word in words)
+    if vr in _NUMBER_VRS:
+        return all(isinstance(value, int | float) for value in _values(element))
+    if vr in ("DS", "IS"):
+        return all(_NUMBER_TEXT.fullmatch(str(value)) for value in _values(element))
+    if vr == "UI":
+        return all(str(value) in UID_dictionary for value in _values(element))
+    if vr in _TABLE_DATA:  # palettes, look-up tables and the pixels themselves
+        return True
+    return keyword == "CodeValue"  # checked against the code dictionary with its scheme, below
+
+
+def _rederive_meaning(item: Dataset) -> None:
+    """Keep a code only if PS3.16 knows it, with the meaning from the dictionary instead of the file."""
+    meaning = _meaning(str(item.get("CodingSchemeDesignator", "")), str(item.CodeValue))
+    if meaning:
+        item.CodeMeaning = meaning
+        return
+    for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"):
+        if keyword in item:
+            del item[keyword]
+
+
+def _kept(element: DataElement, keyword: str, profile: DeidProfile) -> DataElement | None:
+    if keyword == "PatientAge":
+        years = age_years(str(element.value or ""))
+        return None if years is None else DataElement(element.tag, "AS", f"{years:03d}Y")
+    words = [word for word in _words(element) if word in profile.terms.get(keyword, frozenset())]
+    return DataElement(element.tag, _vr(element), words[0] if words else None)
+
+
+def age_years(text: str) -> int | None:
+    """An age string (PS3.5 VR AS) as whole years; 90 stands for 90 and more, and None for what is no age."""
+    match = re.fullmatch(r"(\d{3})([DWMY])", text.strip(" \0"))
+    if match is None:
+        return None
+    per_year = {"D": 365, "W": 52, "M": 12, "Y": 1}[match[2]]
+    return min(int(match[1]) // per_year, 90)
+
+
+def _manufacturer(words: list[str], profile: DeidProfile) -> str:
+    """The listed maker whose name starts the value (`SIEMENS Healthineers` -> SIEMENS), else nothing."""
+    value = " ".join(words)
+    return next((name for name in sorted(profile.terms["Manufacturer"]) if re.match(rf"{name}\b", value)), "")
+
+
+def _moved(text: str, days: int) -> str:
+    match = re.match(r"(\d{4})\.?(\d{2})\.?(\d{2})", text.strip(" \0"))
+    if match is None:
+        return ""
+    try:
+        return (date(int(match[1]), int(match[2]), int(match[3])) - timedelta(days=days)).strftime("%Y%m%d")
+    except (ValueError, OverflowError):
+        return ""
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+@cache
+def _meaning(scheme: str, value: str) -> str:
+    """The meaning that PS3.16 gives a code, or nothing."""
+    from pydicom.sr._concepts_dict import concepts  # half a second to load; most headers carry no code
+
+    named: dict[str, dict[str, tuple[str, list[int]]]] = concepts.get(scheme, {})  # type: ignore[assignment]
+    return next((codes[value][0][:64] for codes in named.values() if value in codes), "")
+
+
+def _vr(element: DataElement) -> str:
+    """The VR of the dictionary, not the file's: a file may call anything by any name."""
+    known = tag_for_keyword(element.keyword) is not None
+    vr = dictionary_VR(element.tag) if known else str(element.VR)
+    return str(element.VR) if " or " in vr else vr
+
+
+def _values(element: DataElement) -> Iterable[object]:
+    value = element.value
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+
+
+def _words(element: DataElement) -> list[str]:
+    return [str(value).strip(" \0").upper() for value in _values(element)]

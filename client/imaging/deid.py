@@ -1,0 +1,189 @@
+"""`clean` is the one door from raw to clean: it makes a `CleanStudy` out of a `RawStudy`, or says why it does not.
+
+The training record copies little: 8-bit pictures, a few fields whose words come from closed lists, and scrubbed text.
+Every identifier of the study's own headers is then looked for in what was kept; a hit holds the study back.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
+from pydicom.dataset import Dataset
+
+from client.imaging.dataset import age_years, clean_dataset
+from client.imaging.header import border, class_code, open_file, read, refusal
+from client.imaging.identifiers import Identifiers, collect, fold_id, name_words, parse_day
+from client.imaging.pixels import Rendered, encode_png, render, render_picture, spread
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
+from client.imaging.receive import RawImage, RawStudy
+from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
+from client.imaging.report_text import residue, scrub, sections
+from client.imaging.reports import RawTurn
+
+__all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys"]
+
+
+def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> CleanStudy:
+    """The training record of a study.
+
+    Guarantees: pictures carry no metadata; field values are numbers or words of the profile's lists; no name, id,
+    UID, date or place of the study's headers is left in a question or an answer; one patient only.
+
+    Raises: DeidError with the reason for quarantine; its message never holds a value.
+    """
+    if raw.code is not None:
+        raise refusal(raw.code, "the study, its report row or its patient cannot be used")
+    images = _sampled(raw, profile)
+    found = Identifiers()
+    pictures: list[CleanPicture] = []
+    study_key, sex, age = "", "", None
+    patient_key = _patient_key(images, keys)
+    for image in images:
+        if image.code is not None:
+            raise refusal(image.code, "an image of the study cannot be used")
+        if image.kind == "picture":
+            found = found.plus(_of_picture(image))
+            with open_file(image.path) as file:
+                rendered = [render_picture(file.read(profile.limits.file_bytes), profile)]
+            fields = PictureFields()
+        else:
+            with border("malformed", "a header field does not convert"):
+                dataset = read(image.path, profile.limits, pixels=True)
+                _require_usable(dataset, image, profile)
+                found = found.plus(collect(dataset, profile.limits))
+                header = clean_dataset(dataset, profile, keys)
+                fields = _fields(header)
+                study_key = study_key or pseudonym(keys.uid, str(dataset.get("StudyInstanceUID", "")))
+                sex = sex or str(header.get("PatientSex", "") or "")
+                age = _age(dataset, header) if age is None else age
+                rendered = render(dataset, profile)
+        pictures += [_picture(one, image, patient_key, fields, keys) for one in rendered]
+    examples = tuple(
+        CleanExample(key, _turns(turns, found, raw.staff))
+        for key, turns in zip(example_keys(raw, keys), raw.conversations, strict=True)
+    )
+    return CleanStudy(
+        patient_key=patient_key,
+        study_key=study_key or pseudonym(keys.source, patient_key, *(image.instance for image in images)),
+        pictures=tuple(pictures),
+        examples=examples,
+        sex=sex,
+        age_years=age,
+        profile_digest=profile.digest,
+    )
+
+
+def example_keys(raw: RawStudy, keys: SiteKeys) -> list[str]:
+    """One key per conversation, from what came in: the same row of the same folder has the same key, before any pixel
+    is read, so that a second ingest can skip it."""
+    if not raw.images:
+        return []
+    instances = [image.instance for image in raw.images]
+    said = [json.dumps([(turn.question, turn.answer) for turn in turns]) for turns in raw.conversations]
+    patient = _patient_key(raw.images, keys)
+    return [pseudonym(keys.source, patient, *instances, each) for each in said]
+
+
+def _patient_key(images: Sequence[RawImage], keys: SiteKeys) -> str:
+    owners = {(normal_id(image.issuer), normal_id(image.patient_id)) for image in images}
+    if len(owners) != 1:
+        raise refusal("pairing", "the images belong to more than one patient")
+    issuer, patient_id = owners.pop()
+    if not patient_id:
+        raise refusal("no-patient-id", "the images name no patient")
+    return keys.patient_key(issuer, patient_id)
+
+
+def _sampled(raw: RawStudy, profile: DeidProfile) -> tuple[RawImage, ...]:
+    if not raw.sampled:
+        return raw.images
+    return tuple(raw.images[at] for at in spread(len(raw.images), profile.rendering.pictures_per_study))
+
+
+def _require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> None:
+    class_uid = str(dataset.SOPClassUID)
+    if (code := class_code(class_uid, profile)) is not None:
+        raise refusal(code, "this SOP class is not an accepted image class")
+    issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
+    stated = (normal_id(issuer), normal_id(str(dataset.get("PatientID", "") or "")))
+    if stated != (normal_id(image.issuer), normal_id(image.patient_id)):
+        raise refusal("patient-conflict", "the file changed its patient while the folder was read")
+    words = {str(word).strip().upper() for word in dataset.get("ImageType") or []}
+    flagged = str(dataset.get("BurnedInAnnotation", "") or "").strip().upper() == "YES"
+    if flagged or "SCREEN SAVE" in words or class_uid in profile.banner_classes:
+        raise refusal("burned-in", "text may be burned into the pixels")
+
+
+def _of_picture(image: RawImage) -> Identifiers:
+    names = set() if any(letter.isdigit() for letter in image.patient_id) else name_words(image.patient_id)
+    return Identifiers(names=frozenset(names), ids=frozenset({fold_id(image.patient_id)}))
+
+
+def _picture(one: Rendered, image: RawImage, patient_key: str, fields: PictureFields, keys: SiteKeys) -> CleanPicture:
+    rows, columns = one.pixels.shape
+    return CleanPicture(
+        picture_key=pseudonym(keys.source, patient_key, image.instance, one.window, str(one.frame or 0)),
+        png=encode_png(one.pixels),
+        rows=rows,
+        columns=columns,
+        fields=replace(
+            fields,
+            window=one.window,
+            frame=one.frame,
+            source_rows=one.source_rows,
+            source_columns=one.source_columns,
+        ),
+    )
+
+
+def _fields(header: Dataset) -> PictureFields:
+    """Copied from the cleaned header only: words of the profile's lists, and numbers."""
+    spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
+    return PictureFields(
+        modality=_word(header, "Modality"),
+        body_part=_word(header, "BodyPartExamined"),
+        view=_word(header, "ViewPosition"),
+        laterality=_word(header, "ImageLaterality") or _word(header, "Laterality"),
+        manufacturer=_word(header, "Manufacturer"),
+        pixel_spacing_mm=_number(spacing[0]) if spacing else None,
+        slice_thickness_mm=_number(header.get("SliceThickness")),
+        kvp=_number(header.get("KVP")),
+    )
+
+
+def _word(header: Dataset, keyword: str) -> str:
+    return str(header.get(keyword, "") or "").strip().upper()
+
+
+def _number(value: object) -> float | None:
+    try:
+        return None if value is None else round(float(str(value)), 3)
+    except ValueError:
+        return None
+
+
+def _age(raw: Dataset, header: Dataset) -> int | None:
+    stated = age_years(str(header.get("PatientAge", "") or ""))
+    if stated is not None:
+        return stated
+    born: date | None = parse_day(str(raw.get("PatientBirthDate", "") or ""))
+    seen: date | None = parse_day(str(raw.get("StudyDate", "") or ""))
+    if born is None or seen is None or seen < born:
+        return None
+    return min(seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day)), 90)
+
+
+def _turns(turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str]) -> tuple[Turn, ...]:
+    kept = []
+    for turn in turns:
+        question = scrub(turn.question, found, staff)
+        answer = scrub(sections(turn.answer), found, staff)
+        for text in (question, answer):
+            if not text:
+                raise refusal("text-sections", "nothing of the text is left")
+            if (kind := residue(text, found)) is not None:
+                raise refusal("residual-identifier", f"a {kind} of this patient's header is still in the text")
+        kept.append(Turn(question, answer))
+    return tuple(kept)

@@ -1,0 +1,180 @@
+"""The one place that opens a DICOM file: limits first, then pydicom, and nothing of the file in any message.
+
+pydicom's exceptions, warnings and log lines print values. `border` lets none of them out: it turns every exception
+into a DeidError with a code, and keeps warnings and log records of the decoding libraries to itself.
+"""
+
+import logging
+import os
+import stat
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from pydicom import dcmread
+from pydicom._uid_dict import UID_dictionary
+from pydicom.charset import python_encoding
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from client.imaging.profile import DeidProfile, Limits
+from federation.errors import DeidError
+
+Kind = Literal["dicom", "picture", "other"]
+_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+_PREAMBLE_BYTES = 132
+_META_LENGTH_END = _PREAMBLE_BYTES + 12  # the group length element, PS3.10 section 7.1
+_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
+_HINTS = {
+    "not-dicom": "remove the file from the folder, or leave it: it is not read",
+    "limit-size": "raise the limit in the profile if the device really writes such objects",
+    "limit-nesting": "ask the vendor: no public object nests this deep",
+    "class-refused": "only images are accepted; reports belong into a .jsonl or .csv file",
+}
+
+
+@contextmanager
+def border(code: str, message: str) -> Iterator[None]:
+    """Run code that touches raw data. Any exception becomes `DeidError(code)`; its text is dropped, unread."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DeidError:
+        raise
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except RecursionError:
+        raise refusal("limit-nesting", "sequences are nested too deep") from None
+    except EOFError:
+        raise refusal("truncated", "the file ends early") from None
+    except Exception:
+        raise refusal(code, message) from None
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
+
+
+def refusal(code: str, message: str) -> DeidError:
+    """A quarantine reason with its standard hint."""
+    return DeidError(code, message, hint=_HINTS.get(code, "see the code in docs/errors.md"))
+
+
+def kind_of(path: Path) -> Kind:
+    """What the content says the file is; the name is not asked. DICOM without a preamble starts at group 2 or 8."""
+    with open_file(path) as file:
+        head = file.read(_PREAMBLE_BYTES)
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        return "picture"
+    if len(head) >= 16 and head[:2] in (b"\x02\x00", b"\x08\x00") and head[3] == 0 and head[2] < 0x80:
+        return "dicom"
+    return "other"
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file; a link in its place is refused."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise refusal("not-dicom", "not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read(path: Path, limits: Limits, *, pixels: bool, tags: Sequence[str] | None = None) -> FileDataset:
+    """Parse a file. Requires a known class, an instance UID and a transfer syntax; reads pixel data only if asked.
+
+    Raises: DeidError with not-dicom, limit-size, limit-nesting, truncated, malformed, class-refused, syntax-unknown
+    or charset.
+    """
+    with border("malformed", "the object does not parse"), open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > limits.file_bytes:
+            raise refusal("limit-size", "the file is larger than the limit")
+        head = file.read(_META_LENGTH_END)
+        file.seek(0)
+        if head[128:132] == b"DICM":
+            source: BinaryIO = _inflated(file, head, limits)
+        elif kind_of(path) == "dicom":
+            source = file
+        else:
+            raise refusal("not-dicom", "the file holds no DICOM object")
+        wanted: list[str | int] | None = [*tags, "SpecificCharacterSet"] if tags is not None else None
+        dataset = dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=True)  # type: ignore[arg-type]
+        _require(dataset)
+        return dataset
+
+
+def class_code(class_uid: str, profile: DeidProfile) -> str | None:
+    """None for an accepted image class; `class-refused` for one of the standard's others, else `class-unknown`."""
+    uid = class_uid.strip(" \0")
+    if uid in profile.image_classes:
+        return None
+    return "class-refused" if uid in UID_dictionary else "class-unknown"
+
+
+def _require(dataset: FileDataset) -> None:
+    meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
+    if str(meta.get("MediaStorageSOPClassUID", "")) == _MEDIA_DIRECTORY:
+        raise refusal("class-refused", "a media directory, not an image")
+    if not str(dataset.get("SOPClassUID", "")) or not str(dataset.get("SOPInstanceUID", "")):
+        code = "malformed" if len(dataset) or len(meta) else "truncated"
+        raise refusal(code, "the object has no SOP class or instance UID")
+    if "TransferSyntaxUID" not in meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        dataset.file_meta = meta
+    if not meta.TransferSyntaxUID.is_transfer_syntax:
+        raise refusal("syntax-unknown", "the transfer syntax is not one of the standard's")
+    charset = dataset.get("SpecificCharacterSet", None) or []
+    declared = [charset] if isinstance(charset, str) else list(charset)
+    if any(name and name not in python_encoding for name in declared):
+        raise refusal("charset", "the declared character set is not one of the standard's")
+
+
+def _inflated(file: BinaryIO, head: bytes, limits: Limits) -> BinaryIO:
+    """A deflated object inflated within bounds, every other one as it is. pydicom would inflate without bound."""
+    if head[132:136] != b"\x02\x00\x00\x00" or DeflatedExplicitVRLittleEndian.encode() not in file.read(4096):
+        file.seek(0)
+        return file
+    meta_end = _META_LENGTH_END + int.from_bytes(head[140:144], "little")
+    file.seek(0)
+    meta_bytes = file.read(meta_end)
+    meta = dcmread(BytesIO(meta_bytes), force=True).file_meta
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        file.seek(0)
+        return file
+    packed = file.read()
+    bound = min(limits.inflated_bytes, limits.inflated_ratio * max(len(packed), 1))
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = inflater.decompress(packed, bound + 1)
+    if len(data) > bound:
+        raise refusal("limit-size", "the deflated object inflates past the limit")
+    if not inflater.eof:
+        raise refusal("truncated", "the deflated object ends early")
+    plain = FileMetaDataset()
+    plain.update(meta)
+    plain.TransferSyntaxUID = ExplicitVRLittleEndian
+    return BytesIO(_part10(plain) + data)
+
+
+def _part10(meta: FileMetaDataset) -> bytes:
+    buffer = BytesIO()
+    only_meta = Dataset()
+    only_meta.file_meta = meta
+    only_meta.save_as(buffer, enforce_file_format=False)
+    return b"\0" * 128 + b"DICM" + buffer.getvalue().removeprefix(b"\0" * 128 + b"DICM")

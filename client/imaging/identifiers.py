@@ -1,0 +1,168 @@
+"""What a header says about who the patient is: everything that must not turn up in the words we keep."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import date
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from client.imaging.header import refusal
+from client.imaging.profile import Limits
+
+_ID_KEYWORDS = frozenset(
+    "PatientID OtherPatientIDs AccessionNumber StudyID IssuerOfPatientID PatientTelephoneNumbers MilitaryRank "
+    "DeviceSerialNumber StationName PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest "
+    "RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID AdmissionID MedicalRecordLocator "
+    "ReferringPhysicianTelephoneNumbers PatientInsurancePlanCodeSequence IssuerOfAdmissionID PersonTelephoneNumbers "
+    "InsurancePlanIdentification ServiceEpisodeID DetectorID CassetteID PlateID GantryID".split()
+)
+_PLACE_KEYWORDS = frozenset(
+    "InstitutionName InstitutionAddress InstitutionalDepartmentName PatientAddress ReferringPhysicianAddress "
+    "CountryOfResidence RegionOfResidence CurrentPatientLocation PatientInstitutionResidence RequestingService "
+    "PersonAddress".split()
+)
+_NAME_KEYWORDS = frozenset({"PatientMotherBirthName", "PatientBirthName", "OtherPatientNames"})
+_SPLIT = re.compile(r"[\^=\s,.;/()\\_]+")
+_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+@dataclass(frozen=True, repr=False)
+class Identifiers:
+    """Folded for comparison (`fold`): names as single words, ids without punctuation, dates as YYYYMMDD."""
+
+    names: frozenset[str] = frozenset()
+    ids: frozenset[str] = frozenset()
+    places: frozenset[str] = frozenset()
+    dates: frozenset[date] = frozenset()
+    uids: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        return "<Identifiers: hidden>"
+
+    def plus(self, other: "Identifiers") -> "Identifiers":
+        return Identifiers(
+            self.names | other.names, self.ids | other.ids, self.places | other.places,
+            self.dates | other.dates, self.uids | other.uids,
+        )  # fmt: skip
+
+
+def collect(dataset: Dataset, limits: Limits) -> Identifiers:
+    """All identifiers of a header, at any depth: person names of every group, ids, places, dates and own UIDs.
+
+    Raises: DeidError limit-nesting; charset when a name does not decode as declared.
+    """
+    names: set[str] = set()
+    ids: set[str] = set()
+    places: set[str] = set()
+    dates: set[date] = set()
+    uids: set[str] = set()
+    for element in _elements(dataset, limits, 0):
+        keyword, vr = keyword_for_tag(element.tag), str(element.VR)
+        for text in _texts(element):
+            if "\ufffd" in text and (vr == "PN" or keyword in _PLACE_KEYWORDS):
+                raise refusal("charset", "a name does not decode in the declared character set")
+            if vr == "PN" or keyword in _NAME_KEYWORDS:
+                names.update(name_words(text))
+            elif keyword in _ID_KEYWORDS:
+                ids.add(fold_id(text))
+                if not any(character.isdigit() for character in text) and keyword in ("PatientID", "OtherPatientIDs"):
+                    names.update(word for word in name_words(text) if len(word) > 3)
+            elif keyword in _PLACE_KEYWORDS:
+                places.add(" ".join(fold(text).split()))
+            elif vr in ("DA", "DT"):
+                if (day := parse_day(text)) is not None:
+                    dates.add(day)
+            elif vr == "UI" and text not in UID_dictionary and not text.startswith("1.2.840.10008."):
+                uids.add(text)
+    return Identifiers(
+        frozenset(names), frozenset(ids - {""}), frozenset(places - {""}), frozenset(dates), frozenset(uids - {""})
+    )
+
+
+def name_words(text: str) -> set[str]:
+    """The words of a person name in all its groups, folded; a hyphenated word counts whole and in parts.
+
+    >>> sorted(name_words("Meyer-Lühr^Anna"))
+    ['anna', 'luehr', 'luhr', 'meyer', 'meyerluehr', 'meyerluhr']
+    """
+    words: set[str] = set()
+    for form in _readings(text):
+        for word in _SPLIT.split(form):
+            for part in {word, *word.split("-")}:
+                for folded in (fold(part), fold(_german(part))):
+                    letters = re.sub(r"[^\w]|\d|_", "", folded)
+                    if len(letters) >= 2:
+                        words.add(letters)
+    return words - _TITLES
+
+
+_TITLES = frozenset(
+    "dr prof mr mrs ms md phd sir jr sr ii iii iv van von de der den del da di la le el al bin mc st".split()
+)
+
+
+def fold(text: str) -> str:
+    """Without case, accents and compatibility forms, so that MÜLLER, müller and Muller are one word."""
+    spread = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in spread if not unicodedata.combining(letter)).casefold()
+
+
+def fold_id(text: str) -> str:
+    """An identifier's letters and digits only: `AB-12 34` and `ab1234` are one."""
+    return re.sub(r"[\W_]", "", fold(text))
+
+
+def parse_day(text: str) -> date | None:
+    match = re.match(r"(\d{4})[.]?(\d{2})[.]?(\d{2})", text.strip(" \0"))
+    if match is None:
+        return None
+    try:
+        return date(int(match[1]), int(match[2]), int(match[3]))
+    except ValueError:
+        return None
+
+
+def is_ideographic(word: str) -> bool:
+    return _IDEOGRAPH.search(word) is not None
+
+
+def _german(text: str) -> str:
+    for letter, pair in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("Ä", "Ae"), ("Ö", "Oe"), ("Ü", "Ue"), ("ø", "oe")):
+        text = text.replace(letter, pair)
+    return text
+
+
+def _readings(text: str) -> Iterator[str]:
+    """The text, and what it says when undeclared UTF-8 was read as Latin-1, as some devices write it."""
+    yield text
+    if not text.isascii():
+        try:
+            yield text.encode("latin-1").decode("utf-8")
+        except UnicodeError:
+            return
+
+
+def _elements(dataset: Dataset, limits: Limits, depth: int) -> Iterator[DataElement]:
+    if depth > limits.nesting:
+        raise refusal("limit-nesting", "sequences are nested deeper than the limit")
+    for element in dataset:
+        if element.tag.is_private:
+            continue
+        yield element
+        if element.VR == "SQ":
+            for item in element.value or []:
+                yield from _elements(item, limits, depth + 1)
+
+
+def _texts(element: DataElement) -> Iterable[str]:
+    value = element.value
+    if element.VR == "SQ" or value is None or isinstance(value, bytes):
+        return []
+    values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+    return [str(item).strip(" \0") for item in values]

@@ -1,0 +1,325 @@
+"""Stored pixel values to 8-bit grey pictures, in the order of PS3.4 annex N: modality, VOI, presentation.
+
+A grey frame has at most 65,536 different stored values, so the whole pipeline is computed once per possible value in
+float64 and the frame looks its answers up: exact, fast, and nothing is rounded to 8 bits before the window.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import JPEGExtended12Bit
+
+from client.imaging.header import border, refusal
+from client.imaging.profile import DeidProfile, Limits, Rendering
+
+Grey = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+_LOW, _HIGH = 0.005, 0.995  # without a window: these quantiles of the frame become black and white
+_FORMATS = ("PNG", "JPEG")
+_PNG_CHUNKS = {b"IHDR", b"IDAT", b"IEND"}
+
+
+@dataclass(frozen=True, repr=False)
+class Rendered:
+    """One picture: uint8 (rows, columns), 0 is black."""
+
+    pixels: Grey
+    window: str
+    frame: int | None
+    source_rows: int
+    source_columns: int
+
+    def __repr__(self) -> str:
+        return "<Rendered: hidden>"
+
+
+def render(dataset: Dataset, profile: DeidProfile) -> list[Rendered]:
+    """All pictures of one DICOM object: the chosen frames, each under each chosen window.
+
+    Edge cases: an object without pixels is `class-refused`; fewer bytes than declared, `truncated`; a compression no
+    permissive decoder reads, `codec-missing`; constant frames are black.
+    """
+    with border("decode-failed", "the pixel data do not decode"):
+        _require_decodable(dataset, profile.limits)
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+        many = frames > 1
+        out = []
+        for index in spread(frames, profile.rendering.frames_per_object):
+            array = np.asarray(pixel_array(dataset, index=index))
+            for window, grey in _greys(array, dataset, index, profile.rendering):
+                upright = _upright(grey, dataset)
+                small = _shrunk(upright, profile.rendering.longest_side)
+                out.append(Rendered(small, window, index + 1 if many else None, grey.shape[0], grey.shape[1]))
+        return out
+
+
+def render_picture(data: bytes, profile: DeidProfile) -> Rendered:
+    """A PNG or JPEG, treated as a secondary capture without a window; metadata and animation are not read."""
+    with (
+        border("decode-failed", "the picture does not decode"),
+        Image.open(io.BytesIO(data), formats=_FORMATS) as image,
+    ):
+        if image.width * image.height > profile.limits.frame_pixels:
+            raise refusal("limit-size", "the picture has more pixels than the limit")
+        if image.mode in ("L", "1", "I", "I;16", "F"):
+            grey = _stretched(np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.float64))
+        else:
+            grey = np.asarray(image.convert("RGB").convert("L"))
+        small = _shrunk(grey, profile.rendering.longest_side)
+        return Rendered(small, "none", None, grey.shape[0], grey.shape[1])
+
+
+def window(values: Floats, centre: float, width: float, function: str = "LINEAR") -> Floats:
+    """Modality values to [0, 1]. PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.2 (LINEAR_EXACT), C.11.2.1.3.1 (SIGMOID).
+
+    >>> window(np.array([0.0, 127.5, 255.0]), 128, 256).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / width + 0.5, 0.0, 1.0)
+    if width <= 1:
+        return (values > centre - 0.5).astype(np.float64)
+    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
+
+
+def encode_png(pixels: Grey) -> bytes:
+    """8-bit grey PNG, level 1, with the three structural chunks only."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> Grey:
+    """The pixels of `encode_png`. Raises ValueError for any other chunk: a text chunk could hide anything."""
+    if not set(_chunks(data)) <= _PNG_CHUNKS:
+        raise ValueError("a PNG chunk that the store never writes")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        if image.mode != "L":
+            raise ValueError("a picture that is not 8-bit grey")
+        return np.asarray(image)
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    at = 8
+    while at + 8 <= len(data):
+        yield data[at + 4 : at + 8]
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    if at != len(data):
+        raise ValueError("bytes after the last PNG chunk")
+
+
+def _require_decodable(dataset: Dataset, limits: Limits) -> None:
+    rows, columns = int(dataset.get("Rows", 0) or 0), int(dataset.get("Columns", 0) or 0)
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    if "PixelData" not in dataset or not rows or not columns:
+        raise refusal("class-refused", "the object holds no picture")
+    if frames < 1 or frames > limits.frames:
+        raise refusal("limit-frames", "the number of frames is outside the limits")
+    if rows * columns > limits.frame_pixels:
+        raise refusal("limit-size", "a frame has more pixels than the limit")
+    allocated, stored, high = (int(dataset.get(key, 0) or 0) for key in ("BitsAllocated", "BitsStored", "HighBit"))
+    if allocated not in (1, 8, 16, 32) or not 0 < stored <= allocated or high != stored - 1:
+        raise refusal("malformed", "the pixel bits are not laid out as the standard says")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise refusal("codec-missing", "no decoder for this transfer syntax") from None
+    if not decoder.is_available or (syntax == JPEGExtended12Bit and stored > 8):
+        raise refusal("codec-missing", "no decoder for this transfer syntax is installed")
+    samples = int(dataset.get("SamplesPerPixel", 1) or 1)
+    if not syntax.is_compressed and len(dataset.PixelData) < rows * columns * frames * samples * allocated // 8:
+        halved = str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422"
+        if not halved or len(dataset.PixelData) < rows * columns * frames * 2:
+            raise refusal("truncated", "fewer pixel bytes than declared")
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` indices below `count`, evenly spaced, first and last among them."""
+    if count <= most:
+        return list(range(count))
+    if most == 1:
+        return [count // 2]
+    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
+
+
+def _greys(array: npt.NDArray[Any], dataset: Dataset, index: int, rendering: Rendering) -> Iterator[tuple[str, Grey]]:
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    if photometric == "PALETTE COLOR":
+        array = apply_color_lut(array, dataset)
+    if array.ndim == 3:
+        byte = array if array.dtype == np.uint8 else (array >> (8 * array.dtype.itemsize - 8)).astype(np.uint8)
+        yield "none", np.asarray(Image.fromarray(np.ascontiguousarray(byte[..., :3])).convert("L"))
+        return
+    attributes = _frame_attributes(dataset, index)
+    inverse = photometric == "MONOCHROME1" or str(dataset.get("PresentationLUTShape", "")) == "INVERSE"
+    stored, possible = _stored(array, dataset)
+    values = np.asarray(_modality(possible, attributes), dtype=np.float64)
+    padding = _padding(possible, dataset)
+    for name, shades in _shades(stored, values, padding, attributes, dataset, rendering):
+        table = np.where(padding, 0.0, 1.0 - shades if inverse else shades)
+        yield name, np.take(np.rint(table * 255).astype(np.uint8), stored)
+
+
+def _stored(array: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The frame as indices into all possible stored values; bits above BitsStored (old overlays) are cleared."""
+    bits = int(dataset.BitsStored)
+    signed = bool(dataset.get("PixelRepresentation", 0))
+    whole = array.astype(np.int64)
+    if bits > 16:
+        possible, stored = np.unique(whole, return_inverse=True)
+        return stored.reshape(array.shape), possible
+    whole &= (1 << bits) - 1
+    if not signed:
+        return whole, np.arange(1 << bits, dtype=np.int64)
+    half = 1 << (bits - 1)
+    return (whole + half) & ((1 << bits) - 1), np.arange(-half, half, dtype=np.int64)
+
+
+def _frame_attributes(dataset: Dataset, index: int) -> Dataset:
+    """Rescale and VOI of a frame: its own functional group, else the shared one, else the object's. PS3.3 C.7.6.16."""
+    found = Dataset()
+    groups: list[Dataset] = [dataset]
+    for keyword, position in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", index)):
+        items = dataset.get(keyword) or []
+        if position < len(items):
+            for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+                groups.extend(items[position].get(macro) or [])
+    for group in groups:
+        for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "WindowCenter",
+                        "WindowWidth", "VOILUTFunction", "VOILUTSequence"):  # fmt: skip
+            if keyword in group:
+                found[keyword] = group[keyword]
+    found.PixelRepresentation = dataset.get("PixelRepresentation", 0)
+    found.BitsStored = dataset.BitsStored
+    return found
+
+
+def _modality(possible: npt.NDArray[np.int64], attributes: Dataset) -> npt.NDArray[Any]:
+    if attributes.get("ModalityLUTSequence"):
+        return apply_modality_lut(possible, attributes)
+    slope, intercept = attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")
+    return possible * float(1 if slope is None else slope) + float(0 if intercept is None else intercept)
+
+
+def _padding(possible: npt.NDArray[np.int64], dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Which stored values are padding (PS3.3 C.7.5.1.1.2): drawn black, and not asked when a window is looked for."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(possible.shape, dtype=np.bool_)
+    other = dataset.get("PixelPaddingRangeLimit")
+    ends = sorted((int(value), int(value if other is None else other)))
+    return (possible >= ends[0]) & (possible <= ends[1])
+
+
+def _shades(
+    stored: npt.NDArray[np.int64], values: Floats, padding: npt.NDArray[np.bool_], attributes: Dataset,
+    dataset: Dataset, rendering: Rendering,
+) -> Iterator[tuple[str, Floats]]:  # fmt: skip
+    """(window name, shade in [0, 1] of every possible stored value), one per picture."""
+    counts = np.bincount(stored.ravel(), minlength=len(values)).astype(np.int64)
+    counts[padding] = 0
+    if _in_hounsfield_units(attributes, dataset):
+        for name in rendering.ct_windows:
+            centre, width = rendering.windows_hu[name]
+            yield name, window(values, centre, width)
+        return
+    shades = _voi(values, attributes)
+    if shades is not None and _tells_apart(shades, counts):
+        yield "voi", shades
+    else:
+        yield "percentile", _between_quantiles(values, counts)
+
+
+def _in_hounsfield_units(attributes: Dataset, dataset: Dataset) -> bool:
+    words = [str(word).upper() for word in dataset.get("ImageType") or []]
+    hounsfield = str(attributes.get("RescaleType", "HU") or "HU").upper() == "HU"
+    return (
+        dataset.get("Modality") == "CT" and "RescaleIntercept" in attributes and hounsfield and "LOCALIZER" not in words
+    )
+
+
+def _voi(values: Floats, attributes: Dataset) -> Floats | None:
+    if attributes.get("VOILUTSequence"):
+        looked_up = np.asarray(apply_voi(np.rint(values).astype(np.int64), attributes), dtype=np.float64)
+        low, high = looked_up.min(), looked_up.max()
+        return (looked_up - low) / (high - low) if high > low else None
+    centre, width = _first(attributes.get("WindowCenter")), _first(attributes.get("WindowWidth"))
+    function = str(attributes.get("VOILUTFunction", "") or "LINEAR").upper()
+    if centre is None or width is None or not width > 0 or not np.isfinite(centre + width):
+        return None
+    return window(values, centre, width, function)
+
+
+def _tells_apart(shades: Floats, counts: npt.NDArray[np.int64]) -> bool:
+    """False if a window that some devices write wrongly would draw a frame that has structure in one shade."""
+    present = counts > 0
+    return present.sum() < 2 or bool(np.ptp(shades[present]) > 1 / 255)
+
+
+def _between_quantiles(values: Floats, counts: npt.NDArray[np.int64]) -> Floats:
+    order = np.argsort(values, kind="stable")
+    cumulated = np.cumsum(counts[order])
+    total = int(cumulated[-1])
+    if total == 0:
+        return np.zeros_like(values)
+    low = values[order[np.searchsorted(cumulated, _LOW * total)]]
+    high = values[order[min(int(np.searchsorted(cumulated, _HIGH * total)), len(order) - 1)]]
+    if high <= low:
+        present = values[counts > 0]
+        low, high = present.min(), present.max()
+    return np.clip((values - low) / (high - low), 0.0, 1.0) if high > low else np.zeros_like(values)
+
+
+def _stretched(values: Floats) -> Grey:
+    possible, stored, counts = np.unique(values, return_inverse=True, return_counts=True)
+    table = np.rint(_between_quantiles(possible, counts) * 255).astype(np.uint8)
+    return np.take(table, stored.reshape(values.shape))
+
+
+def _upright(grey: Grey, dataset: Dataset) -> Grey:
+    """Radiographs with a stated orientation are turned so that feet are down and a frontal patient's left is right.
+
+    PS3.3 C.7.6.1.1.1: the first value is the direction of the rows, the second of the columns. Without one, as stored.
+    """
+    if str(dataset.get("Modality", "")) not in ("CR", "DX"):
+        return grey
+    words = [str(word).strip().upper()[:1] for word in dataset.get("PatientOrientation") or []]
+    if len(words) != 2 or {words[0] in "HF", words[1] in "HF"} != {True, False} or "" in words:
+        return grey
+    across, down = words
+    if across in "HF":
+        grey, across, down = grey.T, down, across
+    if down == "H":
+        grey = grey[::-1]
+    if across == "R":
+        grey = grey[:, ::-1]
+    return np.ascontiguousarray(grey)
+
+
+def _shrunk(grey: Grey, longest_side: int) -> Grey:
+    """At most `longest_side` on the longer side, never enlarged; antialiased."""
+    rows, columns = grey.shape
+    scale = longest_side / max(rows, columns)
+    if scale >= 1:
+        return grey
+    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    image = Image.fromarray(np.ascontiguousarray(grey))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def _first(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)

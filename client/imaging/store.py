@@ -1,0 +1,389 @@
+"""The clean store of a site: pictures as files, everything else in one SQLite index. Format docs/spec/store-1.md.
+
+A picture is written, synced and renamed before the row that names it is committed: a crash leaves a picture without a
+row, which the next writer removes, and never a row without a picture. One file per picture makes withdrawal simple.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from client.imaging.pixels import decode_png
+from client.imaging.record import CleanPicture, CleanStudy, PictureFields, Turn
+from federation.errors import DeidError, StoreError
+
+__all__ = ["Picture", "PictureFields", "Store", "StoredExample", "Turn"]
+
+FORMAT = "wardround-store/1"
+_KEY = re.compile(r"[0-9a-f]{32}")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS patient (patient_key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS picture (
+  picture_key TEXT PRIMARY KEY, patient_key TEXT NOT NULL REFERENCES patient, sha256 TEXT NOT NULL,
+  rows INTEGER NOT NULL, columns INTEGER NOT NULL, fields TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS example (
+  example_key TEXT PRIMARY KEY, patient_key TEXT NOT NULL REFERENCES patient, study_key TEXT NOT NULL,
+  pictures TEXT NOT NULL, turns TEXT NOT NULL, sex TEXT NOT NULL, age_years INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS decision (item TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS picture_patient ON picture (patient_key);
+CREATE INDEX IF NOT EXISTS example_patient ON example (patient_key);
+"""
+
+
+@dataclass(frozen=True, repr=False)
+class Picture:
+    """A stored picture; the file is opened when its pixels are asked for."""
+
+    picture_key: str
+    rows: int
+    columns: int
+    fields: PictureFields
+    sha256: str = field(compare=False)
+    path: Path = field(compare=False)
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """uint8 (rows, columns). Raises StoreError store-damaged when the file is not the one that was stored."""
+        try:
+            data = self.path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == self.sha256:
+                return decode_png(data)
+        except (OSError, ValueError):
+            pass
+        raise _damaged("a picture is missing or is not the one that was stored")
+
+    def __repr__(self) -> str:
+        return "<Picture: hidden>"
+
+
+@dataclass(frozen=True, repr=False)
+class StoredExample:
+    """One training item of exactly one patient: a conversation about its pictures."""
+
+    example_key: str
+    patient_key: str
+    images: tuple[Picture, ...]
+    turns: tuple[Turn, ...]
+    modality: str
+    view: str
+    sex: str = ""
+    age_years: int | None = None
+
+    def __repr__(self) -> str:
+        return "<StoredExample: hidden>"
+
+
+class Store:
+    """Patients, their examples and pictures. One writer at a time (a file lock); readers need no lock."""
+
+    def __init__(self, folder: Path, index: sqlite3.Connection, profile_digest: str, key_id: str) -> None:
+        self.folder = folder
+        self.profile_digest = profile_digest
+        self.key_id = key_id
+        self._index = index
+        self._lock: int | None = None
+        self._unsynced: list[Path] = []
+        self._swept = False
+
+    @classmethod
+    def create(cls, folder: Path, *, profile_digest: str, key_id: str) -> "Store":
+        """A new, empty store. Raises StoreError output-exists when the folder is there and not empty."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(folder.iterdir()):
+            raise StoreError("output-exists", "the folder of the new store is not empty", hint="choose another folder")
+        folder.chmod(0o700)
+        (folder / "images").mkdir(mode=0o700)
+        (folder / "attestations").mkdir(mode=0o700)
+        head = {"format": FORMAT, "key_id": key_id, "profile_digest": profile_digest}
+        with _guarded_disk():
+            _connect(folder).executescript(_SCHEMA)
+            _write(folder / "store.json", (json.dumps(head, sort_keys=True) + "\n").encode(), sync=True)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """An existing store. Raises StoreError store-damaged, store-version."""
+        try:
+            head = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+            version, profile_digest, key_id = head["format"], head["profile_digest"], head["key_id"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise _damaged("the folder holds no readable store.json") from None
+        if version != FORMAT:
+            raise StoreError("store-version", f"the store is not {FORMAT}", hint="ingest the folder into a new store")
+        if not (folder / "index.sqlite").is_file():
+            raise _damaged("the index of the store is missing")
+        try:
+            index = _connect(folder)
+            index.execute("SELECT count(*) FROM decision").fetchone()
+        except sqlite3.Error:
+            raise _damaged("the index of the store does not open") from None
+        return cls(folder, index, str(profile_digest), str(key_id))
+
+    def close(self) -> None:
+        self._index.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return "<Store>"
+
+    # reading
+
+    def patients(self) -> list[str]:
+        """All patient keys, sorted."""
+        return [key for (key,) in self._ask("SELECT patient_key FROM patient ORDER BY patient_key")]
+
+    def examples(self, patient_key: str) -> list[StoredExample]:
+        """The examples of one patient, sorted by key; none for an unknown patient."""
+        pictures = {picture.picture_key: picture for picture in self._pictures(patient_key)}
+        rows = self._ask(
+            "SELECT example_key, pictures, turns, sex, age_years FROM example "
+            "WHERE patient_key = ? ORDER BY example_key",
+            patient_key,
+        )
+        try:
+            return [self._example(patient_key, row, pictures) for row in rows]
+        except (KeyError, ValueError, TypeError):
+            raise _damaged("a row of the index does not read") from None
+
+    def count(self) -> int:
+        """How many examples there are."""
+        return int(self._ask("SELECT count(*) FROM example")[0][0])
+
+    def has(self, example_key: str) -> bool:
+        return bool(self._ask("SELECT 1 FROM example WHERE example_key = ?", example_key))
+
+    def held(self) -> Counter[str]:
+        """Quarantined items by reason."""
+        return Counter(dict(self._ask("SELECT reason, count(*) FROM decision GROUP BY reason")))
+
+    def digest(self) -> str:
+        """SHA-256 over all examples and pictures; the order in which they came does not change it."""
+        total = hashlib.sha256(FORMAT.encode() + b"\n" + self.profile_digest.encode() + b"\n")
+        for table, order in (("picture", "picture_key"), ("example", "example_key")):
+            for row in self._index.execute(f"SELECT * FROM {table} ORDER BY {order}"):
+                total.update(json.dumps([table, *row], separators=(",", ":")).encode() + b"\n")
+        return total.hexdigest()
+
+    # writing
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Many writes under one lock and one commit at the end; an error or a crash undoes what is not committed."""
+        if self._lock is not None:
+            yield
+            return
+        self._lock = _locked(self.folder / "lock")
+        try:
+            with _guarded_disk():
+                if not self._swept:
+                    self._sweep()
+                self._index.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                except BaseException:
+                    self._index.execute("ROLLBACK")
+                    self._unsynced.clear()
+                    self._swept = False
+                    raise
+                self._commit()
+        finally:
+            os.close(self._lock)
+            self._lock = None
+
+    def checkpoint(self) -> None:
+        """Inside a batch: make what came so far durable and go on."""
+        self._commit()
+        self._index.execute("BEGIN IMMEDIATE")
+
+    def add(self, clean: CleanStudy) -> int:
+        """Store a study; returns how many of its examples were new. What is there already is left as it is.
+
+        Raises: DeidError duplicate-differs when a picture of the same instance was stored with other pixels.
+        """
+        if clean.profile_digest != self.profile_digest:
+            raise StoreError(
+                "store-version", "the study was cleaned under another profile", hint="ingest into a new store"
+            )
+        with self.batch():
+            new = [example for example in clean.examples if not self.has(example.example_key)]
+            if not new:
+                return 0
+            fresh = [picture for picture in clean.pictures if self._is_new(picture)]
+            self._index.execute("INSERT OR IGNORE INTO patient VALUES (?)", (clean.patient_key,))
+            for picture in fresh:
+                self._put(picture, clean.patient_key)
+            keys = json.dumps([picture.picture_key for picture in clean.pictures])
+            for example in new:
+                turns = json.dumps([[turn.question, turn.answer] for turn in example.turns], ensure_ascii=False)
+                self._index.execute(
+                    "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (example.example_key, clean.patient_key, clean.study_key, keys, turns, clean.sex, clean.age_years),
+                )
+            return len(new)
+
+    def hold(self, item: str, reason: str) -> None:
+        """Note that an item, by its opaque id, is in quarantine and why."""
+        with self.batch():
+            self._index.execute("INSERT OR REPLACE INTO decision VALUES (?, ?)", (item, reason))
+
+    def unhold(self, item: str) -> None:
+        """The item was accepted after all."""
+        with self.batch():
+            self._index.execute("DELETE FROM decision WHERE item = ?", (item,))
+
+    def erase(self, patient_key: str) -> int:
+        """Withdraw a patient: rows, then pictures, then the write-ahead log. Returns how many examples there were.
+
+        A crash in between leaves pictures without rows, which the next writer removes.
+        """
+        pictures = [picture.path for picture in self._pictures(patient_key)]
+        with self.batch():
+            gone = self._index.execute("DELETE FROM example WHERE patient_key = ?", (patient_key,)).rowcount
+            self._index.execute("DELETE FROM picture WHERE patient_key = ?", (patient_key,))
+            self._index.execute("DELETE FROM patient WHERE patient_key = ?", (patient_key,))
+            self.checkpoint()
+            for path in pictures:
+                path.unlink(missing_ok=True)
+        self._index.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(gone)
+
+    def _is_new(self, picture: CleanPicture) -> bool:
+        known = self._ask("SELECT sha256 FROM picture WHERE picture_key = ?", picture.picture_key)
+        if known and known[0][0] != hashlib.sha256(picture.png).hexdigest():
+            raise DeidError(
+                "duplicate-differs",
+                "the same instance was stored before with other pixels",
+                hint="find out which of the two is right, and erase the patient before storing it again",
+            )
+        return not known
+
+    def _put(self, picture: CleanPicture, patient_key: str) -> None:
+        path = self._path(picture.picture_key)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write(path, picture.png, sync=False)
+        self._unsynced.append(path)
+        self._index.execute(
+            "INSERT INTO picture VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                picture.picture_key, patient_key, hashlib.sha256(picture.png).hexdigest(), picture.rows,
+                picture.columns, json.dumps(asdict(picture.fields), sort_keys=True),
+            ),
+        )  # fmt: skip
+
+    def _commit(self) -> None:
+        """Pictures reach the disk first, then the rows that name them."""
+        for path in self._unsynced:
+            _sync(path)
+        for folder in {parent for path in self._unsynced for parent in (path.parent, path.parent.parent)}:
+            _sync(folder)
+        self._unsynced.clear()
+        self._index.execute("COMMIT")
+
+    def _sweep(self) -> None:
+        """Remove pictures that no row names, and half-written files."""
+        known = {key for (key,) in self._index.execute("SELECT picture_key FROM picture")}
+        for place, _, names in os.walk(self.folder / "images"):
+            for name in names:
+                if not name.endswith(".png") or name[:-4] not in known:
+                    Path(place, name).unlink(missing_ok=True)
+        self._swept = True
+
+    def _pictures(self, patient_key: str) -> list[Picture]:
+        rows = self._ask(
+            "SELECT picture_key, rows, columns, fields, sha256 FROM picture WHERE patient_key = ?", patient_key
+        )
+        try:
+            return [
+                Picture(key, tall, wide, PictureFields(**json.loads(fields)), sha256, self._path(key))
+                for key, tall, wide, fields, sha256 in rows
+            ]
+        except (ValueError, TypeError):
+            raise _damaged("a row of the index does not read") from None
+
+    def _example(self, patient_key: str, row: Any, pictures: dict[str, Picture]) -> StoredExample:
+        key, names, turns, sex, age = row
+        images = tuple(pictures[name] for name in json.loads(names))
+        return StoredExample(
+            key, patient_key, images, tuple(Turn(question, answer) for question, answer in json.loads(turns)),
+            images[0].fields.modality, images[0].fields.view, sex, age,
+        )  # fmt: skip
+
+    def _path(self, picture_key: str) -> Path:
+        if _KEY.fullmatch(picture_key) is None:
+            raise _damaged("a picture key has the wrong form")
+        return self.folder / "images" / picture_key[:2] / picture_key[2:4] / f"{picture_key}.png"
+
+    def _ask(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._index.execute(query, values).fetchall()
+        except sqlite3.DatabaseError:
+            raise _damaged("the index of the store does not read") from None
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    path = folder / "index.sqlite"
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite's own files take this mode over
+    index = sqlite3.connect(path, isolation_level=None, timeout=30)
+    index.executescript("PRAGMA journal_mode=WAL; PRAGMA secure_delete=ON; PRAGMA synchronous=FULL;")
+    return index
+
+
+def _write(path: Path, data: bytes, *, sync: bool) -> None:
+    temporary = path.with_name(path.name + ".part")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+@contextmanager
+def _guarded_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                "disk-full", "the disk of the store is full", hint="free some space and ingest again"
+            ) from None
+        raise
+
+
+def _damaged(message: str) -> StoreError:
+    return StoreError("store-damaged", message, hint="restore the store from a backup, or ingest into a new one")

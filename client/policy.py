@@ -1,0 +1,53 @@
+"""What this hospital allows. A plan can be narrower than these rules, never wider."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from federation import strict_toml
+from federation.consent import Consent, Reason, Refusal
+from federation.plan import RunPlan, Sha256
+
+
+@dataclass(frozen=True)
+class Policy:
+    """[policy] of site.toml. The hospital's own file; nothing that arrives over the Link can change it."""
+
+    __pydantic_config__ = strict_toml.STRICT
+    epsilon_max: Annotated[float, Field(gt=0, le=100)]  # over everything in this site's ledger, all runs together
+    noise_multiplier_min: Annotated[float, Field(ge=0.2, le=1e4)] = 0.2
+    delta_max: Annotated[float, Field(gt=0, le=0.1)] = 0.01  # and never above 1/(10 × declared patients)
+    models: tuple[Sha256, ...] = ()  # empty: only the base that this site has loaded itself
+    quorum_min: Annotated[int, Field(ge=1, le=10_000)] = 2
+    secure_required: bool = False
+    approve: Literal["each-plan", "matching"] = "each-plan"
+    allow_without_privacy: bool = False  # for simulation: an update without noise can give patients away
+
+
+def decide(policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool) -> Consent | Refusal:
+    """The offered consent if every rule holds, otherwise all the reasons against it.
+
+    `offer` is what this site would agree to; `quorum` is the fewest sites whose updates will be added; `approved` says
+    whether a person here approved this very plan. The reasons are enumerated words: they tell the coordinator which
+    rule stood against the plan, not its value.
+    """
+    refused: dict[Reason, bool] = {
+        "privacy_off": offer.terms is None and not policy.allow_without_privacy,
+        "model_not_allowed": not _model_allowed(policy, plan, offer.base_digest),
+        "quorum_too_small": quorum < policy.quorum_min,
+        "secure_required": policy.secure_required and not plan.aggregation.secure,
+        "plan_not_approved": policy.approve == "each-plan" and not approved,
+    }
+    if offer.terms is not None:
+        refused |= {
+            "budget_exhausted": offer.terms.epsilon_after_round > policy.epsilon_max,
+            "noise_too_low": offer.terms.noise_multiplier < policy.noise_multiplier_min,
+            "delta_too_large": offer.terms.delta > min(policy.delta_max, 1 / (10 * offer.declared_patients)),
+        }
+    reasons = tuple(reason for reason, holds in refused.items() if holds)
+    return Refusal(reasons) if reasons else offer
+
+
+def _model_allowed(policy: Policy, plan: RunPlan, base_digest: str) -> bool:
+    return plan.model.sha256 in (None, base_digest) and (not policy.models or base_digest in policy.models)

@@ -1,0 +1,60 @@
+"""site.toml: what the hospital's operator writes. Unknown keys are errors; see federation/strict_toml.py."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from client.policy import Policy
+from federation import strict_toml
+from federation.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class SiteIdentity:
+    __pydantic_config__ = strict_toml.STRICT
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    coordinator: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")] = "coordinator"
+
+
+@dataclass(frozen=True)
+class Data:
+    __pydantic_config__ = strict_toml.STRICT
+    store: str  # the folder of de-identified examples
+    secret: str  # the file with this site's pseudonym secret
+    declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]  # rounded and public; not the count of the store
+
+
+@dataclass(frozen=True)
+class Device:
+    __pydantic_config__ = strict_toml.STRICT
+    name: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")] = "cpu"
+
+
+@dataclass(frozen=True)
+class Settings:
+    __pydantic_config__ = strict_toml.STRICT
+    site: SiteIdentity
+    data: Data
+    policy: Policy
+    device: Device = field(default_factory=Device)
+
+
+def load_settings(path: Path) -> Settings:
+    """The settings in this file. Raises: SettingsError, with the key's name and what to do."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        raise SettingsError("settings-absent", "site.toml cannot be read", hint="run wardround site init") from None
+    except UnicodeDecodeError:
+        raise SettingsError("settings-value", "site.toml is not UTF-8 text", hint="save it as UTF-8") from None
+    return parse_settings(text)
+
+
+def parse_settings(text: str) -> Settings:
+    return strict_toml.parse(Settings, text, _refuse)
+
+
+def _refuse(kind: str, message: str, hint: str) -> SettingsError:
+    return SettingsError("settings-unknown-key" if kind == "unknown-key" else "settings-value", message, hint=hint)

@@ -1,0 +1,303 @@
+"""How a site answers one question: verify, decide, pay, train, keep, reply. The story of a site.
+
+The site has the last word. It trains only on a plan that it has read and that its own policy allows, it pays its own
+ledger before the first patient is drawn, and what it has once answered it repeats byte for byte, never computed again.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from client import policy as policies
+from client.policy import Policy
+from client.settings import Settings
+from federation import canonical, codec, durable, messages
+from federation.adapter import Adapter, AdapterUpdate, check_update
+from federation.consent import PROTOCOL, Consent, PrivacyTerms, Refusal
+from federation.errors import BudgetError, FedError, FormatError, ModelError, SettingsError, StoreError
+from federation.messages import Answer, Payload, Question, answer_to
+from federation.plan import RunPlan, plan_from_value
+from federation.privacy import accounting
+from federation.privacy.clipping import AutoS, FlatClipping
+from federation.privacy.ledger import Ledger, Spend
+from federation.privacy.mechanism import Mechanism
+from federation.privacy.noise import KeySource
+from federation.privacy.sampling import PoissonSampling
+
+
+class Learner(Protocol):
+    """The part that touches patients: a loaded base model and this site's examples."""
+
+    def base_digest(self) -> str: ...
+
+    def adapter_shapes(self, plan: RunPlan) -> Mapping[str, tuple[int, ...]]: ...
+
+    def declared_patients(self) -> int: ...
+
+    def update(
+        self, plan: RunPlan, adapter: Adapter, mechanism: Mechanism | None, keys: KeySource, label: str
+    ) -> AdapterUpdate:
+        """The update of one round, of the trained factors only; `mechanism` is None only for a plan without privacy."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What this site fixed when it first consented to a run."""
+
+    plan: RunPlan
+    noise_multiplier: float | None
+    quorum: int
+
+
+class Site:
+    """One hospital. Whatever must survive a restart is in `state_dir` and in the ledger."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: Policy,
+        ledger: Ledger,
+        keys: KeySource,
+        learner: Learner,
+        state_dir: Path,
+        *,
+        now_utc: Callable[[], str] = lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        on_failure: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        """`on_failure` hears, on this machine only, of every error that an answer reduces to its code."""
+        self.site_id = settings.site.id
+        self.coordinator = settings.site.coordinator
+        self.declared_patients = settings.data.declared_patients
+        self.policy, self.ledger, self.keys, self.learner, self.state_dir = policy, ledger, keys, learner, state_dir
+        self.now_utc, self.on_failure = now_utc, on_failure
+        if learner.declared_patients() != self.declared_patients:
+            raise SettingsError(
+                "settings-value",
+                "the learner divides by another number of patients than site.toml declares",
+                hint="start the site again after a change of declared_patients",
+            )
+        (state_dir / "runs").mkdir(parents=True, exist_ok=True)
+        (state_dir / "approvals").mkdir(exist_ok=True)
+        self.cohort_id = _cohort_id(state_dir, keys)
+        self._runs: dict[str, _Run] = {}  # what run.json says, once read
+
+    def answer(self, question: Question) -> Answer:
+        """One answer to one question. Never raises: across the Link goes a code, not an exception."""
+        try:
+            if question.site_id != self.site_id:
+                raise FormatError(
+                    "message-context", "a question for another site", hint="check the carrier's addresses"
+                )
+            return self._consent(question) if question.kind == "consent" else self._train(question)
+        except Exception as error:
+            self.on_failure(error)
+            code = error.code if isinstance(error, FedError) else "internal"
+            return answer_to(question, "failure", {"code": code})
+
+    def _consent(self, question: Question) -> Answer:
+        """Read the plan, work out this site's terms, let the policy decide, and remember what was agreed."""
+        if question.body.get("protocol") != PROTOCOL:
+            return answer_to(question, "refusal", Refusal(("version_differs",)).body())
+        plan = plan_from_value(question.body.get("plan"))
+        quorum = question.body.get("quorum")
+        if plan.digest() != question.plan_digest or not isinstance(quorum, int) or question.payload is not None:
+            raise FormatError("message-context", "the question does not fit its plan", hint="ask with the plan itself")
+        known = self._known_run(question)
+        try:
+            noise = self._noise_multiplier(plan) if known is None else known.noise_multiplier
+        except BudgetError as error:
+            if error.code != "budget-unreachable":
+                raise
+            return answer_to(question, "refusal", Refusal(("budget_exhausted",)).body())
+
+        run = _Run(plan, noise, quorum)
+        decision = self._decide(question, run)
+        if isinstance(decision, Refusal):
+            return answer_to(question, "refusal", decision.body())
+        self._remember(question, run)
+        return answer_to(question, "consent", decision.body())
+
+    def _train(self, question: Question) -> Answer:
+        """Decide again, pay, train, check, keep the answer, reply."""
+        kept = self._answer_file(question)
+        if kept.exists():  # asked again: the same bytes, and nothing is spent
+            return _read_answer(kept)
+        run = self._known_run(question)
+        if run is None or question.payload is None:
+            raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
+        decision = self._decide(question, run)
+        if isinstance(decision, Refusal):
+            return answer_to(question, "refusal", decision.body())
+        adapter = codec.load_as(Adapter, question.payload.data)
+        if adapter.shapes != dict(decision.shapes):
+            raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
+        self._require_space(len(question.payload.data))
+        mechanism = _mechanism(run)
+
+        if mechanism is not None and decision.terms is not None:
+            self._pay(question, mechanism, run.plan, decision.terms.delta)
+        label = f"{question.run_id}/{question.round_number}"
+        update = self.learner.update(run.plan, adapter, mechanism, self.keys, label)
+        check_update(
+            update,
+            shapes=adapter.shapes,
+            factors=run.plan.adapter.trained_factors,
+            max_rms=run.plan.aggregation.max_update_rms,
+        )
+        answer = answer_to(question, "update", {}, Payload(codec.dump(update)))
+        self._keep(question, answer)
+        return answer
+
+    def _decide(self, question: Question, run: _Run) -> Consent | Refusal:
+        plan = run.plan
+        if not 1 <= question.round_number <= plan.run.rounds:
+            raise FormatError("message-context", "a round that the plan does not have", hint="rounds count from 1")
+        offer = Consent(
+            base_digest=self.learner.base_digest(),
+            shapes={name: tuple(shape) for name, shape in self.learner.adapter_shapes(plan).items()},
+            declared_patients=self.declared_patients,
+            terms=self._terms(question, run),
+        )
+        approved = (self.state_dir / "approvals" / question.plan_digest).exists()
+        return policies.decide(self.policy, plan, offer, quorum=run.quorum, approved=approved)
+
+    def _terms(self, question: Question, run: _Run) -> PrivacyTerms | None:
+        """Epsilon of everything in the ledger with this round, and with the rest of the run. None without privacy."""
+        mechanism = _mechanism(run)
+        if mechanism is None:
+            return None
+        plan, delta = run.plan, self._delta(run.plan)
+        this_round = (question.run_id, question.round_number)
+        spent = [item.event for item in self.ledger.spends() if (item.run_id, item.round_number) != this_round]
+        round_event = mechanism.event(plan.training.local_steps)
+        rounds_left = plan.run.rounds - question.round_number + 1
+        return PrivacyTerms(
+            noise_multiplier=mechanism.noise_multiplier,
+            sampling_rate=plan.training.sampling_rate,
+            delta=delta,
+            epsilon_after_round=accounting.epsilon([*spent, round_event], delta),
+            epsilon_at_end=accounting.epsilon([*spent, *[round_event] * rounds_left], delta),
+        )
+
+    def _noise_multiplier(self, plan: RunPlan) -> float | None:
+        """The plan's noise, or the least that keeps the whole run, on top of all earlier runs, within its target.
+
+        A target above this site's own limit is lowered to it, and the noise is never below this site's minimum.
+        """
+        if plan.privacy.unit == "none" or plan.privacy.target_epsilon is None:
+            return plan.privacy.noise_multiplier
+        least = accounting.noise_multiplier_for(
+            min(plan.privacy.target_epsilon, self.policy.epsilon_max),
+            delta=self._delta(plan),
+            sampling_rate=plan.training.sampling_rate,
+            steps=plan.total_steps,
+            spent=[item.event for item in self.ledger.spends()],
+        )
+        return max(least, self.policy.noise_multiplier_min)
+
+    def _delta(self, plan: RunPlan) -> float:
+        return plan.privacy.delta if plan.privacy.delta is not None else 1 / (10 * self.declared_patients)
+
+    def _pay(self, question: Question, mechanism: Mechanism, plan: RunPlan, delta: float) -> None:
+        """Reserve the whole round in the ledger. A round that is paid and has no kept answer is over: the process died
+        in between, and training again would be a second release for one payment."""
+        if self.ledger.find(question.run_id, question.round_number) is not None:
+            raise BudgetError("round-closed", "this round is already paid for", hint="this site joins the next round")
+        self.ledger.reserve(
+            Spend(
+                run_id=question.run_id,
+                round_number=question.round_number,
+                coordinator=self.coordinator,
+                cohort_id=self.cohort_id,
+                event=mechanism.event(plan.training.local_steps),
+                delta=delta,
+                declared_patients=self.declared_patients,
+                time_utc=self.now_utc(),
+            )
+        )
+
+    # What survives a restart: one folder per run with the agreed plan and the answers of its last rounds.
+
+    def _folder(self, question: Question) -> Path:
+        return self.state_dir / "runs" / question.run_id
+
+    def _answer_file(self, question: Question) -> Path:
+        return self._folder(question) / f"{question.round_number:05d}-{question.digest()}.answer"
+
+    def _known_run(self, question: Question) -> _Run | None:
+        """The run as agreed; refuses another plan under the same run id."""
+        path = self._folder(question) / "run.json"
+        if question.run_id in self._runs:
+            run = self._runs[question.run_id]
+        elif not path.exists():
+            return None
+        else:
+            run = self._runs[question.run_id] = _read_run(path)
+        if run.plan.digest() != question.plan_digest:
+            raise FormatError("message-context", "this run has another plan", hint="give every run its own run id")
+        return run
+
+    def _remember(self, question: Question, run: _Run) -> None:
+        if self._runs.get(question.run_id) == run:
+            return
+        noise = None if run.noise_multiplier is None else canonical.decimal(run.noise_multiplier)
+        text = canonical.dump({"plan": run.plan.value(), "noise_multiplier": noise, "quorum": run.quorum})
+        self._folder(question).mkdir(exist_ok=True)
+        durable.write(self._folder(question) / "run.json", [text])
+        self._runs[question.run_id] = run
+
+    def _keep(self, question: Question, answer: Answer) -> None:
+        """Make the answer durable, then drop those of earlier rounds: this question proves that they were received."""
+        path = self._answer_file(question)
+        durable.write(path, messages.pieces(answer))
+        for old in path.parent.glob("*.answer*"):
+            if old.name[:5] < path.name[:5]:
+                old.unlink()
+
+    def _require_space(self, size_bytes: int) -> None:
+        if shutil.disk_usage(self.state_dir).free < 4 * size_bytes:
+            raise StoreError("disk-full", "too little free disk for an answer", hint="free some space at the site")
+
+
+def approve(state_dir: Path, plan_digest: str) -> None:
+    """A person at this site approves this very plan; needed where the policy says approve = "each-plan"."""
+    folder = state_dir / "approvals"
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.write(folder / plan_digest, [])
+
+
+def _mechanism(run: _Run) -> Mechanism | None:
+    if run.noise_multiplier is None:
+        return None
+    privacy = run.plan.privacy
+    clipping = (
+        FlatClipping(privacy.clipping_norm) if privacy.clipping == "flat" else AutoS(radius=privacy.clipping_norm)
+    )
+    return Mechanism(PoissonSampling(run.plan.training.sampling_rate), clipping, run.noise_multiplier)
+
+
+def _read_run(path: Path) -> _Run:
+    match canonical.load(path.read_bytes()):
+        case {"plan": plan, "noise_multiplier": noise, "quorum": int(quorum)}:
+            return _Run(plan_from_value(plan), None if noise is None else canonical.number(noise), quorum)
+        case _:
+            raise StoreError("store-damaged", "the record of a run is damaged", hint="restore the state folder")
+
+
+def _read_answer(path: Path) -> Answer:
+    answer = messages.load(path.read_bytes())
+    if not isinstance(answer, Answer):
+        raise StoreError("store-damaged", "a kept answer is damaged", hint="this site joins the next round")
+    return answer
+
+
+def _cohort_id(state_dir: Path, keys: KeySource) -> str:
+    """A random name for this site's cohort, made once. Not a hash of data: that would say when the data changed."""
+    path = state_dir / "cohort"
+    if not path.exists():
+        durable.write(path, [keys.key("cohort")[:16].hex().encode("ascii")])
+    return path.read_text(encoding="ascii")

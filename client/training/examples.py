@@ -1,0 +1,183 @@
+"""From stored pictures and conversations to model inputs, through the base's own processor and chat template."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.training.gradients import Owners
+from federation.errors import ModelError
+
+PADDING_STEP = 8  # sequences are padded to a multiple of this
+
+
+@dataclass(frozen=True, repr=False)
+class Example:
+    """One training item, of exactly one patient: pictures, uint8 (rows, columns), and questions with their answers."""
+
+    patient_key: str
+    pictures: tuple[NDArray[np.uint8], ...]
+    turns: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return "<Example: hidden>"
+
+
+@dataclass(frozen=True, repr=False)
+class Encoded:
+    """One example as the model takes it. `answer` marks the tokens that carry loss: answers, not questions."""
+
+    input_ids: Tensor  # (tokens,)
+    answer: Tensor  # (tokens,) bool
+    extra: dict[str, Tensor]  # per-token inputs of the family besides input_ids, (tokens,)
+    vision: dict[str, Tensor]  # pictures as the processor makes them, tiles first
+    tiles: int
+
+    def __repr__(self) -> str:
+        return "<Encoded: hidden>"
+
+
+@dataclass(frozen=True, repr=False)
+class Batch:
+    """Several examples padded to one length, and whose rows are whose."""
+
+    inputs: dict[str, Tensor]
+    answer: Tensor  # (sequences, tokens) bool
+    owner: Tensor  # (sequences,) index of the patient, -1 for padding
+    tile_owner: Tensor  # (tiles,)
+
+    def __repr__(self) -> str:
+        return "<Batch: hidden>"
+
+    def owners(self, patients: int) -> Owners:
+        return Owners(patients, self.owner, self.tile_owner)
+
+
+class Encoder:
+    """Turns examples into tensors with one processor, pixels in the model's type. Keeps nothing of what it has seen."""
+
+    def __init__(self, processor: Any, dtype: torch.dtype) -> None:
+        self._processor = processor
+        self._dtype = dtype
+        self._pad = int(processor.tokenizer.pad_token_id or 0)
+
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], turns: Sequence[tuple[str, str]], *, last_answer: bool = True
+    ) -> Encoded:
+        """Chat template, image tokens and tiles; `last_answer=False` stops where the last answer would begin."""
+        messages = _messages(len(pictures), turns)
+        if not last_answer:
+            messages = messages[:-1]
+        text = self._text(messages, open_end=not last_answer)
+        made = self._processor(
+            text=[text],
+            images=[[np.repeat(picture[:, :, None], 3, axis=2) for picture in pictures]] if pictures else None,
+            return_tensors="pt",
+            add_special_tokens=False,
+        )
+        input_ids = made.pop("input_ids")[0]
+        made.pop("attention_mask", None)
+        extra = {name: made.pop(name)[0] for name in list(made) if name in _PER_TOKEN}
+        vision = {name: self._typed(value) for name, value in made.items() if name in _PER_TILE}
+        answer = self._answers(text, messages, input_ids, open_end=not last_answer)
+        pixels = vision.get("pixel_values")
+        tiles = 0 if pixels is None else int(pixels.shape[1] if pixels.dim() == 5 else pixels.shape[0])
+        return Encoded(input_ids, answer, extra, vision, tiles)
+
+    def _typed(self, value: Tensor) -> Tensor:
+        return value.to(self._dtype) if value.is_floating_point() else value
+
+    def _text(self, messages: Sequence[Mapping[str, Any]], *, open_end: bool) -> str:
+        text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end)
+        return text
+
+    def _answers(
+        self, text: str, messages: Sequence[Mapping[str, Any]], input_ids: Tensor, *, open_end: bool
+    ) -> Tensor:
+        """Which tokens are answers, each with what closes it.
+
+        The template is rendered up to each answer, which gives the answers' characters; the tokenizer gives the
+        characters of each token. Pictures come first in a conversation and only they grow into many tokens, so tokens
+        after the last picture are counted from the end.
+        """
+        spans = []
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                start = len(self._text(messages[:index], open_end=True))
+                spans.append((start, len(self._text(messages[: index + 1], open_end=False))))
+        plain = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        answer = torch.zeros(len(input_ids), dtype=torch.bool)
+        shift = len(input_ids) - len(plain["input_ids"])
+        for place, (start, end) in enumerate(plain["offset_mapping"]):
+            if any(first <= start and end <= last for first, last in spans):
+                if place + shift < 0 or int(input_ids[place + shift]) != plain["input_ids"][place]:
+                    raise ModelError(
+                        "model-rows",
+                        "the processor moves the words of an answer",
+                        hint="pictures must come before the first question of a conversation",
+                    )
+                answer[place + shift] = True
+        if not open_end and not bool(answer.any()):
+            raise ModelError("model-rows", "the chat template hides the answers", hint="use another chat template")
+        return answer
+
+    def collate(self, encoded: Sequence[Encoded], owner: Sequence[int], *, device: torch.device) -> Batch:
+        """Pad to one length on the right; tiles of all examples in one row, in the examples' order."""
+        length = -(-max(len(item.input_ids) for item in encoded) // PADDING_STEP) * PADDING_STEP
+        inputs = {"input_ids": torch.stack([_pad(item.input_ids, length, self._pad) for item in encoded])}
+        inputs["attention_mask"] = torch.stack([_pad(torch.ones_like(item.input_ids), length, 0) for item in encoded])
+        for name in encoded[0].extra:
+            inputs[name] = torch.stack([_pad(item.extra[name], length, 0) for item in encoded])
+        answer = torch.stack([_pad(item.answer, length, 0) for item in encoded])
+        for name in encoded[0].vision:
+            inputs[name] = _join([item.vision[name] for item in encoded])
+        tile_owner = [whose for item, whose in zip(encoded, owner, strict=True) for _ in range(item.tiles)]
+        return Batch(
+            {name: value.to(device) for name, value in inputs.items()},
+            answer.to(device),
+            torch.tensor(list(owner), device=device),
+            torch.tensor(tile_owner, dtype=torch.long, device=device),
+        )
+
+
+_PER_TOKEN = frozenset({"token_type_ids", "mm_token_type_ids"})
+_PER_TILE = frozenset({"pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes"})
+
+
+def _messages(pictures: int, turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+    for index, (question, answer) in enumerate(turns):
+        asked: list[dict[str, str]] = [{"type": "image"}] * pictures if index == 0 else []
+        messages.append({"role": "user", "content": [*asked, {"type": "text", "text": question}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return messages
+
+
+def _pad(row: Tensor, length: int, value: int) -> Tensor:
+    return torch.nn.functional.pad(row, (0, length - len(row)), value=value)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """Tiles in one row; where a family keeps an axis of pictures per sequence, shorter ones are filled with zeros."""
+    if parts[0].dim() < 4 or all(part.shape[1:] == parts[0].shape[1:] for part in parts):
+        return torch.cat(list(parts))
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(p, (0, 0) * (p.dim() - 2) + (0, most - p.shape[1])) for p in parts])
+
+
+def answer_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Mean negative log-likelihood of each sequence's answer tokens. (sequences, tokens, vocabulary) -> (sequences,).
+
+    A mean per sequence, never per batch: the model's own `.loss` divides by all tokens and couples patients.
+    """
+    target = batch.inputs["input_ids"][:, 1:]
+    counts = batch.answer[:, 1:]
+    picked = counts.nonzero(as_tuple=True)
+    likelihood = torch.log_softmax(logits[:, :-1][picked].float(), dim=-1)
+    nll = -likelihood.gather(1, target[picked][:, None])[:, 0]
+    total = torch.zeros(len(target), device=logits.device).index_add(0, picked[0], nll)
+    return total / counts.sum(1).clamp(min=1)

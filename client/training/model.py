@@ -1,0 +1,285 @@
+"""The base model and its adapter: loaded from a local folder, pinned by digest, wrapped for per-patient gradients.
+
+Any checkpoint that transformers can open as `AutoModelForImageTextToText` is a base, with its own processor. Nothing is
+ever fetched: `local_files_only` always. The base stays frozen; routed experts and router are never trained, because
+their noise would swamp the rest (privacy.md §3).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from client.training.gradients import PatientGradients, RowKind
+from federation.adapter import Adapter
+from federation.errors import ModelError, PinError
+
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+TARGETS = ("attention", "shared_expert", "vision_attention", "vision_mlp", "projector")
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and in which type the model runs. Public settings of the site."""
+
+    name: str = "cpu"
+    dtype: str = "float32"
+    four_bit: bool = False
+    threads: int = 0
+
+    @staticmethod
+    def choose(name: str = "auto", *, four_bit: bool = False, threads: int = 0) -> "Device":
+        """The GPU if there is one; bfloat16 where the device computes in it natively."""
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        native = name.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+        return Device(name, "bfloat16" if native else "float32", four_bit, threads)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen vision-language model and its processor."""
+
+    model: nn.Module
+    processor: Any
+    digest: str
+    family: str
+    folder: Path
+
+    def __repr__(self) -> str:
+        return f"<Base: {self.family} {self.digest[:12]}>"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What pixels are given in. Adapter matrices are float32 whatever this is."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def base_digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint folder: over the sorted list of its files' names and SHA-256s. 64 hex characters."""
+    if not folder.is_dir():
+        raise ModelError(
+            "model-absent", "the folder of the base model does not exist", hint="set [model] path to a local checkpoint"
+        )
+    names = sorted({path.name for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)})
+    if "config.json" not in names:
+        raise ModelError(
+            "model-absent", "the folder holds no model (no config.json)", hint="set [model] path to a local checkpoint"
+        )
+    listing = hashlib.sha256()
+    for name in names:
+        with (folder / name).open("rb") as file:
+            listing.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return listing.hexdigest()
+
+
+def load_base(folder: Path, *, sha256: str | None, family: str | None, device: Device) -> Base:
+    """Open a local checkpoint, frozen, in evaluation mode.
+
+    Full-size checkpoints come the same way: `device_map` spreads them over the GPUs that are there, and `four_bit`
+    quantises the frozen weights while loading (needs bitsandbytes).
+
+    Raises: ModelError (absent, unreadable, another family), PinError `base-digest`.
+    """
+    digest = base_digest(folder)
+    if sha256 is not None and digest != sha256:
+        raise PinError(
+            "base-digest",
+            "the base model is not the one that the plan names",
+            hint=f"compare both folders; this one has sha256 {digest}",
+        )
+    if device.threads:
+        torch.set_num_threads(device.threads)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if family is not None and config.model_type != family:
+            raise ModelError(
+                "model-family", f"the base is of family {config.model_type}", hint=f"the plan asks for {family}"
+            )
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, config=config, local_files_only=True, **_placement(device)
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            "model-unreadable",
+            f"transformers cannot open the base model ({type(error).__name__})",
+            hint="the folder needs config, safetensors weights and a processor that this version of transformers knows",
+        ) from None
+    model.requires_grad_(False)
+    model.eval()
+    return Base(model, processor, digest, str(config.model_type), folder)
+
+
+def _placement(device: Device) -> dict[str, Any]:
+    """Where the weights go, in the words of `from_pretrained`."""
+    options: dict[str, Any] = {"dtype": getattr(torch, device.dtype), "attn_implementation": "sdpa"}
+    if device.four_bit:
+        if find_spec("bitsandbytes") is None:
+            raise ModelError(
+                "dependency-missing", "4-bit loading needs bitsandbytes", hint="pip install bitsandbytes, or unset it"
+            )
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, device.dtype)
+        )
+    if device.name == "cuda":
+        options["device_map"] = "auto"  # accelerate: spreads a large model over all GPUs, then main memory
+    elif device.name != "cpu":
+        options["device_map"] = {"": device.name}
+    return options
+
+
+class TrainableModel:
+    """A base with one LoRA adapter, its trained leaves wrapped for per-patient gradients."""
+
+    def __init__(
+        self, base: Base, *, rank: int, alpha: float, targets: tuple[str, ...], factors: frozenset[str]
+    ) -> None:
+        """`factors`: which of {"A", "B"} are trained; the others rest.
+
+        Raises: ModelError if the base has no layer for a target, or something trainable has no per-patient rule.
+        """
+        chosen = adapter_layers(base.model, targets)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(chosen), bias="none")  # type: ignore[arg-type]
+        self.base = base
+        self.model = get_peft_model(base.model, config)
+        self.config = config
+        kinds: dict[str, RowKind] = {}
+        for name, module in self.model.named_modules():
+            found = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.default", name)
+            if found is None or not isinstance(module, nn.Linear):
+                continue
+            if found[2] in factors:
+                kinds[name] = chosen[found[1]]
+            else:
+                module.weight.requires_grad_(False)
+        self.gradients = PatientGradients(self.model, kinds)
+
+    def detach(self) -> nn.Module:
+        """Take the adapter off: the base as it was before. The wrapped model must not be used afterwards."""
+        model: nn.Module = self.model.unload()
+        model.requires_grad_(False)
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.gradients.leaves.values())).weight.device
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The adapter's matrices: name and shape, both factors."""
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors().items()}
+
+    def load(self, adapter: Adapter) -> None:
+        """Put an adapter's numbers into the model. Raises: ModelError `adapter-shape`."""
+        tensors = self._tensors()
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != dict(adapter.shapes):
+            raise ModelError(
+                "adapter-shape",
+                "the adapter does not fit the base model",
+                hint="base, rank and targets must be the plan's",
+            )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.from_numpy(np.array(adapter.arrays[name])))
+
+    def trained_names(self) -> list[str]:
+        """Names of the trained matrices in the order of the gradient vector."""
+        return [_plain(name) for name in self.gradients.leaves]
+
+    def write_trained(self, vector: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        """Put one flat vector, float32 (size,), into the trained matrices."""
+        start = 0
+        with torch.no_grad():
+            for leaf in self.gradients.leaves.values():
+                end = start + leaf.weight.numel()
+                leaf.weight.copy_(torch.from_numpy(vector[start:end]).view_as(leaf.weight))
+                start = end
+
+    def read_trained(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        parts = [leaf.weight.detach().float().cpu().numpy().reshape(-1) for leaf in self.gradients.leaves.values()]
+        return np.concatenate(parts)
+
+    def named(self, vector: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        """A flat vector as named matrices."""
+        result, start = {}, 0
+        for name, leaf in self.gradients.leaves.items():
+            end = start + leaf.weight.numel()
+            result[_plain(name)] = vector[start:end].reshape(tuple(leaf.weight.shape))
+            start = end
+        return result
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = get_peft_model_state_dict(self.model)
+        return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in sorted(state.items())}
+
+
+def _plain(module_name: str) -> str:
+    """`base_model.model.x.lora_A.default` -> `x.lora_A.weight`, the name in an Adapter."""
+    return module_name.removeprefix(PEFT_PREFIX).removesuffix(".default") + ".weight"
+
+
+def adapter_layers(model: nn.Module, targets: tuple[str, ...]) -> dict[str, RowKind]:
+    """The linear layers that these targets mean in this model, each with the kind of rows it sees.
+
+    A family without a mixture of experts has its dense feed-forward layers as `shared_expert`. Raises: ModelError
+    `adapter-targets` if the model has no layer for a target.
+    """
+    found: dict[str, RowKind] = {}
+    for target in targets:
+        layers = {name: kind for name, where, kind in _linear_layers(model) if where == target}
+        if not layers:
+            raise ModelError(
+                "adapter-targets",
+                f"this model has no layers for the target {target!r}",
+                hint="targets are " + ", ".join(sorted({where for _, where, _ in _linear_layers(model)})),
+            )
+        found |= layers
+    return found
+
+
+_VISION = re.compile(r"(^|\.)(vision_\w+|visual)\.")
+_PROJECTOR = re.compile(r"(^|\.)(multi_modal_projector|connector|vision_adapter|merger)\.")
+_ATTENTION = re.compile(r"\.(self_attn|attn|attention)\.\w+$")
+_ROUTED = re.compile(r"\.(experts|router|gate)(\.|$)")
+_FEED_FORWARD = re.compile(r"\.(feed_forward\.shared_expert|feed_forward|mlp|shared_expert)\.\w+$")
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, str, RowKind]]:
+    """Every linear layer that an adapter may sit on: name, target it belongs to, kind of rows."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or type(module).__name__.endswith("Router") or _ROUTED.search(name):
+            continue
+        if _PROJECTOR.search(name):
+            yield name, "projector", "tile"
+        elif _VISION.search(name):
+            if _ATTENTION.search(name):
+                yield name, "vision_attention", "tile"
+            elif ".mlp." in name:
+                yield name, "vision_mlp", "tile"
+        elif _ATTENTION.search(name):
+            yield name, "attention", "text"
+        elif _FEED_FORWARD.search(name):
+            yield name, "shared_expert", "text"
+
+
+def describe(layers: Mapping[str, RowKind]) -> str:
+    """For people: how many layers an adapter sits on."""
+    tiles = sum(kind == "tile" for kind in layers.values())
+    return f"{len(layers) - tiles} text and {tiles} vision layers"

@@ -1,0 +1,180 @@
+"""The journey of the data: from the patients of one hospital to one noisy adapter update.
+
+    for every step:   draw patients -> choose their examples -> one clipped gradient each -> one sum -> noise once
+                      -> divide by a public constant -> optimiser
+    at the end:       adapter after minus adapter before
+
+The ledger was charged for all of it before this file runs (client/site.py). Nothing in here logs, prints or keeps
+anything that was computed from data; losses, norms and counts live and die within a step. Abadi et al. 2016,
+Algorithm 1, with the patient as the unit; what is private about it is stated in federation/privacy/mechanism.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.training.examples import Batch, Encoder, Example, answer_loss
+from client.training.model import TrainableModel
+from federation.adapter import Adapter, AdapterUpdate
+from federation.errors import DataError
+from federation.plan import RunPlan
+from federation.privacy.clipping import BoundedSum
+from federation.privacy.mechanism import Mechanism
+from federation.privacy.noise import KeySource, KeyStream
+from federation.privacy.optimizer import Adam, DpAdamBC, Sgd
+from federation.privacy.sampling import PoissonSampling
+
+Vector = NDArray[np.float32]
+Optimizer = Sgd | Adam | DpAdamBC
+
+
+class Patients(Protocol):
+    """Where a patient's examples come from: the site's store."""
+
+    def patients(self) -> Sequence[str]: ...
+
+    def examples(self, patient_key: str) -> Sequence[Example]: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one training pass needs besides data: numbers of the plan, and the site's public patient count."""
+
+    sampling_rate: float
+    local_steps: int
+    examples_per_patient: int
+    micro_batch_patients: int
+    learning_rate: float
+    optimizer: str
+    declared_patients: int
+
+    @staticmethod
+    def of(plan: RunPlan, declared_patients: int) -> "Work":
+        training = plan.training
+        return Work(
+            training.sampling_rate,
+            training.local_steps,
+            training.examples_per_patient,
+            training.micro_batch_patients,
+            training.learning_rate,
+            training.optimizer,
+            declared_patients,
+        )
+
+
+def train(
+    model: TrainableModel,
+    start: Adapter,
+    data: Patients,
+    cohort: Sequence[str],
+    work: Work,
+    mechanism: Mechanism | None,
+    keys: KeySource,
+    *,
+    label: str,
+) -> AdapterUpdate:
+    """Train from `start` for `work.local_steps` steps and return what changed, in the trained factors only.
+
+    `mechanism=None` is training without privacy, on the same path with every factor 1 and no noise; only a site whose
+    policy allows it ever calls it so.
+    """
+    if not cohort:
+        raise DataError("too-few-patients", "the site has no patients to train on", hint="ingest and release studies")
+    encoder = Encoder(model.base.processor, model.base.dtype)
+    optimizer = _optimizer(work, mechanism)
+    model.load(start)
+    vector = model.read_trained()
+    for step in range(work.local_steps):
+        draws = KeyStream(keys.key(f"{label}/draw/{step}"))
+        drawn = PoissonSampling(work.sampling_rate).draw(cohort, draws)
+        chosen = [_choose(data.examples(patient), work.examples_per_patient, draws) for patient in drawn]
+
+        if mechanism is None:
+            gradient = _plain_mean(model, encoder, chosen, work.micro_batch_patients)
+        else:
+            bounded = clipped_sum(model, encoder, chosen, mechanism, micro_batch_patients=work.micro_batch_patients)
+            noisy = mechanism.add_noise(bounded, KeyStream(keys.key(f"{label}/noise/{step}")))
+            gradient = noisy.mean(mechanism.divisor(work.declared_patients))
+
+        vector = optimizer.step(vector, gradient)
+        model.write_trained(vector)
+    names = set(model.trained_names())
+    before = {name: array for name, array in start.arrays.items() if name in names}
+    return AdapterUpdate({name: after - before[name] for name, after in model.named(vector).items()})
+
+
+def clipped_sum(
+    model: TrainableModel,
+    encoder: Encoder,
+    drawn: Sequence[Sequence[Example]],
+    mechanism: Mechanism,
+    *,
+    micro_batch_patients: int,
+) -> BoundedSum:
+    """Sum of the drawn patients' gradients, each scaled to at most the mechanism's sensitivity.
+
+    Guarantees: for two draws that differ in one patient, ||S - S'|| <= sensitivity (1 + 1e-5), in any micro-batches.
+
+    | edge case                                 | result                                       |
+    |-------------------------------------------|----------------------------------------------|
+    | nobody drawn                              | zeros; the model is not run                  |
+    | a patient's gradient has NaN or inf       | replaced by zeros before the sum             |
+    | a patient with more examples than allowed | `_choose` took some before this was called   |
+    """
+    total = torch.zeros(model.gradients.size, dtype=torch.float32, device=model.device)
+    for start in range(0, len(drawn), micro_batch_patients):
+        gradients = patient_gradients(model, encoder, drawn[start : start + micro_batch_patients])
+        norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).cpu().numpy()
+        factors = torch.from_numpy(mechanism.clipping.factors(norms)).to(gradients)
+        # A factor of 0 does not undo a NaN: 0 * inf is NaN. The whole row is replaced.
+        usable = torch.from_numpy(np.isfinite(norms)).to(gradients.device)
+        total += factors @ torch.where(usable[:, None], gradients, 0.0)
+    return BoundedSum(total.cpu().numpy(), mechanism.clipping.sensitivity)
+
+
+def patient_gradients(model: TrainableModel, encoder: Encoder, drawn: Sequence[Sequence[Example]]) -> torch.Tensor:
+    """Each patient's gradient of the mean loss over their examples. float32 (patients, trained numbers)."""
+    encoded = [encoder.encode(example.pictures, example.turns) for examples in drawn for example in examples]
+    owner = [index for index, examples in enumerate(drawn) for _ in examples]
+    share = torch.tensor([1.0 / len(drawn[index]) for index in owner], device=model.device)
+    return batch_gradients(model, encoder.collate(encoded, owner, device=model.device), share, len(drawn))
+
+
+def batch_gradients(model: TrainableModel, batch: Batch, share: torch.Tensor, patients: int) -> torch.Tensor:
+    """The same for a batch that is already collated; `share` weighs its sequences, (sequences,)."""
+    with model.gradients.patients(batch.owners(patients)) as gradients:
+        logits = model.model(**batch.inputs, use_cache=False).logits
+        (answer_loss(logits, batch) * share).sum().backward()
+    return gradients
+
+
+def _plain_mean(
+    model: TrainableModel, encoder: Encoder, drawn: Sequence[Sequence[Example]], micro_batch_patients: int
+) -> Vector:
+    """Mean gradient over the drawn patients, neither clipped nor noised. Zeros for an empty draw."""
+    total = torch.zeros(model.gradients.size, dtype=torch.float32, device=model.device)
+    for start in range(0, len(drawn), micro_batch_patients):
+        total += patient_gradients(model, encoder, drawn[start : start + micro_batch_patients]).sum(0)
+    mean: Vector = (total / max(1, len(drawn))).cpu().numpy()
+    return mean
+
+
+def _choose(examples: Sequence[Example], most: int, stream: KeyStream) -> list[Example]:
+    """At most `most` of a patient's examples, chosen at random without a look at other patients."""
+    if len(examples) <= most:
+        return list(examples)
+    order = np.argsort(stream.uniform(len(examples)), kind="stable")
+    return [examples[index] for index in sorted(order[:most])]
+
+
+def _optimizer(work: Work, mechanism: Mechanism | None) -> Optimizer:
+    if work.optimizer == "sgd":
+        return Sgd(work.learning_rate, momentum=0.0)
+    if work.optimizer == "adam" or mechanism is None:
+        return Adam(work.learning_rate)
+    noise_std = mechanism.noise_std / mechanism.divisor(work.declared_patients)
+    return DpAdamBC(work.learning_rate, noise_std=noise_std)

@@ -1,0 +1,196 @@
+"""Our messages as Flower records, and a Link over Flower's Grid. Flower carries; it is trusted with nothing.
+
+A message becomes two records (docs/spec/messages-1.md has the bytes): its header in a ConfigRecord and its payload, if
+it has one, in an ArrayRecord of plain bytes, because Flower cuts arrays into chunks but never a ConfigRecord.
+"""
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from federation import messages
+from federation.errors import FedError, FormatError, QuorumError
+from federation.messages import Answer, Payload, Question
+
+MESSAGE_TYPES = {"consent": "query.consent", "train": "train"}
+NAME_TYPE = "query.name"
+CODE = re.compile(r"[a-z][a-z-]{0,31}")
+# How long Flower keeps a question and its reply beyond the deadline: the coordinator adds up the answers before it.
+KEEP_S = 3600.0
+
+
+def to_records(message: Question | Answer) -> RecordDict:
+    """Header and payload side by side; the payload's bytes are not copied."""
+    records = RecordDict({"header": ConfigRecord({"header": message.header})})
+    if message.payload is not None:
+        data = message.payload.data
+        records["payload"] = ArrayRecord({"payload": Array("uint8", (len(data),), "bytes", data)})
+    return records
+
+
+def from_records(records: RecordDict) -> Question | Answer:
+    """The message in these records, and nothing else in them. Raises: FormatError `not-canonical`, `message-kind`."""
+    head, arrays = records.get("header"), records.get("payload")
+    if set(records) - {"payload"} != {"header"} or not isinstance(head, ConfigRecord) or set(head) != {"header"}:
+        raise _refused("records without the header of a message, or with more")
+    header = head["header"]
+    if not isinstance(header, bytes):
+        raise _refused("a header that is not bytes")
+    if arrays is None:
+        return messages.read(header, None)
+    if not isinstance(arrays, ArrayRecord) or set(arrays) != {"payload"}:
+        raise _refused("a payload that is not one array")
+    array = arrays["payload"]
+    if (array.dtype, array.stype, tuple(array.shape)) != ("uint8", "bytes", (len(array.data),)):
+        raise _refused("a payload that is not plain bytes")
+    return messages.read(header, Payload(array.data))
+
+
+def name_records(site_id: str) -> RecordDict:
+    """A node's reply to "which site are you?". A claim only: what a site says is signed by the site."""
+    return RecordDict({"name": ConfigRecord({"site_id": site_id})})
+
+
+def failure_records(code: str) -> RecordDict:
+    """All that crosses when a node could not bring the question to its site: a code, never a text."""
+    return RecordDict({"failure": ConfigRecord({"code": code})})
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often to look for replies, and how long to wait for nodes to appear."""
+
+    poll_s: float = 0.5
+    find_s: float = 120.0
+
+
+class GridLink:
+    """A Link over Flower's Grid: one node per site, one message per question, replies pulled one at a time."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        sites: Sequence[str],
+        *,
+        patience: Patience,
+        stopped: threading.Event,
+        note: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    ) -> None:
+        self._grid = grid
+        self._sites = tuple(sites)
+        self._patience = patience
+        self._stopped = stopped
+        self._note = note
+        self._nodes: dict[str, int] = {}
+
+    def site_ids(self) -> tuple[str, ...]:
+        """The expected sites that can be reached. Waits for those still missing, `find_s` at most."""
+        end = time.monotonic() + self._patience.find_s
+        asked: dict[int, str | None] = {}
+        while len(self._nodes) < len(self._sites):
+            for node in set(self._grid.get_node_ids()) - set(self._nodes.values()) - set(asked):
+                asked[node] = self._push(RecordDict(), node, NAME_TYPE, ttl_s=self._patience.find_s + KEEP_S)
+            for node, message_id in asked.items():
+                reply = self._pull(message_id) if message_id is not None else None
+                if reply is not None:
+                    asked[node] = None
+                    self._learn(node, reply)
+            if time.monotonic() >= end or len(self._nodes) == len(self._sites):
+                break
+            self._pause()
+        return tuple(site for site in self._sites if site in self._nodes)
+
+    def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
+        """The answers in the order of the questions (Link). At most one answer is held here at any time."""
+        end = time.monotonic() + deadline_s
+        asked = []
+        for question in questions:
+            node = self._nodes.get(question.site_id)
+            if node is None:
+                self._note(f"{question.site_id}: no node of this site is known")
+                continue
+            records = to_records(question)
+            message_type = MESSAGE_TYPES[question.kind]
+            asked.append((question, self._push(records, node, message_type, ttl_s=deadline_s + KEEP_S)))
+        for question, message_id in asked:
+            reply = self._wait(message_id, end, end + KEEP_S)
+            answer = self._read(question, reply)
+            del reply
+            if answer is not None:
+                yield answer
+            del answer
+
+    def _push(self, records: RecordDict, node: int, message_type: str, *, ttl_s: float) -> str | None:
+        # One at a time: Flower's in-memory Grid leaves out the ids of messages it refuses, so a list would shift.
+        ids = list(self._grid.push_messages([Message(records, node, message_type, ttl=ttl_s)]))
+        return ids[0] if ids else None
+
+    def _pull(self, message_id: str) -> Message | None:
+        # An error that Flower reports comes from the SuperLink, not from the node: only the id tells whose it is.
+        for reply in self._grid.pull_messages([message_id]):
+            if reply.metadata.reply_to_message_id == message_id:
+                return reply
+        return None
+
+    def _wait(self, message_id: str | None, end: float, kept_until: float) -> Message | None:
+        """The reply, looked for until the deadline and once more after it."""
+        while message_id is not None and (now := time.monotonic()) < kept_until:
+            reply = self._pull(message_id)
+            if reply is not None or now >= end:
+                return reply
+            self._pause()
+        return None
+
+    def _read(self, question: Question, reply: Message | None) -> Answer | None:
+        site_id = question.site_id
+        if reply is None:
+            self._note(f"{site_id}: silent until the deadline")
+            return None
+        if reply.has_error():
+            self._note(f"{site_id}: flower reports error {reply.error.code}")
+            self._nodes.pop(site_id, None)  # the node may be gone; if it is not, site_ids() finds it again
+            return None
+        if "failure" in reply.content:
+            self._note(f"{site_id}: the node could not ask its site ({_code(reply.content)})")
+            return None
+        try:
+            answer = from_records(reply.content)
+            if not isinstance(answer, Answer):
+                raise _refused("a question came back instead of an answer")
+            messages.check_answers(question, answer)
+        except FedError as error:
+            self._note(f"{site_id}: {error}")
+            return None
+        return answer
+
+    def _learn(self, node: int, reply: Message) -> None:
+        record = reply.content.get("name") if reply.has_content() else None
+        site_id = record.get("site_id") if isinstance(record, ConfigRecord) else None
+        if not isinstance(site_id, str) or site_id not in self._sites:
+            return
+        if site_id in self._nodes:
+            raise FormatError(
+                "message-context", f"two nodes say that they are {site_id}", hint="stop one of the two and start again"
+            )
+        self._nodes[site_id] = node
+
+    def _pause(self) -> None:
+        if self._stopped.wait(self._patience.poll_s):
+            raise QuorumError("quorum-unreachable", "flower stopped during the run", hint="see flower's own log")
+
+
+def _code(records: RecordDict) -> str:
+    """The code of a failure; a text that no code has is not printed."""
+    record = records["failure"]
+    code = record.get("code") if isinstance(record, ConfigRecord) else None
+    return code if isinstance(code, str) and CODE.fullmatch(code) else "no code"
+
+
+def _refused(reason: str) -> FormatError:
+    return FormatError("not-canonical", reason, hint="coordinator and site must run the same version of wardround")

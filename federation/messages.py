@@ -1,0 +1,219 @@
+"""Questions and answers: what the coordinator and a site say to each other, and the Link that carries it.
+
+A message is a small header (canonical JSON, docs/spec/messages-1.md) and at most one large payload, which the header
+names by its SHA-256. The digest of a message is that of its header: it covers every byte of both.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal, Protocol, get_args
+
+from federation import canonical
+from federation.canonical import Value
+from federation.errors import FormatError
+
+VERSION = "wardround-messages/1"
+HEADER_BYTES_MAX = 2**20
+
+QuestionKind = Literal["consent", "train"]
+AnswerKind = Literal["consent", "refusal", "update", "failure"]
+
+SITE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Immutable bytes that know their SHA-256: computed once, from the bytes themselves, and never taken on trust."""
+
+    data: bytes = field(repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the coordinator asks of one site in one round."""
+
+    kind: QuestionKind
+    run_id: str
+    round_number: int
+    site_id: str
+    plan_digest: str
+    body: Mapping[str, Value] = field(default_factory=dict)
+    payload: Payload | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, get_args(QuestionKind), self.plan_digest)
+
+    @cached_property
+    def header(self) -> bytes:
+        """The canonical text of everything but the payload, which it names."""
+        return _header(self, "question", {"plan_digest": self.plan_digest})
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.header).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one site replies to one question, which it names by digest."""
+
+    kind: AnswerKind
+    run_id: str
+    round_number: int
+    site_id: str
+    question_digest: str
+    body: Mapping[str, Value] = field(default_factory=dict)
+    payload: Payload | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, get_args(AnswerKind), self.question_digest)
+
+    @cached_property
+    def header(self) -> bytes:
+        return _header(self, "answer", {"question_digest": self.question_digest})
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.header).hexdigest()
+
+
+class Link(Protocol):
+    """Carries questions to sites and answers back. Trusted with nothing: who receives checks."""
+
+    def site_ids(self) -> tuple[str, ...]: ...
+
+    def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
+        """The answers in the order of the questions, one at a time, so that each can be added and dropped.
+
+        A site that is silent until the deadline, or whose bytes cannot be read, is left out.
+        """
+        ...
+
+
+def answer_to(
+    question: Question, kind: AnswerKind, body: Mapping[str, Value], payload: Payload | None = None
+) -> Answer:
+    """An answer bound to its question: same run, round and site, and the question's digest."""
+    return Answer(
+        kind, question.run_id, question.round_number, question.site_id, question.digest(), body=body, payload=payload
+    )
+
+
+def check_answers(question: Question, answer: Answer) -> None:
+    """Refuse an answer to any other question: another run, round, site, plan, body or payload.
+
+    Raises: FormatError `message-context`.
+    """
+    asked = (question.run_id, question.round_number, question.site_id, question.digest())
+    if asked != (answer.run_id, answer.round_number, answer.site_id, answer.question_digest):
+        raise FormatError(
+            "message-context", "an answer does not belong to its question", hint="it is late, repeated or misdirected"
+        )
+
+
+def dump(message: Question | Answer) -> bytes:
+    """Header, one line end, payload."""
+    return b"".join(pieces(message))
+
+
+def pieces(message: Question | Answer) -> tuple[bytes, ...]:
+    """The bytes of `dump`, not joined, for writers that can do without a copy of the payload."""
+    return message.header, b"\n", message.payload.data if message.payload else b""
+
+
+def load(data: bytes) -> Question | Answer:
+    """The message whose bytes are exactly `data`.
+
+    Guarantees: `dump(load(data)) == data`; a change, truncation or addition in the payload is refused by its
+    SHA-256. A change of the header that spells another valid message is another message with another digest: who sent
+    it is for a signature to say. Raises: FormatError `not-canonical` or `message-kind`.
+    """
+    end = data.find(b"\n", 0, HEADER_BYTES_MAX + 1)
+    if end < 0:
+        raise _refused("a message without a header")
+    rest = data[end + 1 :]
+    return read(data[:end], Payload(rest) if rest else None)
+
+
+def read(header: bytes, payload: Payload | None) -> Question | Answer:
+    """A message from its two parts, for carriers that keep them apart. Checks that the header names this payload."""
+    fields = canonical.load(header)
+    named = None if payload is None else {"sha256": payload.sha256, "size": len(payload.data)}
+    match fields:
+        case {
+            "version": str(version),
+            "type": str(type_),
+            "kind": str(kind),
+            "run_id": str(run_id),
+            "round_number": int(round_number),
+            "site_id": str(site_id),
+            "body": dict(body),
+            "payload": written,
+        } if len(fields) == 9 and type(round_number) is int:  # true would be an int
+            pass
+        case _:
+            raise _refused("a header without the fields of a message")
+    if version != VERSION:
+        raise _refused("a message of another version")
+    if written != named:
+        raise _refused("the payload is not the one that the header names")
+    message: Question | Answer
+    match type_, fields:
+        case "question", {"plan_digest": str(digest)}:
+            message = Question(kind, run_id, round_number, site_id, digest, body, payload)  # type: ignore[arg-type]
+        case "answer", {"question_digest": str(digest)}:
+            message = Answer(kind, run_id, round_number, site_id, digest, body, payload)  # type: ignore[arg-type]
+        case _:
+            raise _refused("neither a question nor an answer")
+    vars(message)["header"] = header  # canonical, and made of exactly these fields: what it would be made to again
+    return message
+
+
+def size_bytes(message: Question | Answer) -> int:
+    """What crosses the Link for this message."""
+    return len(message.header) + 1 + (len(message.payload.data) if message.payload else 0)
+
+
+def _header(message: Question | Answer, type_: str, bound_to: Mapping[str, Value]) -> bytes:
+    payload = message.payload
+    fields: dict[str, Value] = {
+        "version": VERSION,
+        "type": type_,
+        "kind": message.kind,
+        "run_id": message.run_id,
+        "round_number": message.round_number,
+        "site_id": message.site_id,
+        "body": message.body,
+        "payload": None if payload is None else {"sha256": payload.sha256, "size": len(payload.data)},
+        **bound_to,
+    }
+    header = canonical.dump(fields)
+    if len(header) > HEADER_BYTES_MAX:
+        raise _refused("a header is too long")
+    return header
+
+
+def _check(message: Question | Answer, kinds: tuple[str, ...], digest: str) -> None:
+    if message.kind not in kinds:
+        raise FormatError("message-kind", "a message of an unknown kind", hint="coordinator and site differ in version")
+    if (
+        RUN_ID.fullmatch(message.run_id) is None
+        or SITE_ID.fullmatch(message.site_id) is None
+        or DIGEST.fullmatch(digest) is None
+        or message.round_number < 1
+        or (message.payload is not None and not message.payload.data)
+    ):
+        raise _refused("a message with an impossible run, round, site or digest")
+    object.__setattr__(message, "body", MappingProxyType(dict(message.body)))
+
+
+def _refused(reason: str) -> FormatError:
+    return FormatError("not-canonical", reason, hint="coordinator and site must run the same version of wardround")

@@ -1,0 +1,221 @@
+"""The run plan: what a coordinator proposes, what sites consent to. Spec: docs/spec/plan-1.md.
+
+A plan is a TOML file for people and one canonical text for machines. Consent is to the digest of that text, so no part
+of a plan can change during a run.
+"""
+
+import hashlib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field
+
+from federation import canonical, strict_toml
+from federation.adapter import Factor
+from federation.canonical import Value
+from federation.errors import FormatError, PlanError
+
+VERSION = "wardround-plan/1"
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Target = Literal["attention", "shared_expert", "vision_attention", "vision_mlp", "projector"]
+
+
+@dataclass(frozen=True)
+class Run:
+    __pydantic_config__ = strict_toml.STRICT
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")]
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    quorum: Annotated[int, Field(ge=0, le=10_000)] = 0  # fewest answers for a valid round; 0: every site
+    deadline_s: Annotated[float, Field(gt=0, le=1_000_000)] = 3600.0
+
+
+@dataclass(frozen=True)
+class Model:
+    __pydantic_config__ = strict_toml.STRICT
+    path: Annotated[str, Field(min_length=1, max_length=400)]  # where the coordinator finds it; each site has its own
+    sha256: Sha256 | None = None  # absent: the sites must have the same one
+    family: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")] = "llama4"
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    __pydantic_config__ = strict_toml.STRICT
+    method: Literal["fedavg", "ffa"] = "fedavg"
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[Target, ...], Field(min_length=1, max_length=5)] = ("attention", "shared_expert")
+    a_init: Literal["orthonormal", "kaiming"] = "orthonormal"
+
+    @property
+    def trained_factors(self) -> frozenset[Factor]:
+        """What the sites train and send; the other factor rests, bit for bit."""
+        return frozenset({"B"}) if self.method == "ffa" else frozenset({"A", "B"})
+
+
+@dataclass(frozen=True)
+class Training:
+    __pydantic_config__ = strict_toml.STRICT
+    local_steps: Count = 10
+    sampling_rate: Rate = 0.1
+    learning_rate: Positive = 0.01
+    optimizer: Literal["sgd", "adam", "dp-adambc"] = "dp-adambc"
+    examples_per_patient: Count = 4
+    micro_batch_patients: Count = 8
+
+
+@dataclass(frozen=True)
+class Privacy:
+    __pydantic_config__ = strict_toml.STRICT
+    unit: Literal["patient", "none"] = "patient"
+    target_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None  # for the whole run; each site finds its noise
+    noise_multiplier: Annotated[float, Field(ge=0.2, le=1e4)] | None = None
+    delta: Annotated[float, Field(ge=1e-12, lt=1)] | None = None  # absent: 1/(10 × the site's declared patients)
+    clipping: Literal["flat", "auto-s"] = "auto-s"
+    clipping_norm: Positive = 1.0  # flat: the norm C; auto-s: the radius R
+
+    def __post_init__(self) -> None:
+        chosen = sum(value is not None for value in (self.target_epsilon, self.noise_multiplier))
+        if self.unit == "patient" and chosen != 1:
+            raise ValueError("give exactly one of target_epsilon and noise_multiplier")
+        if self.unit == "none" and (chosen or self.delta is not None):
+            raise ValueError("a plan without privacy has no epsilon, noise or delta")
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    __pydantic_config__ = strict_toml.STRICT
+    secure: bool = False
+    weights: Literal["inverse-noise-variance", "declared-patients", "equal"] = "inverse-noise-variance"
+    server_optimizer: Literal["mean", "adam"] = "mean"
+    server_learning_rate: Positive = 1.0
+    max_update_rms: Positive = 1.0  # an update whose root mean square is larger is refused, by its site and by us
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    __pydantic_config__ = strict_toml.STRICT
+    held_out_share: Annotated[float, Field(ge=0, le=0.9)] = 0.2
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    minimum_count: Annotated[int, Field(ge=1, le=100_000)] = 10
+    free_text: bool = False
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole plan. Equal plans have equal digests, whatever the spelling of their TOML."""
+
+    __pydantic_config__ = strict_toml.STRICT
+    run: Run
+    model: Model
+    privacy: Privacy
+    adapter: AdapterPlan = field(default_factory=AdapterPlan)
+    training: Training = field(default_factory=Training)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def total_steps(self) -> int:
+        """Noisy steps of one site over the whole run."""
+        return self.run.rounds * self.training.local_steps
+
+    def value(self) -> dict[str, Value]:
+        """Every key with its value, defaults included, real numbers as decimal text: what travels and is hashed."""
+        sections = {item.name: _section_value(getattr(self, item.name)) for item in fields(self)}
+        return {"version": VERSION, **sections}
+
+    def canonical(self) -> bytes:
+        return self._text
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical text: what a site consents to."""
+        return hashlib.sha256(self._text).hexdigest()
+
+    @cached_property
+    def _text(self) -> bytes:
+        return canonical.dump(self.value())
+
+
+def load_plan(path: Path) -> RunPlan:
+    """The plan in this file. Raises: PlanError, with the key's name and what to do."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        raise PlanError("plan-absent", "the plan file cannot be read", hint="give the path of a plan.toml") from None
+    except UnicodeDecodeError:
+        raise PlanError("plan-not-toml", "the plan file is not UTF-8 text", hint="save it as UTF-8") from None
+    return parse_plan(text)
+
+
+def parse_plan(text: str) -> RunPlan:
+    return _supported(strict_toml.parse(RunPlan, text, _refuse))
+
+
+def plan_from_value(value: Value) -> RunPlan:
+    """The opposite of `RunPlan.value`: refuses another version, and every other spelling of the same plan."""
+    if not isinstance(value, Mapping) or value.get("version") != VERSION:
+        raise PlanError("plan-unsupported", "a plan of another version", hint=f"this program reads {VERSION}")
+    read = {name: section for name, section in value.items() if name != "version"}
+    plan = _supported(strict_toml.check(RunPlan, _with_numbers(RunPlan, read), _refuse))
+    if plan.canonical() != canonical.dump(value):
+        raise PlanError("plan-value", "a plan is not in its canonical form", hint="every key must be present")
+    return plan
+
+
+def _supported(plan: RunPlan) -> RunPlan:
+    if plan.aggregation.secure:
+        raise PlanError(
+            "plan-unsupported", "secure aggregation is not available yet", hint="set [aggregation] secure = false"
+        )
+    if len(set(plan.adapter.targets)) != len(plan.adapter.targets):
+        raise PlanError("plan-value", "adapter.targets names a target twice", hint="name each target once")
+    return plan
+
+
+def _refuse(kind: str, message: str, hint: str) -> PlanError:
+    return PlanError(f"plan-{kind}", message, hint=hint)
+
+
+def _section_value(section: Any) -> dict[str, Value]:
+    return {item.name: _field_value(getattr(section, item.name)) for item in fields(section)}
+
+
+def _field_value(value: Any) -> Value:
+    if isinstance(value, float):
+        return canonical.decimal(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _with_numbers(kind: type[Any], read: Any) -> Any:
+    """Decimal text back to numbers, exactly where a field is a real number; the strict reader refuses what is left."""
+    if not isinstance(read, Mapping):
+        return read
+    hints: dict[str, Any] = get_type_hints(kind)
+    out: dict[str, Any] = {}
+    for name, value in read.items():
+        wanted: Any = hints.get(name)
+        if hasattr(wanted, "__dataclass_fields__"):
+            out[name] = _with_numbers(wanted, value)
+        elif _is_real(wanted) and value is not None:
+            try:
+                out[name] = canonical.number(value)
+            except FormatError:
+                raise PlanError(
+                    "plan-value", f"{name} is not a decimal number", hint="see docs/spec/plan-1.md"
+                ) from None
+        else:
+            out[name] = value
+    return out
+
+
+def _is_real(wanted: Any) -> bool:
+    if get_origin(wanted) in (Union, types.UnionType):
+        return any(_is_real(part) for part in get_args(wanted))
+    return wanted is float

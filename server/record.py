@@ -1,0 +1,106 @@
+"""What happened in a round, as public values: kept with the checkpoint, read by the report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from federation import canonical
+from federation.canonical import Value
+from federation.consent import PrivacyTerms
+from federation.errors import StoreError
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """One message that left a site."""
+
+    site_id: str
+    kind: str
+    size_bytes: int
+    sha256: str  # the message's digest: it covers header and payload
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    round_number: int
+    asked: tuple[str, ...]
+    participants: tuple[str, ...]  # consented
+    accepted: tuple[str, ...]  # their updates are in the mean, in this order
+    refusals: Mapping[str, tuple[str, ...]]  # site -> its reasons
+    failures: Mapping[str, str]  # site -> code of why its answer was left out
+    weights: Mapping[str, int]
+    declared_patients: Mapping[str, int]
+    privacy: Mapping[str, PrivacyTerms | None]  # of every participant; None for a plan without privacy
+    uplink_bytes: Mapping[str, int]
+    downlink_bytes: Mapping[str, int]
+    messages: tuple[SentMessage, ...]
+    update_rms: float  # of the mean update
+    adapter_digest: str  # after the round
+    seconds: float
+
+    def value(self) -> dict[str, Value]:
+        return {
+            "round_number": self.round_number,
+            "asked": list(self.asked),
+            "participants": list(self.participants),
+            "accepted": list(self.accepted),
+            "refusals": {site: list(reasons) for site, reasons in self.refusals.items()},
+            "failures": dict(self.failures),
+            "weights": dict(self.weights),
+            "declared_patients": dict(self.declared_patients),
+            "privacy": {site: _terms_value(terms) for site, terms in self.privacy.items()},
+            "uplink_bytes": dict(self.uplink_bytes),
+            "downlink_bytes": dict(self.downlink_bytes),
+            "messages": [[m.site_id, m.kind, m.size_bytes, m.sha256] for m in self.messages],
+            "update_rms": canonical.decimal(self.update_rms),
+            "adapter_digest": self.adapter_digest,
+            "seconds": canonical.decimal(self.seconds),
+        }
+
+
+def record_from(value: Value) -> RoundRecord:
+    """The opposite of `RoundRecord.value`. Its bytes were checked against their digest before."""
+    match value:
+        case {
+            "round_number": int(round_number),
+            "asked": list(asked),
+            "participants": list(participants),
+            "accepted": list(accepted),
+            "refusals": dict(refusals),
+            "failures": dict(failures),
+            "weights": dict(weights),
+            "declared_patients": dict(declared),
+            "privacy": dict(privacy),
+            "uplink_bytes": dict(uplink),
+            "downlink_bytes": dict(downlink),
+            "messages": list(messages),
+            "update_rms": rms,
+            "adapter_digest": str(adapter_digest),
+            "seconds": seconds,
+        }:
+            return RoundRecord(
+                round_number,
+                tuple(asked),
+                tuple(participants),
+                tuple(accepted),
+                {site: tuple(reasons) for site, reasons in refusals.items()},
+                failures,
+                weights,
+                declared,
+                {site: _terms_from(terms) for site, terms in privacy.items()},
+                uplink,
+                downlink,
+                tuple(SentMessage(*fields) for fields in messages),
+                canonical.number(rms),
+                adapter_digest,
+                canonical.number(seconds),
+            )
+        case _:
+            raise StoreError("checkpoint-damaged", "a round's record is damaged", hint="restore the run's folder")
+
+
+def _terms_value(terms: PrivacyTerms | None) -> Value:
+    return None if terms is None else {name: canonical.decimal(value) for name, value in vars(terms).items()}
+
+
+def _terms_from(value: Mapping[str, Value] | None) -> PrivacyTerms | None:
+    return None if value is None else PrivacyTerms(**{name: canonical.number(text) for name, text in value.items()})

@@ -1,0 +1,274 @@
+"""The whole run, in order: the story of control.
+
+The coordinator proposes; sites consent, train and answer; the mean of what they send is the next adapter. It trusts no
+answer: each is checked against its question, the plan and the adapter, and a site whose answer fails is named and left
+out of the round. It decides nothing about privacy: noise is added at the sites, before anything arrives here.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from federation import codec
+from federation.adapter import Adapter, AdapterUpdate, check_update, initial_adapter
+from federation.canonical import Value
+from federation.consent import PROTOCOL, Consent, consent_from, refusal_from
+from federation.errors import FedError, FormatError, QuorumError, StoreError
+from federation.messages import Answer, Link, Payload, Question, check_answers, size_bytes
+from federation.plan import RunPlan
+from federation.privacy.noise import KeySource
+from server.aggregate import METHODS, ServerState, next_adapter, public_weights
+from server.checkpoint import Checkpoints
+from server.record import RoundRecord, SentMessage
+
+Observer = Callable[[RoundRecord, Adapter], None]
+FAILURE_CODES = frozenset({"internal"}).union(*(kind.codes for kind in FedError.__subclasses__()))
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    run_id: str
+    plan_digest: str
+    adapter: Adapter
+    rounds: tuple[RoundRecord, ...]
+
+
+@dataclass
+class _Round:
+    """What is learned while a round goes on; it becomes the record when the round is committed."""
+
+    number: int
+    site_ids: tuple[str, ...]
+    consents: dict[str, Consent] = field(default_factory=dict)
+    refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    accepted: list[str] = field(default_factory=list)
+    sent: list[SentMessage] = field(default_factory=list)
+    uplink: Counter[str] = field(default_factory=Counter)
+    downlink: Counter[str] = field(default_factory=Counter)
+
+
+def new_run_id(plan: RunPlan, keys: KeySource) -> str:
+    """A name that no other run has: sites pay, and answer, once per run id and round."""
+    return f"{plan.run.name}-{keys.key('run id').hex()[:12]}"
+
+
+def run(
+    plan: RunPlan,
+    link: Link,
+    checkpoints: Checkpoints,
+    *,
+    observer: Observer = lambda record, adapter: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> RunResult:
+    """Every round that is not committed yet, the first one included: to resume is to run again.
+
+    Guarantees: the result is bit for bit that of an uninterrupted run, if the sites answer alike. After any exception
+    the checkpoint is that of the last whole round.
+    Raises: QuorumError when a round has too few sites; it names those left out, and their codes.
+    """
+    if checkpoints.plan.digest() != plan.digest():
+        raise StoreError("checkpoint-other-run", "the checkpoint is of another plan", hint="name that run's own folder")
+    committed = checkpoints.last()
+    adapter = committed.adapter if committed else None
+    server = committed.server if committed else ServerState()
+    records = list(committed.records) if committed else []
+
+    for round_number in range(len(records) + 1, plan.run.rounds + 1):
+        started = clock()
+        # 1 choose participants: every site on the link
+        this = _Round(round_number, tuple(sorted(link.site_ids())))
+        quorum = _quorum(plan, this)
+
+        # 2 ask for consent: the whole plan, every round; a site may change its mind
+        consents_from_all = _ask_consent(plan, link, checkpoints.run_id, this, quorum)
+        shapes = dict(adapter.shapes) if adapter else _shapes_of_most(consents_from_all)
+        _choose(plan, this, consents_from_all, shapes)
+
+        # 3 stop below the quorum, before anybody trains
+        _require(len(this.consents) >= quorum, "quorum-consent", "consented", this, quorum)
+        adapter = adapter or initial_adapter(shapes, a_init=plan.adapter.a_init, seed=_seed(plan))
+        weights = public_weights(plan.aggregation.weights, this.consents)
+
+        # 4, 5 sites pay their ledgers, train, and send the trained factors; 6 each update is checked, added and dropped
+        updates = _ask_updates(plan, link, checkpoints.run_id, this, adapter, weights)
+        mean = METHODS[plan.adapter.method](updates)
+
+        # 7 below the quorum: the sum is discarded, and the round with it
+        _require(len(this.accepted) >= quorum, "quorum-answers", "gave a usable update", this, quorum)
+
+        # 8 the next adapter, and the commit
+        adapter, server = next_adapter(
+            adapter,
+            mean,
+            server,
+            optimizer=plan.aggregation.server_optimizer,
+            learning_rate=plan.aggregation.server_learning_rate,
+        )
+        record = _record(this, weights, mean, adapter, seconds=clock() - started)
+        checkpoints.save(adapter, server, record)
+        records.append(record)
+        observer(record, adapter)
+
+    if adapter is None:
+        raise StoreError("checkpoint-damaged", "a finished run without an adapter", hint="restore the run's folder")
+    return RunResult(checkpoints.run_id, plan.digest(), adapter, tuple(records))
+
+
+def _ask_consent(plan: RunPlan, link: Link, run_id: str, this: _Round, quorum: int) -> dict[str, Consent]:
+    """Every consent that was given. Refusals and failures are noted: they are answers, not errors."""
+    body: dict[str, Value] = {"plan": plan.value(), "protocol": PROTOCOL, "quorum": quorum}
+    digest = plan.digest()
+    questions = [Question("consent", run_id, this.number, site_id, digest, body) for site_id in this.site_ids]
+    given: dict[str, Consent] = {}
+    for answer in _answers(link, questions, this, deadline_s=plan.run.deadline_s):
+        try:
+            if answer.kind == "refusal":
+                this.refusals[answer.site_id] = refusal_from(answer.body).reasons
+            else:
+                _require_kind(answer, "consent")
+                given[answer.site_id] = consent_from(answer.body)
+        except FedError as error:
+            this.failures[answer.site_id] = _code(error, answer)
+    return given
+
+
+def _choose(plan: RunPlan, this: _Round, given: Mapping[str, Consent], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The participants: those who consented with the plan's base, and with the adapter shapes of the run."""
+    base = plan.model.sha256 or _most_common([consent.base_digest for consent in given.values()])
+    for site_id, consent in given.items():
+        if consent.base_digest != base:
+            this.failures[site_id] = "base-digest"
+        elif dict(consent.shapes) != shapes:
+            this.failures[site_id] = "adapter-shape"
+        elif (consent.terms is None) != (plan.privacy.unit == "none"):
+            this.failures[site_id] = "message-context"
+        else:
+            this.consents[site_id] = consent
+
+
+def _ask_updates(
+    plan: RunPlan, link: Link, run_id: str, this: _Round, adapter: Adapter, weights: Mapping[str, int]
+) -> Iterator[tuple[AdapterUpdate, int]]:
+    """The usable updates with their weights, one at a time; each is gone before the next one is received."""
+    payload = Payload(codec.dump(adapter))  # one copy, one hash, for all sites
+    digest = plan.digest()
+    questions = [
+        Question("train", run_id, this.number, site_id, digest, payload=payload) for site_id in sorted(this.consents)
+    ]
+    for answer in _answers(link, questions, this, deadline_s=plan.run.deadline_s):
+        try:
+            if answer.kind == "refusal":
+                this.refusals[answer.site_id] = refusal_from(answer.body).reasons
+                continue
+            _require_kind(answer, "update")
+            update = codec.load_as(AdapterUpdate, answer.payload.data if answer.payload else b"")
+            check_update(
+                update,
+                shapes=adapter.shapes,
+                factors=plan.adapter.trained_factors,
+                max_rms=plan.aggregation.max_update_rms,
+            )
+        except FedError as error:
+            this.failures[answer.site_id] = _code(error, answer)
+            continue
+        this.accepted.append(answer.site_id)
+        weight = weights[answer.site_id]
+        del answer
+        yield update, weight
+        del update
+
+
+def _answers(link: Link, questions: Sequence[Question], this: _Round, *, deadline_s: float) -> Iterator[Answer]:
+    """The first answer of every site that fits its question. Silence and misfits are noted."""
+    open_questions = {question.site_id: question for question in questions}
+    for question in questions:
+        this.downlink[question.site_id] += size_bytes(question)
+    for answer in link.ask(questions, deadline_s=deadline_s):
+        size = size_bytes(answer)
+        this.sent.append(SentMessage(answer.site_id, answer.kind, size, answer.digest()))
+        this.uplink[answer.site_id] += size
+        asked = open_questions.pop(answer.site_id, None)
+        if asked is None:
+            continue  # a second answer, or a site that was not asked: the first answer stands
+        try:
+            check_answers(asked, answer)
+        except FormatError as error:
+            this.failures[answer.site_id] = error.code
+            continue
+        yield answer
+        del answer
+    this.failures |= dict.fromkeys(open_questions, "no-answer")
+
+
+def _require_kind(answer: Answer, kind: str) -> None:
+    if answer.kind != kind:
+        raise FormatError("message-kind", "an answer of another kind than was asked for", hint="compare the versions")
+
+
+def _code(error: FedError, answer: Answer) -> str:
+    """Why an answer was left out: the site's own code if it reported a failure, otherwise ours. Never free text."""
+    match answer:
+        case Answer(kind="failure", body={"code": str(code)}) if code in FAILURE_CODES:
+            return code
+    return error.code
+
+
+def _shapes_of_most(given: Mapping[str, Consent]) -> dict[str, tuple[int, ...]]:
+    return dict(_most_common([tuple(sorted(consent.shapes.items())) for consent in given.values()]) or ())
+
+
+def _most_common(values: Sequence[T]) -> T | None:
+    """The value that most sites gave; of equally many, that of the first site."""
+    return Counter(values).most_common(1)[0][0] if values else None
+
+
+def _quorum(plan: RunPlan, this: _Round) -> int:
+    quorum = plan.run.quorum or max(1, len(this.site_ids))
+    _require(quorum <= len(this.site_ids), "quorum-unreachable", "can be asked", this, quorum)
+    return quorum
+
+
+def _require(holds: bool, code: str, what: str, this: _Round, quorum: int) -> None:
+    if holds:
+        return
+    count = {"quorum-consent": len(this.consents), "quorum-answers": len(this.accepted)}.get(code, len(this.site_ids))
+    why = {**{site: ", ".join(reasons) for site, reasons in this.refusals.items()}, **this.failures}
+    named = "; ".join(f"{site}: {reason}" for site, reason in sorted(why.items()))
+    raise QuorumError(
+        code,
+        f"round {this.number}: {count} of {len(this.site_ids)} sites {what}, the quorum is {quorum}"
+        + (f" ({named})" if named else ""),
+        hint="settle what the sites say, then resume the run; its last whole round is kept",
+    )
+
+
+def _record(
+    this: _Round, weights: Mapping[str, int], mean: AdapterUpdate, adapter: Adapter, *, seconds: float
+) -> RoundRecord:
+    return RoundRecord(
+        round_number=this.number,
+        asked=this.site_ids,
+        participants=tuple(sorted(this.consents)),
+        accepted=tuple(this.accepted),
+        refusals=this.refusals,
+        failures=this.failures,
+        weights=weights,
+        declared_patients={site: consent.declared_patients for site, consent in this.consents.items()},
+        privacy={site: consent.terms for site, consent in this.consents.items()},
+        uplink_bytes=dict(this.uplink),
+        downlink_bytes=dict(this.downlink),
+        messages=tuple(this.sent),
+        update_rms=mean.norm() / math.sqrt(mean.size),
+        adapter_digest=adapter.digest(),
+        seconds=seconds,
+    )
+
+
+def _seed(plan: RunPlan) -> int:
+    """The start of A follows from the plan: public, and the same in every run of it."""
+    return int(plan.digest()[:13], 16)

@@ -1,0 +1,111 @@
+"""Links with faults: a named site goes wrong in a named round, in a way that a real one could."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from federation import codec
+from federation.adapter import AdapterUpdate
+from federation.errors import FormatError, PlanError
+from federation.messages import SITE_ID, Answer, Link, Payload, Question
+
+FaultKind = Literal["nan", "huge", "wrong-shape", "drop", "duplicate", "corrupt", "stale"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one site's update in one round.
+
+    nan: one number is NaN · huge: a million times too large · wrong-shape: one row too many · drop: silence ·
+    duplicate: sent twice · corrupt: one bit flipped before it was hashed · stale: the answer of the round before
+    """
+
+    site_id: str
+    kind: FaultKind
+    round_number: int
+
+
+def parse_fault(text: str) -> Fault:
+    """SITE=KIND@ROUND.
+
+    >>> parse_fault("site-b=nan@2")
+    Fault(site_id='site-b', kind='nan', round_number=2)
+    """
+    site_id, _, rest = text.partition("=")
+    kind, _, number = rest.partition("@")
+    if (
+        SITE_ID.fullmatch(site_id) is None
+        or kind not in get_args(FaultKind)
+        or not number.isdecimal()
+        or int(number) < 1
+    ):
+        raise PlanError(
+            "plan-value",
+            "a fault is not of the form SITE=KIND@ROUND",
+            hint=f"kinds are {', '.join(get_args(FaultKind))}",
+        )
+    return Fault(site_id, kind, int(number))  # type: ignore[arg-type]
+
+
+class FaultyLink:
+    """Another Link, with faults in its answers to training questions."""
+
+    def __init__(self, link: Link, faults: Sequence[Fault]) -> None:
+        self._link = link
+        self._faults = {(fault.site_id, fault.round_number): fault.kind for fault in faults}
+        self._before: dict[str, Answer] = {}  # last answers of the sites that will send a stale one
+
+    def site_ids(self) -> tuple[str, ...]:
+        return self._link.site_ids()
+
+    def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
+        kinds = {question.site_id: question.kind for question in questions}
+        for answer in self._link.ask(questions, deadline_s=deadline_s):
+            fault = self._faults.get((answer.site_id, answer.round_number))
+            if kinds.get(answer.site_id) != "train" or answer.kind != "update":
+                fault = None
+            yield from self._sent(answer, fault)
+            if (answer.site_id, answer.round_number + 1) in self._faults:
+                self._before[answer.site_id] = answer
+
+    def _sent(self, answer: Answer, fault: FaultKind | None) -> Iterator[Answer]:
+        match fault:
+            case None:
+                yield answer
+            case "drop":
+                return
+            case "duplicate":
+                yield answer
+                yield answer
+            case "stale":
+                yield self._before.get(answer.site_id, replace(answer, question_digest="0" * 64))
+            case "corrupt":
+                yield replace(answer, payload=Payload(_flipped(_payload(answer))))
+            case _:
+                update = codec.load_as(AdapterUpdate, _payload(answer))
+                yield replace(answer, payload=Payload(codec.dump(_damaged(update, fault))))
+
+
+def _damaged(update: AdapterUpdate, kind: FaultKind) -> AdapterUpdate:
+    arrays = {name: array.copy() for name, array in update.arrays.items()}
+    first = next(iter(arrays))
+    if kind == "nan":
+        arrays[first][0, 0] = np.nan
+    elif kind == "huge":
+        arrays = {name: array * np.float32(1e6) + np.float32(1e3) for name, array in arrays.items()}
+    elif kind == "wrong-shape":
+        arrays[first] = np.vstack([arrays[first], arrays[first][:1]])
+    return AdapterUpdate(arrays)
+
+
+def _flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def _payload(answer: Answer) -> bytes:
+    if answer.payload is None:
+        raise FormatError("message-kind", "an update without a payload", hint="compare the versions")
+    return answer.payload.data

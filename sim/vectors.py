@@ -1,0 +1,84 @@
+"""The smallest real federation: patients are vectors, the model is a point that should be near all of them.
+
+Loss of a patient x at the adapter θ (all its numbers in a row): ½‖θ − x‖². The optimum is the mean patient, so what a
+federation does can be computed by hand. Site, ledger, mechanism and coordinator are the real ones.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from client.policy import Policy
+from client.settings import Data, Settings, SiteIdentity
+from client.site import Site
+from federation.adapter import Adapter, AdapterUpdate, Array
+from federation.plan import RunPlan
+from federation.privacy.clipping import BoundedSum
+from federation.privacy.ledger import Ledger
+from federation.privacy.mechanism import Mechanism
+from federation.privacy.noise import KeySource, KeyStream
+from sim.keys import SeededKeys
+
+BASE_DIGEST = "ba5e" * 16
+
+
+class VectorLearner:
+    """A learner whose patients are the rows of `patients`, (patients, numbers of the trained factors), float32."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], patients: Array, declared_patients: int) -> None:
+        self._shapes, self._patients, self._declared = dict(shapes), patients, declared_patients
+        self.updates = 0  # how often it has really trained
+
+    def base_digest(self) -> str:
+        return BASE_DIGEST
+
+    def adapter_shapes(self, plan: RunPlan) -> Mapping[str, tuple[int, ...]]:
+        return self._shapes
+
+    def declared_patients(self) -> int:
+        return self._declared
+
+    def update(
+        self, plan: RunPlan, adapter: Adapter, mechanism: Mechanism | None, keys: KeySource, label: str
+    ) -> AdapterUpdate:
+        """`local_steps` steps of gradient descent; with a mechanism on noisy sums, without one on the plain mean."""
+        self.updates += 1
+        trained = adapter.part(plan.adapter.trained_factors)
+        point = start = trained.flatten()
+        for step in range(plan.training.local_steps):
+            if mechanism is None:
+                gradient = point - self._patients.mean(axis=0)
+            else:
+                gradient = self._noisy_mean(point, mechanism, keys, f"{label}/{step}")
+            point = point - np.float32(plan.training.learning_rate) * gradient
+        return AdapterUpdate(trained.unflatten(point - start).arrays)
+
+    def _noisy_mean(self, point: Array, mechanism: Mechanism, keys: KeySource, label: str) -> Array:
+        names = [f"{row:032x}" for row in range(len(self._patients))]
+        drawn = mechanism.sampling.draw(names, KeyStream(keys.key(f"{label}/sampling")))
+        gradients = point - self._patients[[int(name, 16) for name in drawn]]
+        factors = mechanism.clipping.factors(np.linalg.norm(gradients, axis=1))
+        total = (gradients * factors[:, None]).sum(axis=0, dtype=np.float32)
+        bounded = BoundedSum(total, mechanism.clipping.sensitivity)
+        return mechanism.add_noise(bounded, KeyStream(keys.key(f"{label}/noise"))).mean(
+            mechanism.divisor(self._declared)
+        )
+
+
+def vector_site(
+    site_id: str,
+    folder: Path,
+    patients: Array,
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    policy: Policy,
+    declared_patients: int = 100,
+    seed: int = 0,
+) -> Site:
+    """A whole site whose state is in `folder`; called again with the same folder, the same site after a restart."""
+    settings = Settings(SiteIdentity(site_id), Data("store", "secret", declared_patients), policy)
+    keys = SeededKeys(seed).child(site_id)
+    learner = VectorLearner(shapes, patients, declared_patients)
+    ledger = Ledger.open(folder / "ledger")
+    return Site(settings, policy, ledger, keys, learner, folder / "state", now_utc=lambda: "2026-01-01T00:00:00Z")

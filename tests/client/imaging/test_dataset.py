@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
+
+from client.imaging.dataset import age_years, clean_dataset
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from federation.errors import DeidError
+
+Make = Callable[..., FileDataset]
+PLANTED = "Planted^Name"
+
+
+def nested(depth: int, value: str = PLANTED) -> Dataset:
+    item = Dataset()
+    item.PatientName = value
+    item.ReferencedSOPInstanceUID = "1.2.3.99"
+    item.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    if depth:
+        item.ReferencedImageSequence = Sequence([nested(depth - 1, value)])
+    return item
+
+
+def test_every_row_of_the_table_is_gone_at_the_top_and_nested(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    from pydicom.datadict import dictionary_VR
+
+    text_vrs = {"LO", "SH", "ST", "LT", "UT", "PN", "UC", "AE"}
+    inner, outer = Dataset(), make_chest()
+    for tag in profile.actions:
+        try:
+            vr = dictionary_VR(int(tag, 16))
+        except KeyError:
+            vr = "LO"  # newer than the dictionary
+        if vr in text_vrs:
+            inner.add_new(int(tag, 16), vr, "PLANTED")
+            outer.add_new(int(tag, 16), vr, "PLANTED")
+    outer.ReferencedImageSequence = Sequence([inner])
+    clean = clean_dataset(outer, profile, keys)
+
+    assert "PLANTED" not in str(clean)
+
+
+def test_what_no_rule_names_is_dropped(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    dataset = make_chest(AdditionalPatientHistory="x", PatientComments="x", ContrastBolusAgent="PLANTED")
+    dataset.add_new(0x00091001, "LO", "PLANTED")
+    dataset.add_new(0x60003000, "OW", b"PLANTED ")
+    dataset.add_new(0x60000022, "LO", "PLANTED")
+    dataset.add_new(0x50003000, "OW", b"PLANTED ")
+    dataset.add_new(0xFFFCFFFC, "OB", b"PLANTED ")
+    dataset.add_new(0x00189999, "UN", b"PLANTED ")
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert "PLANTED" not in str(clean)
+    assert not [tag for tag in clean.keys() if Tag(tag).is_private]
+
+
+def test_references_between_kept_objects_stay_intact(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    target = clean_dataset(make_chest(1, SOPInstanceUID="1.2.3.99"), profile, keys)
+    source = clean_dataset(make_chest(2, ReferencedImageSequence=Sequence([nested(3)])), profile, keys)
+    deep = source.ReferencedImageSequence[0].ReferencedImageSequence[0]
+
+    assert deep.ReferencedSOPInstanceUID == target.SOPInstanceUID
+    assert deep.ReferencedSOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
+    assert PLANTED not in str(source)
+
+
+def test_dates_of_one_patient_move_together_and_birth_dates_go(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    from datetime import datetime
+
+    clean = clean_dataset(make_chest(AcquisitionDate="20190314"), profile, keys)
+    moved = [datetime.strptime(str(value), "%Y%m%d") for value in (clean.StudyDate, clean.AcquisitionDate)]
+
+    assert (moved[1] - moved[0]).days == 10 and moved[0].year < 2019
+    assert clean.StudyTime == "000000" and not clean.PatientBirthDate and not clean.PatientName
+    assert clean.PatientIdentityRemoved == "YES"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("BodyPartExamined", "QUIXANO"), ("ImageType", ["ORIGINAL", "QUIXANO"]), ("ViewPosition", "QUIXANO"),
+        ("Manufacturer", "Quixano Instruments"), ("PatientSex", "QUIXANO"),
+    ],
+)  # fmt: skip
+def test_words_outside_the_closed_lists_do_not_stay(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys, keyword: str, value: Any
+) -> None:
+    clean = clean_dataset(make_chest(**{keyword: value}), profile, keys)
+
+    assert "quixano" not in str(clean).casefold()
+
+
+def test_a_code_keeps_the_meaning_of_the_dictionary_not_of_the_file(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    known, private = Dataset(), Dataset()
+    known.CodeValue, known.CodingSchemeDesignator, known.CodeMeaning = "51185008", "SCT", "PLANTED"
+    private.CodeValue, private.CodingSchemeDesignator, private.CodeMeaning = "PLANTED", "99ABC", "PLANTED"
+    clean = clean_dataset(make_chest(AnatomicRegionSequence=Sequence([known, private])), profile, keys)
+
+    assert "PLANTED" not in str(clean)
+    assert [item.CodeValue for item in clean.AnatomicRegionSequence] == ["51185008"]
+
+
+def test_sequences_that_nest_too_deep_are_refused(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    with pytest.raises(DeidError) as refused:
+        clean_dataset(make_chest(ReferencedImageSequence=Sequence([nested(20)])), profile, keys)
+
+    assert refused.value.code == "limit-nesting"
+    assert PLANTED not in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "years"), [("045Y", 45), ("093Y", 90), ("018M", 1), ("quix", None), ("", None)])
+def test_an_age_over_89_becomes_90(text: str, years: int | None) -> None:
+    assert age_years(text) == years

@@ -1,0 +1,217 @@
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from client.imaging.pixels import decode_png, encode_png, render, render_picture, spread, window
+from client.imaging.profile import DeidProfile
+from federation.errors import DeidError
+
+Make = Callable[..., FileDataset]
+
+
+def with_pixels(dataset: FileDataset, values: Any, **changes: Any) -> FileDataset:
+    array = np.asarray(values)
+    dataset.Rows, dataset.Columns = array.shape[-2:]
+    dataset.PixelData = array.tobytes()
+    dataset.BitsAllocated = array.dtype.itemsize * 8
+    dataset.BitsStored = changes.pop("BitsStored", dataset.BitsAllocated)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(array.dtype.kind == "i")
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def only(dataset: FileDataset, profile: DeidProfile) -> Any:
+    pictures = render(dataset, profile)
+    assert len(pictures) == 1
+    return pictures[0].pixels
+
+
+RAMP = np.arange(256, dtype="<u2").reshape(16, 16) * 16
+
+
+def test_a_window_over_all_values_keeps_their_order(make_chest: Make, profile: DeidProfile) -> None:
+    picture = only(with_pixels(make_chest(), RAMP), profile)
+
+    assert picture.dtype == np.uint8 and picture.shape == (16, 16)
+    assert np.all(np.diff(picture.ravel().astype(int)) >= 0) and picture.min() == 0 and picture.max() == 255
+
+
+@pytest.mark.parametrize("shape", [None, "INVERSE"])
+def test_monochrome1_is_turned_exactly_once(make_chest: Make, profile: DeidProfile, shape: str | None) -> None:
+    plain = only(with_pixels(make_chest(), RAMP), profile)
+    changes = {"PresentationLUTShape": shape} if shape else {}
+    turned = only(with_pixels(make_chest(PhotometricInterpretation="MONOCHROME1", **changes), RAMP), profile)
+
+    assert np.abs(turned.astype(int) - (255 - plain.astype(int))).max() <= 1
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_lossless_transfer_syntaxes_give_the_same_picture(make_chest: Make, profile: DeidProfile, syntax: Any) -> None:
+    plain = only(make_chest(), profile)
+    packed = make_chest()
+    packed.compress(syntax, generate_instance_uid=False)
+
+    assert np.array_equal(only(packed, profile), plain)
+
+
+def test_ct_is_drawn_in_hounsfield_units(make_chest: Make, profile: DeidProfile) -> None:
+    hu = np.array([[-1350, -600], [150, 3000]], dtype="<i2")
+    changes = {"Modality": "CT", "RescaleSlope": "1", "RescaleIntercept": "-1024"}
+    dataset = with_pixels(make_chest(**changes), hu + 1024)
+    picture = only(dataset, profile)
+
+    assert picture[0, 0] == 0 and picture[1, 0] == picture[1, 1] == 255 and 126 <= picture[0, 1] <= 129
+    both = render(dataset, DeidProfile.shipped(ct_windows=["lung", "bone"]))
+    assert [one.window for one in both] == ["lung", "bone"]
+
+
+def test_padding_is_black_and_not_asked_for_a_window(make_chest: Make, profile: DeidProfile) -> None:
+    values = np.full((20, 20), -2000, dtype="<i2")
+    values[5:15, 5:15] = np.arange(100).reshape(10, 10)
+    dataset = with_pixels(
+        make_chest(WindowCenter=None, WindowWidth=None, PhotometricInterpretation="MONOCHROME1"), values
+    )
+    dataset.PixelPaddingValue = -2000
+    picture = only(dataset, profile)
+
+    assert np.all(picture[:5] == 0)
+    assert picture[5, 5] == 255 and picture[14, 14] == 0
+
+
+def test_old_overlays_in_high_bits_are_cleared(make_chest: Make, profile: DeidProfile) -> None:
+    plain = only(with_pixels(make_chest(), RAMP, BitsStored=12), profile)
+    dirty = only(with_pixels(make_chest(), RAMP | 0x8000, BitsStored=12), profile)
+
+    assert np.array_equal(plain, dirty)
+
+
+def test_a_voi_table_wins_over_the_window(make_chest: Make, profile: DeidProfile) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [256, 0, 8]
+    table.LUTData = list(range(255, -1, -1))
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "US"
+    values = np.arange(256, dtype="u1").reshape(16, 16)
+    picture = only(with_pixels(make_chest(VOILUTSequence=Sequence([table])), values), profile)
+
+    assert picture[0, 0] == 255 and picture[-1, -1] == 0
+
+
+def test_a_window_that_draws_nothing_is_replaced_by_quantiles(make_chest: Make, profile: DeidProfile) -> None:
+    picture = render(with_pixels(make_chest(WindowCenter="60000", WindowWidth="10"), RAMP), profile)[0]
+
+    assert picture.window == "percentile" and np.ptp(picture.pixels) == 255
+
+
+def test_colour_becomes_grey(make_chest: Make, profile: DeidProfile) -> None:
+    dataset = make_chest(SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 2, 2, 8, 8, 7
+    dataset.PixelData = bytes([255, 255, 255, 0, 0, 0, 255, 0, 0, 0, 255, 0])
+
+    assert only(dataset, profile).tolist() == [[255, 0], [76, 150]]
+
+
+def test_of_many_frames_first_middle_and_last_are_taken(make_chest: Make, profile: DeidProfile) -> None:
+    frames = np.arange(5, dtype="<u2")[:, None, None] * 500 + np.arange(4, dtype="<u2").reshape(1, 2, 2)
+    pictures = render(with_pixels(make_chest(NumberOfFrames=5), frames), profile)
+
+    assert [one.frame for one in pictures] == [1, 3, 5]
+    assert pictures[0].pixels.mean() < pictures[1].pixels.mean() < pictures[2].pixels.mean()
+
+
+def test_each_frame_has_its_own_window(make_chest: Make, profile: DeidProfile) -> None:
+    groups = []
+    for centre in (100, 1000):
+        voi, group = Dataset(), Dataset()
+        voi.WindowCenter, voi.WindowWidth = str(centre), "200"
+        group.FrameVOILUTSequence = Sequence([voi])
+        groups.append(group)
+    frame = np.array([[100, 1000]], dtype="<u2")
+    dataset = with_pixels(make_chest(NumberOfFrames=2), np.stack([frame, frame]))
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    first, second = render(dataset, profile)
+
+    assert first.pixels.tolist() == [[128, 255]] and second.pixels.tolist() == [[0, 128]]
+
+
+def test_a_radiograph_that_lies_on_its_side_is_turned(make_chest: Make, profile: DeidProfile) -> None:
+    values = np.arange(4, dtype="<u2").reshape(2, 2) * 1000
+    upright = only(with_pixels(make_chest(PatientOrientation=["L", "F"]), values), profile)
+
+    assert np.array_equal(only(with_pixels(make_chest(PatientOrientation=["F", "L"]), values.T), profile), upright)
+    assert np.array_equal(
+        only(with_pixels(make_chest(PatientOrientation=["R", "F"]), values[:, ::-1]), profile), upright
+    )
+    assert np.array_equal(only(with_pixels(make_chest(PatientOrientation=["L", "H"]), values[::-1]), profile), upright)
+
+
+def test_the_longest_side_is_limited_and_nothing_is_enlarged(make_chest: Make) -> None:
+    small = DeidProfile.shipped(longest_side=32)
+    wide = with_pixels(make_chest(), np.tile(RAMP, (2, 4)))
+
+    assert only(wide, small).shape == (16, 32)
+    assert only(with_pixels(make_chest(), RAMP), small).shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"PixelData": b"\0" * 100}, "truncated"),
+        ({"PixelData": None}, "class-refused"),
+        ({"Rows": 0}, "class-refused"),
+        ({"NumberOfFrames": 5000}, "limit-frames"),
+        ({"Rows": 65000, "Columns": 65000}, "limit-size"),
+        ({"BitsStored": 40}, "malformed"),
+    ],
+)
+def test_pixels_that_cannot_be_trusted_are_refused(
+    make_chest: Make, profile: DeidProfile, changes: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(DeidError) as refused:
+        render(make_chest(**changes), profile)
+
+    assert refused.value.code == code
+
+
+def test_a_broken_compressed_frame_is_refused(make_chest: Make, profile: DeidProfile) -> None:
+    packed = make_chest()
+    packed.compress(JPEGLSLossless, generate_instance_uid=False)
+    packed.PixelData = packed.PixelData[:40] + b"\xff" * 200
+
+    with pytest.raises(DeidError) as refused:
+        render(packed, profile)
+    assert refused.value.code == "decode-failed"
+
+
+def test_a_picture_loses_its_metadata_and_a_png_with_text_is_not_read_back(profile: DeidProfile) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Patient", "PLANTED")
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(buffer, "PNG", pnginfo=info)
+    picture = render_picture(buffer.getvalue(), profile)
+
+    assert b"PLANTED" not in encode_png(picture.pixels)
+    assert np.array_equal(decode_png(encode_png(picture.pixels)), picture.pixels)
+    with pytest.raises(ValueError, match="chunk"):
+        decode_png(buffer.getvalue())
+
+
+def test_the_three_window_functions_follow_the_standard() -> None:
+    values = np.array([0.0, 100.0, 200.0])
+
+    assert window(values, 100, 200, "LINEAR_EXACT").tolist() == [0.0, 0.5, 1.0]
+    assert window(values, 100.5, 201, "LINEAR").tolist() == [0.0, 0.5, 1.0]
+    assert window(values, 100, 200, "SIGMOID")[1] == 0.5
+    assert window(values, 100, 1).tolist() == [0.0, 1.0, 1.0]
+
+
+def test_frames_are_spread_evenly() -> None:
+    assert spread(10, 3) == [0, 4, 9] and spread(2, 3) == [0, 1] and spread(9, 1) == [4]

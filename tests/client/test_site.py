@@ -1,0 +1,299 @@
+"""The story of a site: it decides, pays before use, and never computes the same answer twice."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.policy import Policy
+from client.site import approve
+from federation import codec
+from federation.adapter import Adapter, AdapterUpdate, initial_adapter
+from federation.consent import PROTOCOL, consent_from
+from federation.messages import Payload, Question
+from federation.plan import parse_plan
+from federation.privacy import accounting
+from federation.privacy.ledger import Ledger
+from sim.vectors import vector_site
+
+SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
+PLAN = parse_plan("""
+[run]
+name = "demo"
+rounds = 3
+[model]
+path = "base"
+[training]
+local_steps = 2
+sampling_rate = 1.0
+[privacy]
+noise_multiplier = 8.0
+""")
+TARGET = replace(PLAN, privacy=replace(PLAN.privacy, noise_multiplier=None, target_epsilon=2.0))
+OPEN = replace(PLAN, privacy=replace(PLAN.privacy, noise_multiplier=None, unit="none"))
+POLICY = Policy(epsilon_max=5.0, approve="matching", quorum_min=1)
+PATIENTS = np.random.default_rng(0).standard_normal((40, 12)).astype(np.float32)
+
+
+class Hospital:
+    """A site in a folder, and the coordinator's side of the conversation with it."""
+
+    def __init__(self, folder, policy=POLICY, patients=PATIENTS):
+        self.folder, self.policy, self.patients = folder, policy, patients
+        self.failures = []
+        self.start()
+
+    def start(self):
+        self.site = vector_site("site-a", self.folder, self.patients, shapes=SHAPES, policy=self.policy)
+        self.site.on_failure = self.failures.append
+
+    def restart(self):
+        self.site.ledger.close()
+        self.start()
+
+    def consent(self, plan=PLAN, round_number=1, run_id="run-1", protocol=PROTOCOL, value=None):
+        body = {"plan": value or plan.value(), "protocol": protocol, "quorum": 1}
+        return self.site.answer(Question("consent", run_id, round_number, "site-a", plan.digest(), body))
+
+    def train(self, plan=PLAN, round_number=1, run_id="run-1", adapter=None):
+        adapter = adapter or initial_adapter(SHAPES, a_init="kaiming", seed=0)
+        payload = Payload(codec.dump(adapter))
+        return self.site.answer(Question("train", run_id, round_number, "site-a", plan.digest(), payload=payload))
+
+    def spends(self):
+        return self.site.ledger.spends()
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    hospital = Hospital(tmp_path)
+    yield hospital
+    hospital.site.ledger.close()
+
+
+def test_consent_says_what_the_round_and_the_run_will_cost(hospital):
+    consent = consent_from(hospital.consent().body)
+    event = accounting.Event(1.0, 8.0, 2, sensitivity_rule="auto-s with radius 1.0, gamma 0.01")
+
+    assert consent.terms.delta == 1 / (10 * 100)
+    assert consent.terms.epsilon_after_round == accounting.epsilon([event], consent.terms.delta)
+    assert consent.terms.epsilon_at_end == accounting.epsilon([event] * 3, consent.terms.delta)
+    assert hospital.spends() == ()
+
+
+def test_the_whole_round_is_paid_before_training_starts(hospital):
+    class Stop(Exception):
+        pass
+
+    def update(*args):
+        raise Stop
+
+    hospital.consent()
+    hospital.site.learner.update = update
+    answer = hospital.train()
+
+    assert answer.kind == "failure" and answer.body == {"code": "internal"}
+    assert [(s.run_id, s.round_number, s.event.steps) for s in hospital.spends()] == [("run-1", 1, 2)]
+
+
+def test_the_same_question_gets_the_same_bytes_and_spends_nothing(hospital):
+    hospital.consent()
+    first = hospital.train()
+    again = hospital.train()
+    hospital.restart()
+    after_a_restart = hospital.train()
+
+    assert first.kind == "update"
+    assert first == again == after_a_restart
+    assert len(hospital.spends()) == 1 and hospital.site.learner.updates == 0  # the restarted one never trained
+
+
+def test_a_paid_round_without_an_answer_is_over_after_a_crash(hospital):
+    class Killed(BaseException):
+        pass
+
+    def update(*args):
+        raise Killed
+
+    hospital.consent()
+    hospital.site.learner.update = update
+    with pytest.raises(Killed):
+        hospital.train()
+    hospital.restart()
+
+    assert hospital.train().body == {"code": "round-closed"}
+    assert hospital.site.learner.updates == 0 and len(hospital.spends()) == 1
+    hospital.consent(round_number=2)
+    assert hospital.train(round_number=2).kind == "update"
+
+
+def test_another_question_for_a_paid_round_is_no_second_release(hospital):
+    hospital.consent()
+    hospital.train()
+    other = hospital.train(adapter=initial_adapter(SHAPES, a_init="kaiming", seed=1))
+
+    assert other.body == {"code": "round-closed"} and hospital.site.learner.updates == 1
+
+
+def test_a_refused_site_spends_nothing_and_trains_nothing(tmp_path):
+    hospital = Hospital(tmp_path, policy=replace(POLICY, noise_multiplier_min=9.0))
+
+    assert hospital.consent().body == {"reasons": ["noise_too_low"]}
+    assert hospital.train().body == {"code": "message-context"}
+    assert hospital.spends() == () and hospital.site.learner.updates == 0
+
+
+def test_the_policy_is_asked_again_before_training(hospital):
+    hospital.consent()
+    hospital.site.policy = replace(POLICY, epsilon_max=0.01)
+
+    assert hospital.train().body == {"reasons": ["budget_exhausted"]}
+    assert hospital.spends() == ()
+
+
+def test_the_budget_ends_a_run_in_the_middle_and_is_never_passed(tmp_path):
+    event = accounting.Event(1.0, 8.0, 2, sensitivity_rule="any")
+    limit = accounting.epsilon([event] * 2, 1e-3)
+    hospital = Hospital(tmp_path, policy=replace(POLICY, epsilon_max=limit))
+    kinds = []
+    for round_number in (1, 2, 3):
+        kinds.append(hospital.consent(round_number=round_number).kind)
+        hospital.train(round_number=round_number)
+
+    assert kinds == ["consent", "consent", "refusal"]
+    assert accounting.epsilon([s.event for s in hospital.spends()], 1e-3) == limit
+
+
+def test_the_site_finds_its_own_noise_for_the_whole_run_and_keeps_it(hospital):
+    first = consent_from(hospital.consent(TARGET).body).terms
+    hospital.train(TARGET)
+    hospital.restart()
+    second = consent_from(hospital.consent(TARGET, round_number=2).body).terms
+
+    assert first.noise_multiplier == second.noise_multiplier
+    assert 1.9 < first.epsilon_at_end <= 2.0 and first.epsilon_at_end == second.epsilon_at_end
+    assert first.epsilon_after_round < second.epsilon_after_round < 2.0
+
+
+def test_what_was_spent_before_is_part_of_the_next_runs_noise(hospital):
+    hospital.consent(PLAN)
+    hospital.train(PLAN)
+    terms = consent_from(hospital.consent(TARGET, run_id="run-2").body).terms
+    fresh = accounting.noise_multiplier_for(2.0, delta=1e-3, sampling_rate=1.0, steps=6)
+
+    assert terms.noise_multiplier > fresh and terms.epsilon_at_end <= 2.0
+
+
+def test_a_target_out_of_reach_is_a_refusal(hospital):
+    hospital.site.policy = replace(POLICY, epsilon_max=50.0)
+    costly = replace(PLAN, privacy=replace(PLAN.privacy, noise_multiplier=1.0))
+    hospital.consent(costly)
+    hospital.train(costly)
+
+    assert hospital.consent(TARGET, run_id="run-2").body == {"reasons": ["budget_exhausted"]}
+
+
+def test_a_target_above_the_sites_own_limit_is_lowered_to_it(hospital):
+    hospital.site.policy = replace(POLICY, epsilon_max=1.0)
+
+    assert consent_from(hospital.consent(TARGET).body).terms.epsilon_at_end <= 1.0
+
+
+def test_a_plan_without_privacy_needs_permission_and_pays_nothing(hospital):
+    assert hospital.consent(OPEN).body == {"reasons": ["privacy_off"]}
+
+    hospital.site.policy = replace(POLICY, allow_without_privacy=True)
+    assert consent_from(hospital.consent(OPEN).body).terms is None
+    assert hospital.train(OPEN).kind == "update" and hospital.spends() == ()
+
+
+def test_a_plan_waits_for_a_persons_approval(tmp_path):
+    hospital = Hospital(tmp_path, policy=replace(POLICY, approve="each-plan"))
+
+    assert hospital.consent().body == {"reasons": ["plan_not_approved"]}
+    approve(hospital.site.state_dir, PLAN.digest())
+    assert hospital.consent().kind == "consent"
+    assert hospital.consent(TARGET, run_id="run-2").body == {"reasons": ["plan_not_approved"]}
+
+
+def test_another_version_is_a_refusal(hospital):
+    assert hospital.consent(protocol="wardround/2").body == {"reasons": ["version_differs"]}
+
+
+def test_an_update_that_is_not_finite_never_leaves_the_site(tmp_path):
+    hospital = Hospital(
+        tmp_path, policy=replace(POLICY, allow_without_privacy=True), patients=np.full_like(PATIENTS, np.nan)
+    )
+    hospital.consent(OPEN)
+
+    assert hospital.train(OPEN).body == {"code": "update-not-finite"}
+    assert not list(tmp_path.rglob("*.answer"))
+
+
+def test_a_huge_update_never_leaves_the_site(tmp_path):
+    hospital = Hospital(
+        tmp_path, policy=replace(POLICY, allow_without_privacy=True), patients=PATIENTS * np.float32(1e6)
+    )
+    hospital.consent(OPEN)
+
+    assert hospital.train(OPEN).body == {"code": "update-norm"}
+
+
+def test_wrong_questions_get_a_code_and_cost_nothing(hospital):
+    hospital.consent()
+    misfit = Adapter({"m.lora_A.weight": np.ones((2, 4), np.float32), "m.lora_B.weight": np.ones((3, 2), np.float32)})
+    update = AdapterUpdate(initial_adapter(SHAPES, a_init="kaiming", seed=0).arrays)
+
+    assert hospital.train(adapter=misfit).body == {"code": "adapter-shape"}
+    assert hospital.train(adapter=update).body == {"code": "not-canonical"}
+    assert hospital.train(run_id="run-9").body == {"code": "message-context"}
+    assert hospital.train(TARGET).body == {"code": "message-context"}
+    assert hospital.train(round_number=4).body == {"code": "message-context"}
+    assert hospital.consent(TARGET).body == {"code": "message-context"}
+    assert hospital.site.answer(Question("train", "run-1", 1, "site-b", "0" * 64)).body == {"code": "message-context"}
+    assert hospital.spends() == ()
+
+
+def test_the_plan_in_the_question_must_be_the_one_that_the_digest_names(hospital):
+    assert hospital.consent(PLAN, value=TARGET.value()).body == {"code": "message-context"}
+    assert hospital.consent(PLAN, value={"run": "x"}).body == {"code": "plan-unsupported"}
+
+
+def test_an_error_leaves_the_site_as_a_code_and_stays_whole_inside(hospital):
+    def update(*args):
+        raise RuntimeError("patient Doe, /data/doe.dcm")
+
+    hospital.consent()
+    hospital.site.learner.update = update
+    answer = hospital.train()
+
+    assert b"doe" not in answer.header.lower() and answer.payload is None
+    assert isinstance(hospital.failures[-1], RuntimeError)
+
+
+def test_a_torn_kept_answer_is_not_sent(hospital):
+    hospital.consent()
+    hospital.train()
+    (kept,) = hospital.site.state_dir.rglob("*.answer")
+    kept.write_bytes(kept.read_bytes()[:-1])
+
+    assert hospital.train().body == {"code": "not-canonical"}
+
+
+def test_answers_of_earlier_rounds_are_dropped(hospital):
+    for round_number in (1, 2, 3):
+        hospital.consent(round_number=round_number)
+        hospital.train(round_number=round_number)
+
+    assert [path.name[:5] for path in hospital.site.state_dir.rglob("*.answer")] == ["00003"]
+
+
+def test_only_declared_and_chosen_numbers_are_in_a_consent(tmp_path):
+    few, many = Hospital(tmp_path / "few", patients=PATIENTS[:7]), Hospital(tmp_path / "many")
+
+    assert few.consent() == many.consent()
+
+
+def test_two_processes_do_not_share_a_ledger(hospital):
+    with pytest.raises(Exception, match="another process"):
+        Ledger.open(hospital.folder / "ledger")

@@ -1,0 +1,145 @@
+import client.training  # noqa: F401  isort: skip
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from client.training.examples import Encoder, Example, answer_loss
+from client.training.gradients import Owners, PatientGradients
+from client.training.model import TARGETS, Base, TrainableModel
+from client.training.train import batch_gradients, clipped_sum, patient_gradients
+from federation.errors import ModelError
+from federation.privacy.clipping import AutoS, FlatClipping
+from federation.privacy.mechanism import Mechanism
+from federation.privacy.sampling import PoissonSampling
+
+TARGET_SETS = [("attention",), ("shared_expert",), ("vision_attention",), ("vision_mlp",), ("projector",), TARGETS]
+BOTH = frozenset({"A", "B"})
+
+
+def trainable(base: Base, targets: tuple[str, ...] = TARGETS, factors: frozenset[str] = BOTH) -> TrainableModel:
+    """The base with an adapter whose B is not zero, so that A has a gradient too."""
+    model = TrainableModel(base, rank=3, alpha=6.0, targets=targets, factors=factors)
+    rng = np.random.default_rng(1)
+    model.write_trained(rng.normal(0, 0.1, model.gradients.size).astype(np.float32))
+    return model
+
+
+def mechanism(rule: FlatClipping | AutoS) -> Mechanism:
+    return Mechanism(PoissonSampling(0.5), rule, 1.0)
+
+
+def by_plain_autograd(base: Base, model: TrainableModel, examples: list[Example]) -> torch.Tensor:
+    """The gradient of one patient as torch itself computes it, on an unwrapped copy, one example at a time."""
+    encoder = Encoder(base.processor, base.dtype)
+    for leaf in model.gradients.leaves.values():
+        leaf.weight.grad = None
+    total = torch.zeros(model.gradients.size)
+    for example in examples:
+        batch = encoder.collate([encoder.encode(example.pictures, example.turns)], [0], device=torch.device("cpu"))
+        # Outside of a pass a PatientLinear is an ordinary linear layer, so its weight gets torch's own gradient.
+        answer_loss(model.model(**batch.inputs).logits, batch).sum().backward()
+    grads = [leaf.weight.grad for leaf in model.gradients.leaves.values()]
+    total = torch.cat([grad.reshape(-1) for grad in grads if grad is not None])
+    for leaf in model.gradients.leaves.values():
+        leaf.weight.grad = None
+    return total / len(examples)
+
+
+@pytest.mark.parametrize("targets", TARGET_SETS, ids="+".join)
+def test_each_patients_gradient_is_that_of_the_patient_alone(
+    base: Base, patients: list[list[Example]], targets: tuple[str, ...]
+) -> None:
+    model = trainable(base, targets)
+    together = patient_gradients(model, Encoder(base.processor, base.dtype), patients)
+
+    for index, examples in enumerate(patients):
+        alone = by_plain_autograd(base, model, examples)
+        assert float((together[index] - alone).norm() / alone.norm()) <= 1e-5
+
+
+@pytest.mark.parametrize("rule", [FlatClipping(0.01), FlatClipping(3.0), AutoS()], ids=["flat", "wide", "auto-s"])
+@pytest.mark.parametrize("targets", TARGET_SETS, ids="+".join)
+def test_one_patient_moves_the_sum_by_at_most_the_clipping_norm(
+    base: Base, patients: list[list[Example]], targets: tuple[str, ...], rule: FlatClipping | AutoS
+) -> None:
+    model, encoder = trainable(base, targets), Encoder(base.processor, base.dtype)
+    whole = clipped_sum(model, encoder, patients, mechanism(rule), micro_batch_patients=4)
+
+    for index in range(len(patients)):
+        others = patients[:index] + patients[index + 1 :]
+        without = clipped_sum(model, encoder, others, mechanism(rule), micro_batch_patients=4)
+        assert np.linalg.norm(whole.total - without.total) <= whole.sensitivity * (1 + 1e-5)
+
+
+def test_the_size_of_a_micro_batch_does_not_change_the_sum(base: Base, patients: list[list[Example]]) -> None:
+    model, encoder = trainable(base), Encoder(base.processor, base.dtype)
+    sums = [
+        clipped_sum(model, encoder, patients, mechanism(AutoS()), micro_batch_patients=size).total for size in (1, 4, 6)
+    ]
+
+    assert np.linalg.norm(sums[0] - sums[2]) <= 1e-5 * np.linalg.norm(sums[2])
+    assert np.linalg.norm(sums[1] - sums[2]) <= 1e-5 * np.linalg.norm(sums[2])
+
+
+def test_an_empty_draw_is_a_zero_sum(base: Base) -> None:
+    model = trainable(base)
+    nothing = clipped_sum(model, Encoder(base.processor, base.dtype), [], mechanism(AutoS()), micro_batch_patients=4)
+
+    assert not nothing.total.any() and nothing.total.shape == (model.gradients.size,)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
+def test_a_patient_with_broken_pixels_counts_as_zero_and_spoils_nobody(
+    base: Base, patients: list[list[Example]], bad: float
+) -> None:
+    model, encoder = trainable(base), Encoder(base.processor, base.dtype)
+    encoded = [encoder.encode(item.pictures, item.turns) for item in (patients[0][0], patients[1][0])]
+    good = batch_gradients(model, encoder.collate(encoded[:1], [0], device=model.device), torch.ones(1), 1)
+    encoded[1].vision["pixel_values"][0, 0, 5, 5] = bad
+    both = batch_gradients(model, encoder.collate(encoded, [0, 1], device=model.device), torch.ones(2), 2)
+
+    assert torch.allclose(both[0], good[0], rtol=1e-4, atol=1e-7)
+    assert not bool(torch.isfinite(both[1]).all()) or bad == 1e38
+    assert mechanism(AutoS()).clipping.factors(np.array([float(both[1].norm())]))[0] >= 0.0
+
+
+def test_only_the_trained_factor_has_a_gradient(base: Base, patients: list[list[Example]]) -> None:
+    model = trainable(base, ("attention",), frozenset({"B"}))
+    patient_gradients(model, Encoder(base.processor, base.dtype), patients[:2])
+
+    assert all(name.endswith("lora_B.weight") for name in model.trained_names())
+    assert not model.gradients.leaves_without_gradient()
+
+
+def test_checkpointing_counts_each_block_once(base: Base, patients: list[list[Example]]) -> None:
+    model, encoder = trainable(base), Encoder(base.processor, base.dtype)
+    plain = patient_gradients(model, encoder, patients[:3])
+    base.model.activation_checkpointing_enable({"use_reentrant": False})
+    base.model.train()  # transformers checkpoints in training mode only; the base has no dropout
+    saved = patient_gradients(model, encoder, patients[:3])
+
+    assert torch.allclose(plain, saved, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("extra", [{"bias": "lora_only"}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_anything_trainable_without_a_rule_is_refused_by_name(base: Base, extra: dict[str, object]) -> None:
+    config = LoraConfig(r=2, target_modules=r".*vision_model.*q_proj", **extra)  # type: ignore[arg-type]
+    model = get_peft_model(base.model, config)  # type: ignore[arg-type]
+    kinds = {name: "tile" for name, module in model.named_modules() if ".lora_" in name and name.endswith(".default")}
+    leaves = {name: kind for name, kind in kinds.items() if isinstance(model.get_submodule(name), nn.Linear)}
+
+    with pytest.raises(ModelError, match="is trainable but has no rule") as caught:
+        PatientGradients(model, leaves)  # type: ignore[arg-type]
+    assert caught.value.code == "adapter-trainable"
+
+
+def test_rows_that_do_not_divide_among_the_patients_are_refused(base: Base, patients: list[list[Example]]) -> None:
+    model, encoder = trainable(base, ("shared_expert",)), Encoder(base.processor, base.dtype)
+    encoded = [encoder.encode(item.pictures, item.turns) for item in (patients[0][0], patients[2][0])]
+    batch = encoder.collate(encoded, [0, 1], device=model.device)
+    wrong = Owners(3, torch.tensor([0, 1, 2] * 7), batch.tile_owner)
+
+    with pytest.raises(ModelError, match="do not divide"), model.gradients.patients(wrong):
+        answer_loss(model.model(**batch.inputs).logits, batch).sum().backward()

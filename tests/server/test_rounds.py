@@ -1,0 +1,309 @@
+"""The whole run over the in-process Link, with real sites."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.policy import Policy
+from federation import codec
+from federation.adapter import initial_adapter
+from federation.errors import QuorumError, StoreError
+from federation.plan import parse_plan
+from server import rounds
+from server.checkpoint import Checkpoints
+from sim.faults import FaultyLink, parse_fault
+from sim.keys import SeededKeys
+from sim.links import LocalLink
+from sim.vectors import vector_site
+
+SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
+POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1, allow_without_privacy=True)
+OPEN = parse_plan("""
+[run]
+name = "demo"
+rounds = 3
+quorum = 2
+[model]
+path = "base"
+[training]
+local_steps = 2
+learning_rate = 0.5
+[privacy]
+unit = "none"
+[aggregation]
+weights = "declared-patients"
+""")
+NOISY = replace(
+    OPEN,
+    privacy=replace(OPEN.privacy, unit="patient", noise_multiplier=2.0),
+    aggregation=replace(OPEN.aggregation, max_update_rms=100.0),
+)
+FFA = replace(OPEN, adapter=replace(OPEN.adapter, method="ffa"))
+ADAM = replace(OPEN, aggregation=replace(OPEN.aggregation, server_optimizer="adam", server_learning_rate=0.1))
+DECLARED = {"site-a": 100, "site-b": 200, "site-c": 300}
+
+
+def patients(site_id: str, numbers: int = 12) -> np.ndarray:
+    seed = ord(site_id[-1])
+    return np.random.default_rng(seed).standard_normal((20, numbers)).astype(np.float32)
+
+
+class Federation:
+    def __init__(self, folder, plan, *, numbers=12, policies=None, faults=()):
+        self.folder, self.plan = folder, plan
+        self.sites = {
+            site_id: vector_site(
+                site_id,
+                folder / site_id,
+                patients(site_id, numbers),
+                shapes=SHAPES,
+                policy=(policies or {}).get(site_id, POLICY),
+                declared_patients=declared,
+            )
+            for site_id, declared in DECLARED.items()
+        }
+        self.link = FaultyLink(LocalLink(self.sites), [parse_fault(text) for text in faults])
+
+    def run(self, observer=lambda record, adapter: None):
+        try:
+            checkpoints = Checkpoints.open(self.folder / "run", plan=self.plan)
+        except StoreError:
+            checkpoints = Checkpoints.create(self.folder / "run", run_id="run-1", plan=self.plan)
+        return rounds.run(self.plan, self.link, checkpoints, observer=observer)
+
+    def close(self):
+        for site in self.sites.values():
+            site.ledger.close()
+
+
+@pytest.fixture
+def federation(tmp_path):
+    opened = []
+
+    def make(plan=OPEN, name="federation", **options):
+        opened.append(Federation(tmp_path / name, plan, **options))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def start(plan) -> np.ndarray:
+    return initial_adapter(SHAPES, a_init=plan.adapter.a_init, seed=int(plan.digest()[:13], 16)).flatten()
+
+
+def by_hand(plan, sites=DECLARED, rounds_=3) -> np.ndarray:
+    """FedAvg of gradient descent on ½‖θ − x‖²: each local step halves the way to the site's mean patient."""
+    point = start(plan).astype(np.float64)
+    weights = {site: round(255 * declared / 300) for site, declared in sites.items()}
+    for _ in range(rounds_):
+        moved = {site: (1 - 0.5**2) * (patients(site).mean(axis=0) - point) for site in sites}
+        point += sum(weights[site] * moved[site] for site in sites) / sum(weights.values())
+    return point
+
+
+def test_without_noise_the_federation_is_the_weighted_mean_by_hand(federation):
+    result = federation().run()
+
+    np.testing.assert_allclose(result.adapter.flatten(), by_hand(OPEN), atol=1e-5)  # float32, 6 steps
+
+
+def test_equal_sites_together_are_one_site_alone(federation):
+    whole = federation()
+    one = patients("site-a")
+    for site in whole.sites.values():
+        site.learner._patients = one
+    point = start(OPEN).astype(np.float64)
+    for _ in range(6):
+        point += 0.5 * (one.mean(axis=0) - point)
+
+    np.testing.assert_allclose(whole.run().adapter.flatten(), point, atol=1e-5)
+
+
+def test_ffa_leaves_a_at_its_start_bit_for_bit(federation):
+    result = federation(FFA, numbers=6).run()
+    first = initial_adapter(SHAPES, a_init="orthonormal", seed=int(FFA.digest()[:13], 16))
+
+    assert result.adapter.arrays["m.lora_A.weight"].tobytes() == first.arrays["m.lora_A.weight"].tobytes()
+    assert result.adapter.arrays["m.lora_B.weight"].any()
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("plan", [OPEN, NOISY, ADAM], ids=["open", "noisy", "server adam"])
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(federation, plan, after):
+    def stop(record, adapter):
+        if record.round_number == after:
+            raise Stopped
+
+    whole = federation(plan, "whole").run()
+    halved = federation(plan, "halved")
+    with pytest.raises(Stopped):
+        halved.run(stop)
+    resumed = halved.run()
+
+    assert resumed.adapter.digest() == whole.adapter.digest()
+    assert [r.adapter_digest for r in resumed.rounds] == [r.adapter_digest for r in whole.rounds]
+
+
+def test_a_coordinator_killed_before_its_commit_asks_again_and_costs_nothing(federation):
+    whole = federation(NOISY, "whole").run()
+    killed = federation(NOISY, "killed")
+    checkpoints = Checkpoints.create(killed.folder / "run", run_id="run-1", plan=NOISY)
+    checkpoints._write = lambda path, pieces: (_ for _ in ()).throw(Stopped())
+    with pytest.raises(Stopped):
+        rounds.run(NOISY, killed.link, checkpoints)
+    resumed = killed.run()
+
+    assert resumed.adapter.digest() == whole.adapter.digest()
+    assert {len(site.ledger.spends()) for site in killed.sites.values()} == {3}
+    assert {site.learner.updates for site in killed.sites.values()} == {3}
+
+
+@pytest.mark.parametrize(
+    "kind, code",
+    [
+        ("nan", "update-not-finite"),
+        ("huge", "update-norm"),
+        ("wrong-shape", "update-shape"),
+        ("drop", "no-answer"),
+        ("corrupt", "not-canonical"),
+        ("stale", "message-context"),
+    ],
+)
+def test_a_site_that_goes_wrong_is_named_and_left_out_and_the_round_goes_on(federation, kind, code):
+    result = federation(OPEN, faults=[f"site-b={kind}@2"]).run()
+    second = result.rounds[1]
+
+    assert second.failures == {"site-b": code} and second.accepted == ("site-a", "site-c")
+    assert result.rounds[2].accepted == ("site-a", "site-b", "site-c")
+    assert np.isfinite(result.adapter.flatten()).all()
+
+
+def test_a_faulty_update_leaves_no_trace_in_the_mean(federation):
+    one_round = replace(OPEN, run=replace(OPEN.run, rounds=1))
+    wrong = federation(one_round, faults=["site-b=nan@1"]).run()
+    expected = by_hand(one_round, {"site-a": 100, "site-c": 300}, rounds_=1)
+
+    np.testing.assert_allclose(wrong.adapter.flatten(), expected, atol=1e-5)
+
+
+def test_a_duplicate_counts_once(federation):
+    assert (
+        federation(OPEN, "twice", faults=["site-a=duplicate@1"]).run().adapter.digest()
+        == federation(OPEN, "once").run().adapter.digest()
+    )
+
+
+def test_below_the_quorum_nothing_of_the_round_stays(federation):
+    whole = federation(OPEN, faults=["site-a=nan@2", "site-b=drop@2"])
+    with pytest.raises(QuorumError) as caught:
+        whole.run()
+    kept = Checkpoints.open(whole.folder / "run").last()
+
+    assert caught.value.code == "quorum-answers"
+    assert "site-a: update-not-finite" in caught.value.message and "site-b: no-answer" in caught.value.message
+    assert kept.round_number == 1 and len(list((whole.folder / "run" / "objects").iterdir())) == 2
+    whole.link = LocalLink(whole.sites)
+    assert whole.run().adapter.digest() == federation(OPEN, "without faults").run().adapter.digest()
+
+
+def test_a_refusal_is_a_value_and_the_others_go_on(federation):
+    strict = {"site-b": replace(POLICY, allow_without_privacy=False)}
+    result = federation(OPEN, policies=strict).run()
+
+    assert result.rounds[0].refusals == {"site-b": ("privacy_off",)}
+    assert result.rounds[0].participants == ("site-a", "site-c")
+
+
+def test_too_few_consents_stop_the_run_before_anybody_trains(federation):
+    strict = {site: replace(POLICY, allow_without_privacy=False) for site in ("site-a", "site-b")}
+    whole = federation(OPEN, policies=strict)
+    with pytest.raises(QuorumError) as caught:
+        whole.run()
+
+    assert caught.value.code == "quorum-consent" and "privacy_off" in caught.value.message
+    assert whole.sites["site-c"].learner.updates == 0
+
+
+def test_a_quorum_that_no_link_can_reach_is_said_at_once(federation):
+    with pytest.raises(QuorumError) as caught:
+        federation(replace(OPEN, run=replace(OPEN.run, quorum=4))).run()
+    assert caught.value.code == "quorum-unreachable"
+
+
+def test_no_quorum_in_the_plan_means_every_site(federation):
+    with pytest.raises(QuorumError):
+        federation(replace(OPEN, run=replace(OPEN.run, quorum=0)), faults=["site-c=drop@1"]).run()
+
+
+def test_a_site_with_another_base_or_other_shapes_takes_no_part(federation):
+    whole = federation()
+    whole.sites["site-a"].learner.base_digest = lambda: "00" * 32
+    pinned = replace(OPEN, model=replace(OPEN.model, sha256="ba5e" * 16))
+    whole.plan = pinned
+    assert whole.run().rounds[0].refusals == {"site-a": ("model_not_allowed",)}
+
+    other = federation(OPEN, "other")
+    other.sites["site-c"].learner._shapes = {**SHAPES, "m.lora_A.weight": (2, 9)}
+    assert other.run().rounds[0].failures == {"site-c": "adapter-shape"}
+
+
+def test_a_budget_spent_in_mid_run_takes_that_site_out_and_no_other(federation):
+    terms = federation(NOISY, "measure").run().rounds[0].privacy["site-b"]
+    poor = {"site-b": replace(POLICY, epsilon_max=terms.epsilon_after_round)}
+    result = federation(NOISY, policies=poor).run()
+
+    assert [r.participants for r in result.rounds] == [tuple(DECLARED)] + [("site-a", "site-c")] * 2
+    assert result.rounds[1].refusals == {"site-b": ("budget_exhausted",)}
+
+
+def test_the_record_counts_every_byte_and_names_every_message(federation):
+    whole = federation()
+    seen = []
+    result = whole.run(lambda record, adapter: seen.append((record.round_number, adapter.digest())))
+    first = result.rounds[0]
+
+    assert seen == [(r.round_number, r.adapter_digest) for r in result.rounds]
+    assert [(m.site_id, m.kind) for m in first.messages] == [
+        (site, kind) for kind in ("consent", "update") for site in DECLARED
+    ]
+    for site in DECLARED:
+        assert first.uplink_bytes[site] == sum(m.size_bytes for m in first.messages if m.site_id == site)
+        assert first.downlink_bytes[site] > len(codec.dump(result.adapter))
+    assert first.weights == {"site-a": 85, "site-b": 170, "site-c": 255}
+    assert len({m.sha256 for m in first.messages}) == 6
+
+
+def test_the_order_of_the_sites_does_not_change_a_bit(federation):
+    forward, backward = federation(OPEN, "forward"), federation(OPEN, "backward")
+    backward.link = LocalLink(dict(reversed(backward.sites.items())))
+
+    assert forward.run().adapter.digest() == backward.run().adapter.digest()
+
+
+def test_the_checkpoint_of_another_plan_is_refused(federation):
+    whole = federation()
+    whole.run()
+    with pytest.raises(StoreError) as caught:
+        rounds.run(ADAM, whole.link, Checkpoints.open(whole.folder / "run"))
+    assert caught.value.code == "checkpoint-other-run"
+
+
+def test_a_finished_run_asks_nobody(federation):
+    whole = federation()
+    first = whole.run()
+    again = whole.run()
+
+    assert again == replace(first, adapter=again.adapter) and again.adapter.digest() == first.adapter.digest()
+    assert whole.sites["site-a"].learner.updates == 3
+
+
+def test_run_ids_differ_and_can_name_a_folder():
+    assert rounds.new_run_id(OPEN, SeededKeys(1)) != rounds.new_run_id(OPEN, SeededKeys(2))
+    assert rounds.new_run_id(OPEN, SeededKeys(1)).startswith("demo-")
