@@ -102,11 +102,15 @@ class Site:
         """Read the plan, work out this site's terms, let the policy decide, and remember what was agreed."""
         if question.body.get("protocol") != PROTOCOL:
             return answer_to(question, "refusal", Refusal(("version_differs",)).body())
-        plan = plan_from_value(question.body.get("plan"))
-        quorum = question.body.get("quorum")
-        if plan.digest() != question.plan_digest or not isinstance(quorum, int) or question.payload is not None:
+        value, quorum = question.body.get("plan"), question.body.get("quorum")
+        if (
+            canonical.digest(value) != question.plan_digest
+            or not isinstance(quorum, int)
+            or question.payload is not None
+        ):
             raise FormatError("message-context", "the question does not fit its plan", hint="ask with the plan itself")
         known = self._known_run(question)
+        plan = plan_from_value(value) if known is None else known.plan
         try:
             noise = self._noise_multiplier(plan) if known is None else known.noise_multiplier
         except BudgetError as error:
@@ -123,9 +127,9 @@ class Site:
 
     def _train(self, question: Question) -> Answer:
         """Decide again, pay, train, check, keep the answer, reply."""
-        kept = self._answer_file(question)
-        if kept.exists():  # asked again: the same bytes, and nothing is spent
-            return _read_answer(kept)
+        kept = _read_answer(self._slot(question), question)
+        if kept is not None:  # asked again: the same bytes, and nothing is spent
+            return kept
         run = self._known_run(question)
         if run is None or question.payload is None:
             raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
@@ -149,7 +153,7 @@ class Site:
             max_rms=run.plan.aggregation.max_update_rms,
         )
         answer = answer_to(question, "update", {}, Payload(codec.dump(update)))
-        self._keep(question, answer)
+        durable.overwrite(self._slot(question), messages.pieces(answer))
         return answer
 
     def _decide(self, question: Question, run: _Run) -> Consent | Refusal:
@@ -220,13 +224,14 @@ class Site:
             )
         )
 
-    # What survives a restart: one folder per run with the agreed plan and the answers of its last rounds.
+    # What survives a restart: one folder per run with the agreed plan and the answers of its last two rounds.
 
     def _folder(self, question: Question) -> Path:
         return self.state_dir / "runs" / question.run_id
 
-    def _answer_file(self, question: Question) -> Path:
-        return self._folder(question) / f"{question.round_number:05d}-{question.digest()}.answer"
+    def _slot(self, question: Question) -> Path:
+        """Odd and even rounds take turns: a question of this round proves that the answer before the last arrived."""
+        return self._folder(question) / ("odd.answer" if question.round_number % 2 else "even.answer")
 
     def _known_run(self, question: Question) -> _Run | None:
         """The run as agreed; refuses another plan under the same run id."""
@@ -249,14 +254,6 @@ class Site:
         self._folder(question).mkdir(exist_ok=True)
         durable.write(self._folder(question) / "run.json", [text])
         self._runs[question.run_id] = run
-
-    def _keep(self, question: Question, answer: Answer) -> None:
-        """Make the answer durable, then drop those of earlier rounds: this question proves that they were received."""
-        path = self._answer_file(question)
-        durable.write(path, messages.pieces(answer))
-        for old in path.parent.glob("*.answer*"):
-            if old.name[:5] < path.name[:5]:
-                old.unlink()
 
     def _require_space(self, size_bytes: int) -> None:
         if shutil.disk_usage(self.state_dir).free < 4 * size_bytes:
@@ -288,11 +285,19 @@ def _read_run(path: Path) -> _Run:
             raise StoreError("store-damaged", "the record of a run is damaged", hint="restore the state folder")
 
 
-def _read_answer(path: Path) -> Answer:
-    answer = messages.load(path.read_bytes())
-    if not isinstance(answer, Answer):
-        raise StoreError("store-damaged", "a kept answer is damaged", hint="this site joins the next round")
-    return answer
+def _read_answer(path: Path, question: Question) -> Answer | None:
+    """The kept answer to this very question. Anything else in the slot, torn or of another round, is none."""
+    try:
+        with path.open("rb") as file:
+            if question.digest().encode("ascii") not in file.readline(messages.HEADER_BYTES_MAX):
+                return None
+        answer = messages.load(path.read_bytes())
+        if isinstance(answer, Answer):
+            messages.check_answers(question, answer)
+            return answer
+    except (FileNotFoundError, FormatError):
+        pass
+    return None
 
 
 def _cohort_id(state_dir: Path, keys: KeySource) -> str:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn
 
 from federation.errors import FormatError
 
@@ -29,11 +31,12 @@ def dump(value: Value) -> bytes:
 def load(data: bytes) -> Value:
     """The value whose canonical text is exactly `data`; every other text is refused."""
     try:
-        value: Value = json.loads(data.decode("ascii"))
-        again = dump(value)
+        text = data.decode("ascii")
+        value: Value = json.loads(text, parse_float=_no_float, parse_constant=_no_float, parse_int=_integer)
+        again = json.dumps(value, sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):  # a decoding error is a ValueError too
         raise _refused("not readable as JSON") from None
-    if again != data:
+    if again != text:
         raise _refused("not the canonical spelling of this value")
     return value
 
@@ -69,21 +72,34 @@ def number(text: Value) -> float:
 
 def _plain(value: Value, depth: int = 0) -> object:
     """Checked, and as the plain dict and list that json.dumps knows: our frozen values hold read-only views."""
-    if value is None or isinstance(value, str | bool):
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
         return value
     if isinstance(value, int):
-        if abs(value) > LARGEST_INTEGER:
-            raise _refused("an integer is too large")
-        return value
+        return _within(value)
     if depth > DEPTH_MAX:
         raise _refused("nested too deeply")
-    if isinstance(value, dict | Mapping):
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, dict | MappingProxyType):
         if not all(isinstance(name, str) for name in value):
             raise _refused("a name is not text")
         return {name: _plain(item, depth + 1) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
     raise _refused("only text, integers, truth values, lists and named values are allowed")
+
+
+def _within(integer: int) -> int:
+    if not -LARGEST_INTEGER <= integer <= LARGEST_INTEGER:
+        raise _refused("an integer is too large")
+    return integer
+
+
+def _integer(text: str) -> int:
+    return _within(int(text))
+
+
+def _no_float(text: str) -> NoReturn:
+    raise _refused("a real number must travel as text")
 
 
 def _refused(reason: str) -> FormatError:

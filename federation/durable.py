@@ -1,8 +1,9 @@
-"""A file that is either the old one or the new one, whatever happens in between."""
+"""Bytes that survive a power cut: a file that is replaced whole, and a slot that is written in place."""
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from federation.errors import StoreError
@@ -17,17 +18,32 @@ def write(path: Path, pieces: Iterable[Buffer]) -> None:
     held before or all of the new bytes. What a crash leaves behind ends in `.part` and is never read.
     """
     part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb", buffering=0) as file:
-            for piece in pieces:
-                _write_all(file.fileno(), piece)
-            os.fsync(file.fileno())
+    with _disk_full_is_ours(), open(part, "wb", buffering=0) as file:
+        for piece in pieces:
+            _write_all(file.fileno(), piece)
+        os.fsync(file.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreError("disk-full", "the disk is full", hint="free some space, then start again") from None
-        raise
+
+
+def overwrite(path: Path, pieces: Iterable[Buffer]) -> None:
+    """Write into the blocks that the file already has: for large bytes that prove themselves whole, as messages do.
+
+    Guarantees: after a return the bytes survive a power cut. After a crash the file may hold neither the old bytes nor
+    the new ones, so its reader must be able to tell. Half the time of `write` where the size stays the same.
+    """
+    new = not path.exists()
+    with _disk_full_is_ours():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            for piece in pieces:
+                _write_all(descriptor, piece)
+            os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        if new:
+            sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -37,6 +53,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _disk_full_is_ours() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError("disk-full", "the disk is full", hint="free some space, then start again") from None
+        raise
 
 
 def _write_all(descriptor: int, piece: Buffer) -> None:

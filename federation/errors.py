@@ -106,6 +106,7 @@ class StoreError(FedError):
     codes = frozenset(
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
+            "store-mismatch",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "disk-full",
         }
     )  # fmt: skip
@@ -118,4 +119,6 @@ class PinError(FedError):
 
 class DataError(FedError):
     exit_status = 19
-    codes = frozenset({"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "no-closed-questions"})
+    codes = frozenset(
+        {"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "no-closed-questions", "site-name"}
+    )

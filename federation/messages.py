@@ -157,7 +157,8 @@ def read(header: bytes, payload: Payload | None) -> Question | Answer:
             "site_id": str(site_id),
             "body": dict(body),
             "payload": written,
-        } if len(fields) == 9 and type(round_number) is int:  # true would be an int
+            **others,
+        } if len(others) == 1 and type(round_number) is int:  # true would be an int
             pass
         case _:
             raise _refused("a header without the fields of a message")

@@ -7,11 +7,12 @@ teach the base model to look at a chest; the clinical ones are what the hospital
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.float32]
+Image = NDArray[Any]  # floating, (rows, columns)
 
 CLINICAL = ("consolidation", "effusion", "cardiomegaly", "pneumothorax")
 PUBLIC = ("nodule", "cavity", "pacemaker", "tube", "hyperinflation", "scoliosis", "haze", "hernia")
@@ -215,7 +216,7 @@ def _centre(chest: _Chest, finding: Finding, rng: np.random.Generator) -> tuple[
 def _consolidation(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
     cx, cy = _centre(chest, f, rng)
     radius = (0.055, 0.08, 0.11)[SIZES.index(f.size)]
-    rough = 1 + 0.7 * (_texture(rng, *image.shape, 10) - 0.5)
+    rough = 1 + 0.7 * (_texture(rng, image.shape[0], image.shape[1], 10) - 0.5)
     spot = np.exp(-((((chest.x - cx) / radius) ** 2 + ((chest.y - cy) / (radius * 1.15)) ** 2) ** 1.3)) * rough
     return _opacify(image, 0.9 * np.clip(spot, 0, 1) * lungs[f.side])
 
@@ -291,7 +292,7 @@ def _haze(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng:
     strength = (0.3, 0.45, 0.65)[SIZES.index(f.size)]
     sides = (f.side,) if f.side else SIDES
     both = np.maximum.reduce([lungs[side] for side in sides])
-    mottle = 0.6 + 0.8 * _texture(rng, *image.shape, 12)
+    mottle = 0.6 + 0.8 * _texture(rng, image.shape[0], image.shape[1], 12)
     return _opacify(image, strength * mottle * both)
 
 

@@ -164,12 +164,12 @@ def make_model(
     tokenizer: PreTrainedTokenizerFast, *, layers: int = 4, width: int = 128
 ) -> Llama4ForConditionalGeneration:
     """Random weights in Llama 4's architecture: `layers` text layers (4 routed experts, 1 shared) and vision layers."""
-    ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL}
+    ids = {token: _id(tokenizer, token) for token in SPECIAL}
     text = Llama4TextConfig(
         vocab_size=VOCABULARY, hidden_size=width, intermediate_size=96, intermediate_size_mlp=192,
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_local_experts=4, num_experts_per_tok=1,
-        max_position_embeddings=4096, attention_chunk_size=4096, bos_token_id=ids["<|begin_of_text|>"],
-        eos_token_id=ids["<|eot|>"], pad_token_id=ids["<|finetune_right_pad|>"],
+        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_local_experts=4,
+        num_experts_per_tok=1, max_position_embeddings=4096, attention_chunk_size=4096,
+        bos_token_id=ids["<|begin_of_text|>"], eos_token_id=ids["<|eot|>"], pad_token_id=ids["<|finetune_right_pad|>"],
     )  # fmt: skip
     vision = Llama4VisionConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=4 * width,
@@ -181,6 +181,12 @@ def make_model(
         eoi_token_index=ids["<|image_end|>"], image_token_index=ids["<|patch|>"],
     )  # fmt: skip
     return Llama4ForConditionalGeneration(config)
+
+
+def _id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 def pretrain_vision(
@@ -198,7 +204,7 @@ def pretrain_vision(
     Two heads, thrown away afterwards: which public findings are there and on which side, from all tokens; and from each
     token alone a thumbnail of its own part of the picture, so that what no public question is about stays visible too.
     """
-    tokens, width = (TILE // PATCH // 2) ** 2, model.config.vision_config.vision_output_dim
+    tokens, width = (TILE // PATCH // 2) ** 2, int(model.vision_model.config.vision_output_dim)
     region = TILE // (TILE // PATCH // 2)
     thumb = 6
     labels = torch.tensor([_labels(case.findings) for case in cases])
@@ -260,7 +266,7 @@ def pretrain(
     """Ordinary training of all weights on the public cases; the loss covers answers only."""
     encoded = [_encode(tokenizer, case) for case in cases]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    pad = int(tokenizer.convert_tokens_to_ids("<|finetune_right_pad|>"))
+    pad = _id(tokenizer, "<|finetune_right_pad|>")
     model.train()
     for step in range(steps):
         _set_rate(optimizer, learning_rate, step, steps, warm_up=200)
@@ -303,7 +309,7 @@ def save(
 ) -> None:
     """Write the checkpoint as transformers reads it: bfloat16 safetensors, official processor, note of its origin."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(dtype=torch.bfloat16).save_pretrained(folder)  # type: ignore[call-arg]
     image_processor = Llama4ImageProcessor(size={"height": TILE, "width": TILE}, max_patches=1)
     processor = Llama4Processor(image_processor, tokenizer, patch_size=PATCH, pixel_shuffle_ratio=0.5)
     processor.save_pretrained(folder)
@@ -311,8 +317,11 @@ def save(
     (folder / "origin.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-def make_base(folder: Path, *, seed: int, cases: int, steps: int, progress: Callable[[str], None]) -> None:
+def make_base(
+    folder: Path, *, seed: int, cases: int, steps: int, threads: int, progress: Callable[[str], None]
+) -> None:
     """`wardround sim base`: text, tokenizer, pictures, pre-training, files."""
+    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokenizer = make_tokenizer(public_text(rng, 3000))

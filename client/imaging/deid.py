@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset
 from client.imaging.dataset import age_years, clean_dataset
 from client.imaging.header import border, class_code, open_file, read, refusal
 from client.imaging.identifiers import Identifiers, collect, fold_id, name_words, parse_day
-from client.imaging.pixels import Rendered, encode_png, render, render_picture, spread
+from client.imaging.pixels import Rendered, render, render_picture, spread
+from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 from client.imaging.receive import RawImage, RawStudy

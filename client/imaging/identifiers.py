@@ -16,7 +16,7 @@ from client.imaging.header import refusal
 from client.imaging.profile import Limits
 
 _ID_KEYWORDS = frozenset(
-    "PatientID OtherPatientIDs AccessionNumber StudyID IssuerOfPatientID PatientTelephoneNumbers MilitaryRank "
+    "PatientID OtherPatientIDs AccessionNumber StudyID IssuerOfPatientID PatientTelephoneNumbers "
     "DeviceSerialNumber StationName PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest "
     "RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID AdmissionID MedicalRecordLocator "
     "ReferringPhysicianTelephoneNumbers PatientInsurancePlanCodeSequence IssuerOfAdmissionID PersonTelephoneNumbers "
@@ -109,6 +109,8 @@ _TITLES = frozenset(
 
 def fold(text: str) -> str:
     """Without case, accents and compatibility forms, so that MÜLLER, müller and Muller are one word."""
+    if text.isascii():
+        return text.lower()
     spread = unicodedata.normalize("NFKD", text)
     return "".join(letter for letter in spread if not unicodedata.combining(letter)).casefold()
 

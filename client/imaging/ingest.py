@@ -25,7 +25,7 @@ from federation.errors import DeidError, StoreError
 
 Progress = Callable[[int, int], None]
 _CHUNK = 16
-_POOL_FROM = 64  # fewer studies are cleaned faster here than workers start
+_POOL_FROM = 256  # fewer studies are cleaned faster here than workers start
 _COMMIT_EVERY = 256
 
 

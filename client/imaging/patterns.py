@@ -30,11 +30,12 @@ _NOT_PERSON = (
 )
 
 _CONTACTS = (
-    r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b",
+    r"\b[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+\b",
     r"\b(?:https?://|www\.)\S+",
     r"(?<![\w.])(?:\+\d{1,3}[\s./-]?)?(?:\(\d{2,5}\)|\d{3,5})[\s./-]\d{3,4}[\s./-]?\d{2,5}(?![\w.]\d)",
     r"(?<![\w.])\+\d[\d\s()/-]{6,}\d",
-    r"\b(?:tel|phone|fax|pager|beeper|ext|extension)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?\(?\+?\d[\d\s()/-]{2,}\d",
+    r"\b(?:tel|phone|fax|pager|beeper|ext|extension)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?\(?"
+    r"(?P<d>\+?\d[\d\s()/-]{2,}\d)",
 )
 _NUMBERS = (
     r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\b\d+(?:\.\d+){4,}\b",  # addresses and UIDs
@@ -54,10 +55,11 @@ _DATES = (
     rf"\b{_MONTH}\.?[\s,/-]*(?:of\s+)?{_YEAR}\b",
     rf"\b(?:0?[1-9]|1[0-2])/{_YEAR}\b",
     rf"(?<![\w.,/-]){_YEAR}(?![\w/-]|[.,]\d)" + _NO_UNIT,
-    r"\b(?:on|from|dated|since|of|prior|comparison|compared|study|exam|examination|radiographs?|films?|x-?ray|ct|date"
-    r"|until|performed|obtained)\b[:\s]+(?:with\s|to\s|the\s|is\s|made\s)*"
-    rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}[/.](?:0?[1-9]|1[0-2])\.?)(?![\d/])" + _NO_UNIT,
-    r"(?<![\d.:])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr)?(?![\d:])",
+    r"\b(?:on|from|dated|since|prior|comparison|compared|study|exam|examination|radiographs?|films?|x-?ray|ct|date"
+    r"|until|performed|obtained)\b[:\s]+(?:with\s|to\s|of\s|the\s|is\s|made\s)*"
+    rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}[/.](?:0?[1-9]|1[0-2])\.?)(?![\d/])(?!\s(?:ribs?|levels?|dis[ck]s?))"
+    + _NO_UNIT,
+    r"(?<![\d.:])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])",
     r"\b\d{1,2}\s?[ap]\.?m\.?(?![\w.])",
     r"\bat\s+(?P<d>[0-2]\d[0-5]\d(?:\s?(?:hours|hrs|h|uhr))?)\b",
     r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b",

@@ -14,18 +14,17 @@ import numpy.typing as npt
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
 from client.imaging.header import border, refusal
+from client.imaging.png import Grey
 from client.imaging.profile import DeidProfile, Limits, Rendering
 
-Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 _LOW, _HIGH = 0.005, 0.995  # without a window: these quantiles of the frame become black and white
 _FORMATS = ("PNG", "JPEG")
-_PNG_CHUNKS = {b"IHDR", b"IDAT", b"IEND"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,32 +90,6 @@ def window(values: Floats, centre: float, width: float, function: str = "LINEAR"
     if width <= 1:
         return (values > centre - 0.5).astype(np.float64)
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
-
-
-def encode_png(pixels: Grey) -> bytes:
-    """8-bit grey PNG, level 1, with the three structural chunks only."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def decode_png(data: bytes) -> Grey:
-    """The pixels of `encode_png`. Raises ValueError for any other chunk: a text chunk could hide anything."""
-    if not set(_chunks(data)) <= _PNG_CHUNKS:
-        raise ValueError("a PNG chunk that the store never writes")
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        if image.mode != "L":
-            raise ValueError("a picture that is not 8-bit grey")
-        return np.asarray(image)
-
-
-def _chunks(data: bytes) -> Iterator[bytes]:
-    at = 8
-    while at + 8 <= len(data):
-        yield data[at + 4 : at + 8]
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    if at != len(data):
-        raise ValueError("bytes after the last PNG chunk")
 
 
 def _require_decodable(dataset: Dataset, limits: Limits) -> None:
@@ -201,16 +174,30 @@ def _frame_attributes(dataset: Dataset, index: int) -> Dataset:
                         "WindowWidth", "VOILUTFunction", "VOILUTSequence"):  # fmt: skip
             if keyword in group:
                 found[keyword] = group[keyword]
-    found.PixelRepresentation = dataset.get("PixelRepresentation", 0)
-    found.BitsStored = dataset.BitsStored
+    implicit, little = dataset.original_encoding
+    found.set_original_encoding(bool(implicit), little is not False)
     return found
 
 
 def _modality(possible: npt.NDArray[np.int64], attributes: Dataset) -> npt.NDArray[Any]:
     if attributes.get("ModalityLUTSequence"):
-        return apply_modality_lut(possible, attributes)
+        return _looked_up(possible.astype(np.float64), attributes.ModalityLUTSequence[0], attributes)[0]
     slope, intercept = attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")
     return possible * float(1 if slope is None else slope) + float(0 if intercept is None else intercept)
+
+
+def _looked_up(values: Floats, item: Dataset, attributes: Dataset) -> tuple[Floats, Floats]:
+    """(the table's answer to each value, the table itself). PS3.3 C.11.1.1: values outside take the nearest entry."""
+    count, first, _ = (int(number) for number in item.LUTDescriptor)
+    data = item.LUTData
+    if isinstance(data, bytes):
+        little = attributes.original_encoding[1] is not False
+        data = np.frombuffer(data, "u1" if len(data) <= (count or 65536) + 1 else "<u2" if little else ">u2")
+    entries = np.asarray(data, dtype=np.float64)[: count or 65536]
+    if first > 32767 and values.min() < 0:  # written as unsigned, meant as signed
+        first -= 65536
+    at = np.clip(np.rint(values).astype(np.int64) - first, 0, len(entries) - 1)
+    return entries[at], entries
 
 
 def _padding(possible: npt.NDArray[np.int64], dataset: Dataset) -> npt.NDArray[np.bool_]:
@@ -252,8 +239,8 @@ def _in_hounsfield_units(attributes: Dataset, dataset: Dataset) -> bool:
 
 def _voi(values: Floats, attributes: Dataset) -> Floats | None:
     if attributes.get("VOILUTSequence"):
-        looked_up = np.asarray(apply_voi(np.rint(values).astype(np.int64), attributes), dtype=np.float64)
-        low, high = looked_up.min(), looked_up.max()
+        looked_up, entries = _looked_up(values, attributes.VOILUTSequence[0], attributes)
+        low, high = entries.min(), entries.max()
         return (looked_up - low) / (high - low) if high > low else None
     centre, width = _first(attributes.get("WindowCenter")), _first(attributes.get("WindowWidth"))
     function = str(attributes.get("VOILUTFunction", "") or "LINEAR").upper()

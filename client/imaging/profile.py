@@ -52,7 +52,7 @@ class Rendering:
     """Name -> centre and width in Hounsfield units."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DeidProfile:
     """Everything the engine needs to decide. Equal profiles have equal digests, and nothing else changes them."""
 
@@ -79,6 +79,9 @@ class DeidProfile:
     """Tag as eight hex digits -> action of the Basic Profile."""
     digest: str
 
+    def __repr__(self) -> str:
+        return f"<DeidProfile {self.digest[:16]}>"
+
     @classmethod
     def shipped(cls, **rendering: Any) -> "DeidProfile":
         """The profile in this folder. Keyword arguments replace fields of `Rendering`, such as `longest_side`."""
@@ -100,6 +103,8 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         raise _wrong(key, "is missing")
     if document["format"] != FORMAT:
         raise _wrong("format", f"is not {FORMAT}")
+    if document["classes"].keys() != {"images", "banners"}:
+        raise _wrong("classes", "has other keys than images and banners")
     unknown = set(document["actions"].values()) - ACTIONS
     if unknown:
         raise _wrong("actions", "has an action the engine does not know")

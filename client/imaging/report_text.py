@@ -4,7 +4,9 @@ Four passes: sections; the identifiers of this patient's own headers, exactly an
 patterns; and a gate that masks capitalised words outside a radiology vocabulary and holds the text back when there
 are many of them. Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an age over 89 becomes `90+`.
 
-This is careful, not perfect: a name in lower case that no header knows and no pattern announces can stay.
+This is careful, not perfect: a name in lower case that no header knows and no pattern announces can stay, and in a text
+all in capitals the gate has nothing to go by. The vocabulary is English: other languages that capitalise nouns end in
+quarantine rather than in the store.
 """
 
 import re
@@ -34,7 +36,6 @@ _DROP = frozenset(
     "reason clinical information id phone address views priors".split()
 )
 _HEADING = re.compile(r"(?:^|(?<=[\n.;]))[ \t]*([A-Za-zÄÖÜäöü][A-Za-zÄÖÜäöü /&()]{1,40}?)[ \t]*:", re.MULTILINE)
-_SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\]\"“(•*-]|\d\))\s*$")
 
 
 class _Span(NamedTuple):
@@ -212,7 +213,7 @@ def _known_names(text: str, names: frozenset[str], staff: frozenset[str]) -> Ite
                 if 0 <= other < len(words) and _adjacent(text, words[at], words[other])
             ]
             beside = any(hits[other] == "rare" or (hits[other] and words[other][0][0].isupper()) for other in near)
-            inside = not shouting and not _SENTENCE_START.search(text[: word.start()])
+            inside = not shouting and not _starts_sentence(text, word.start())
             if beside or inside:
                 yield _Span(*word.span(), NAME)
 
@@ -271,8 +272,14 @@ def _unknown_names(text: str) -> Iterator[_Span]:
         titled = word[0].isupper() and word[1:].islower() or bool(re.fullmatch(r"(?:Mc|Mac|O[’'])[A-Z]\w+", word))
         titled = titled or bool(re.fullmatch(r"[A-Z][a-z]+(?:[-’'][A-Z]?[a-z]+)+", word))
         shouted = word.isupper() and len(word) >= 5
-        if (titled and not _SENTENCE_START.search(text[: match.start()])) or shouted:
+        if (titled and not _starts_sentence(text, match.start())) or shouted:
             yield _Span(*match.span(), NAME)
+
+
+def _starts_sentence(text: str, at: int) -> bool:
+    before = text[max(0, at - 40) : at]
+    last = before.rstrip()
+    return not last or "\n" in before[len(last) :] or last[-1] in '.!?:;])"“(•*-'
 
 
 def _stem(word: str) -> str:

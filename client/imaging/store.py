@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from client.imaging.pixels import decode_png
+from client.imaging.png import decode_png
 from client.imaging.record import CleanPicture, CleanStudy, PictureFields, Turn
 from federation.errors import DeidError, StoreError
 
@@ -109,7 +109,9 @@ class Store:
         (folder / "attestations").mkdir(mode=0o700)
         head = {"format": FORMAT, "key_id": key_id, "profile_digest": profile_digest}
         with _guarded_disk():
-            _connect(folder).executescript(_SCHEMA)
+            index = _connect(folder)
+            index.executescript(_SCHEMA)
+            index.close()
             _write(folder / "store.json", (json.dumps(head, sort_keys=True) + "\n").encode(), sync=True)
         return cls.open(folder)
 
@@ -279,7 +281,8 @@ class Store:
 
     def _put(self, picture: CleanPicture, patient_key: str) -> None:
         path = self._path(picture.picture_key)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.parent.mkdir(exist_ok=True, mode=0o700)
+        path.parent.mkdir(exist_ok=True, mode=0o700)
         _write(path, picture.png, sync=False)
         self._unsynced.append(path)
         self._index.execute(

@@ -233,9 +233,7 @@ def auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Float
     _, place = np.unique(scores[order], return_inverse=True)
     down = np.where(positive[order], 0.0, weights[:, order])
     up = np.where(positive[order], weights[:, order], 0.0)
-    levels = int(place.max()) + 1
-    bins = np.zeros((len(weights), levels))
-    np.add.at(bins, (slice(None), place), down)
+    bins = np.add.reduceat(down, np.flatnonzero(np.diff(place, prepend=-1)), axis=1)  # one bin per distinct score
     below = np.cumsum(bins, axis=1) - 0.5 * bins
     with np.errstate(divide="ignore", invalid="ignore"):
         result: Floats = (up * below[:, place]).sum(1) / (up.sum(1) * down.sum(1))

@@ -1,5 +1,6 @@
 """From stored pictures and conversations to model inputs, through the base's own processor and chat template."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.training.gradients import Owners
 from federation.errors import ModelError
@@ -34,8 +35,8 @@ class Encoded:
     input_ids: Tensor  # (tokens,)
     answer: Tensor  # (tokens,) bool
     extra: dict[str, Tensor]  # per-token inputs of the family besides input_ids, (tokens,)
-    vision: dict[str, Tensor]  # pictures as the processor makes them, tiles first
-    tiles: int
+    vision: dict[str, Tensor]  # pictures as the processor makes them; empty without pictures
+    tiles: int  # rows of the vision tower's input: tiles, or patches where a family has no tiles
 
     def __repr__(self) -> str:
         return "<Encoded: hidden>"
@@ -62,14 +63,21 @@ class Encoder:
 
     def __init__(self, processor: Any, dtype: torch.dtype) -> None:
         self._processor = processor
-        self._dtype = dtype
+        self.dtype = dtype
         self._pad = int(processor.tokenizer.pad_token_id or 0)
+        added = processor.tokenizer.added_tokens_decoder.values()
+        control = {token.content for token in added if token.special and token.content.strip()}
+        self._control = re.compile("|".join(re.escape(token) for token in sorted(control, reverse=True)) or r"(?!)")
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], turns: Sequence[tuple[str, str]], *, last_answer: bool = True
     ) -> Encoded:
-        """Chat template, image tokens and tiles; `last_answer=False` stops where the last answer would begin."""
-        messages = _messages(len(pictures), turns)
+        """Chat template, image tokens and tiles; `last_answer=False` stops where the last answer would begin.
+
+        A control token that is spelt out in a report becomes a space: nobody's words can open a turn or a picture.
+        """
+        spoken = [(self._control.sub(" ", question), self._control.sub(" ", answer)) for question, answer in turns]
+        messages = _messages(len(pictures), spoken)
         if not last_answer:
             messages = messages[:-1]
         text = self._text(messages, open_end=not last_answer)
@@ -84,12 +92,10 @@ class Encoder:
         extra = {name: made.pop(name)[0] for name in list(made) if name in _PER_TOKEN}
         vision = {name: self._typed(value) for name, value in made.items() if name in _PER_TILE}
         answer = self._answers(text, messages, input_ids, open_end=not last_answer)
-        pixels = vision.get("pixel_values")
-        tiles = 0 if pixels is None else int(pixels.shape[1] if pixels.dim() == 5 else pixels.shape[0])
-        return Encoded(input_ids, answer, extra, vision, tiles)
+        return Encoded(input_ids, answer, extra, vision, _count_tiles(vision))
 
     def _typed(self, value: Tensor) -> Tensor:
-        return value.to(self._dtype) if value.is_floating_point() else value
+        return value.to(self.dtype) if value.is_floating_point() else value
 
     def _text(self, messages: Sequence[Mapping[str, Any]], *, open_end: bool) -> str:
         text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end)
@@ -107,8 +113,15 @@ class Encoder:
         spans = []
         for index, message in enumerate(messages):
             if message["role"] == "assistant":
-                start = len(self._text(messages[:index], open_end=True))
-                spans.append((start, len(self._text(messages[: index + 1], open_end=False))))
+                before = self._text(messages[:index], open_end=True)
+                after = self._text(messages[: index + 1], open_end=False)
+                if not (after.startswith(before) and text.startswith(after)):
+                    raise ModelError(
+                        "model-rows",
+                        "the chat template rewrites earlier turns",
+                        hint="use a chat template that only appends",
+                    )
+                spans.append((len(before), len(after)))
         plain = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         answer = torch.zeros(len(input_ids), dtype=torch.bool)
         shift = len(input_ids) - len(plain["input_ids"])
@@ -130,11 +143,12 @@ class Encoder:
         length = -(-max(len(item.input_ids) for item in encoded) // PADDING_STEP) * PADDING_STEP
         inputs = {"input_ids": torch.stack([_pad(item.input_ids, length, self._pad) for item in encoded])}
         inputs["attention_mask"] = torch.stack([_pad(torch.ones_like(item.input_ids), length, 0) for item in encoded])
-        for name in encoded[0].extra:
-            inputs[name] = torch.stack([_pad(item.extra[name], length, 0) for item in encoded])
+        for name in sorted({name for item in encoded for name in item.extra}):
+            rows = [item.extra.get(name, torch.zeros_like(item.input_ids)) for item in encoded]
+            inputs[name] = torch.stack([_pad(row, length, 0) for row in rows])
         answer = torch.stack([_pad(item.answer, length, 0) for item in encoded])
-        for name in encoded[0].vision:
-            inputs[name] = _join([item.vision[name] for item in encoded])
+        for name in sorted({name for item in encoded for name in item.vision}):
+            inputs[name] = _join([item.vision[name] for item in encoded if name in item.vision])
         tile_owner = [whose for item, whose in zip(encoded, owner, strict=True) for _ in range(item.tiles)]
         return Batch(
             {name: value.to(device) for name, value in inputs.items()},
@@ -158,15 +172,30 @@ def _messages(pictures: int, turns: Sequence[tuple[str, str]]) -> list[dict[str,
 
 
 def _pad(row: Tensor, length: int, value: int) -> Tensor:
-    return torch.nn.functional.pad(row, (0, length - len(row)), value=value)
+    return nn.functional.pad(row, (0, length - len(row)), value=value)
+
+
+def _count_tiles(vision: Mapping[str, Tensor]) -> int:
+    """How many rows of its input the vision tower will see.
+
+    Families with an axis of tiles per picture fill it with zeros up to the picture that has most; the model leaves
+    those out. A count that is not the model's is refused by the layers themselves (gradients.py, `model-rows`).
+    """
+    pixels = vision.get("pixel_values")
+    if pixels is None:
+        return 0
+    return int(pixels.flatten(2).any(-1).sum()) if pixels.dim() == 5 else len(pixels)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
-    """Tiles in one row; where a family keeps an axis of pictures per sequence, shorter ones are filled with zeros."""
-    if parts[0].dim() < 4 or all(part.shape[1:] == parts[0].shape[1:] for part in parts):
-        return torch.cat(list(parts))
-    most = max(part.shape[1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(p, (0, 0) * (p.dim() - 2) + (0, most - p.shape[1])) for p in parts])
+    """Pictures of all examples in one row; what is shorter along another axis is filled with zeros, as usual."""
+    most = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].dim())]
+    return torch.cat([nn.functional.pad(part, _missing(part, most)) for part in parts])
+
+
+def _missing(part: Tensor, most: Sequence[int]) -> list[int]:
+    """What `pad` takes: for each axis but the first, from the last one, nothing before and the rest behind."""
+    return [n for have, want in zip(reversed(part.shape[1:]), reversed(most), strict=True) for n in (0, want - have)]
 
 
 def answer_loss(logits: Tensor, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 For a layer y = x Wᵀ the gradient of patient p is the sum, over the rows of x that belong to p, of gᵀx. `PatientLinear`
 computes that in its own backward pass: one batched product of the same size as the ordinary weight gradient
 (privacy.md §4). Which rows belong to whom is declared per kind of row when the model is wrapped, never guessed: text
-rows (every token of a sequence) and tile rows (every patch of a picture's tile).
+rows (every token of a sequence) and tile rows (every patch of a picture's tile; in families without tiles, a patch).
 
 Guarantees:
     Every trainable parameter is such a layer, or `attach` refuses the model by the parameter's name.
@@ -78,19 +78,39 @@ class PatientLinear(nn.Module):
         if state.owners is None:
             raise ModelError("model-rows", "a gradient arrived outside of a pass", hint="report this as a bug")
         owner = state.owners.of(self.kind)
-        groups = owner.numel()
         rows = x.numel() // x.shape[-1]
+        if x.dim() == 2 and self.kind == "tile":
+            owner = _merged(owner, rows)
+        groups = owner.numel()
         if groups == 0 or rows % groups or (x.dim() > 2 and x.shape[0] != groups):
             raise ModelError(
                 "model-rows",
                 f"the rows of a {self.kind} layer do not divide among their patients",
                 hint="choose other adapter targets for this model family",
             )
-        x = x.reshape(groups, rows // groups, x.shape[-1]).float()
-        gradient = gradient.reshape(groups, rows // groups, gradient.shape[-1]).float()
-        block = torch.bmm(gradient.transpose(1, 2), x)  # (groups, out, in)
-        state.sums[self.name].index_add_(0, owner, block)
+        sums = state.sums[self.name]
+        x, gradient = x.float(), gradient.float()
+        if rows == groups:  # every row has an owner of its own: a product per patient, not per row
+            x, gradient = x.reshape(rows, -1), gradient.reshape(rows, -1)
+            for patient in range(state.owners.patients):
+                mine = owner == patient
+                sums[patient] += gradient[mine].T @ x[mine]
+        else:
+            x = x.reshape(groups, rows // groups, x.shape[-1])
+            gradient = gradient.reshape(groups, rows // groups, gradient.shape[-1])
+            sums.index_add_(0, owner, torch.bmm(gradient.transpose(1, 2), x))  # (groups, out, in)
         state.seen.add(self.name)
+
+
+def _merged(owner: Tensor, rows: int) -> Tensor:
+    """Owners of `rows` rows, each made of equally many neighbours that have one owner; unchanged where that fails.
+
+    Families without tiles (Qwen-VL) give the owner of every patch, and their projector joins some patches into a row.
+    """
+    if rows == 0 or rows >= owner.numel() or owner.numel() % rows:
+        return owner
+    joined = owner.view(rows, -1)
+    return joined[:, 0] if bool((joined == joined[:, :1]).all()) else owner
 
 
 class _PerPatient(torch.autograd.Function):

@@ -20,9 +20,12 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from client.training.checks import check_independence
+from client.training.examples import Encoder
 from client.training.gradients import PatientGradients, RowKind
 from federation.adapter import Adapter
 from federation.errors import ModelError, PinError
+from federation.plan import RunPlan
 
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 TARGETS = ("attention", "shared_expert", "vision_attention", "vision_mlp", "projector")
@@ -47,15 +50,39 @@ class Device:
         return Device(name, "bfloat16" if native else "float32", four_bit, threads)
 
 
-@dataclass(frozen=True)
 class Base:
-    """A frozen vision-language model and its processor."""
+    """A frozen vision-language model and its processor. It carries at most one adapter at a time."""
 
-    model: nn.Module
-    processor: Any
-    digest: str
-    family: str
-    folder: Path
+    def __init__(self, model: nn.Module, processor: Any, *, digest: str, family: str, folder: Path) -> None:
+        self.model = model
+        self.processor = processor
+        self.digest = digest
+        self.family = family
+        self.folder = folder
+        self._adapted: tuple[AdapterSpec, TrainableModel] | None = None
+        self._checked: set[AdapterSpec] = set()
+
+    def with_adapter(self, spec: "AdapterSpec") -> "TrainableModel":
+        """The base with the layers of an adapter, whose numbers are whatever was last put there.
+
+        Asked again for the same layers, it gives the same object; for others, the old ones are taken off first. New
+        layers are tried on made patients (checks.py). Raises: ModelError `model-couples-patients`.
+        """
+        if self._adapted is not None and self._adapted[0] == spec:
+            return self._adapted[1]
+        if self._adapted is not None:
+            self.model = self._adapted[1].detach()
+            self._adapted = None
+        model = TrainableModel(self, spec)
+        if spec not in self._checked:
+            try:
+                check_independence(model.model, model.gradients, Encoder(self.processor, self.dtype))
+            except BaseException:
+                self.model = model.detach()
+                raise
+            self._checked.add(spec)
+        self._adapted = (spec, model)
+        return model
 
     def __repr__(self) -> str:
         return f"<Base: {self.family} {self.digest[:12]}>"
@@ -68,6 +95,21 @@ class Base:
     @property
     def parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """The layers of an adapter: on what, how wide, and which of its factors {"A", "B"} are trained."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    factors: frozenset[str]
+
+    @staticmethod
+    def of(plan: RunPlan) -> "AdapterSpec":
+        adapter = plan.adapter
+        return AdapterSpec(adapter.rank, adapter.alpha, tuple(adapter.targets), frozenset(adapter.trained_factors))
 
 
 def base_digest(folder: Path) -> str:
@@ -123,7 +165,7 @@ def load_base(folder: Path, *, sha256: str | None, family: str | None, device: D
         ) from None
     model.requires_grad_(False)
     model.eval()
-    return Base(model, processor, digest, str(config.model_type), folder)
+    return Base(model, processor, digest=digest, family=str(config.model_type), folder=folder)
 
 
 def _placement(device: Device) -> dict[str, Any]:
@@ -149,15 +191,10 @@ def _placement(device: Device) -> dict[str, Any]:
 class TrainableModel:
     """A base with one LoRA adapter, its trained leaves wrapped for per-patient gradients."""
 
-    def __init__(
-        self, base: Base, *, rank: int, alpha: float, targets: tuple[str, ...], factors: frozenset[str]
-    ) -> None:
-        """`factors`: which of {"A", "B"} are trained; the others rest.
-
-        Raises: ModelError if the base has no layer for a target, or something trainable has no per-patient rule.
-        """
-        chosen = adapter_layers(base.model, targets)
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(chosen), bias="none")  # type: ignore[arg-type]
+    def __init__(self, base: Base, spec: AdapterSpec) -> None:
+        """Raises: ModelError if the base has no layer for a target, or something trainable has no per-patient rule."""
+        chosen = adapter_layers(base.model, spec.targets)
+        config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=sorted(chosen))  # type: ignore[arg-type]
         self.base = base
         self.model = get_peft_model(base.model, config)
         self.config = config
@@ -166,7 +203,7 @@ class TrainableModel:
             found = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.default", name)
             if found is None or not isinstance(module, nn.Linear):
                 continue
-            if found[2] in factors:
+            if found[2] in spec.factors:
                 kinds[name] = chosen[found[1]]
             else:
                 module.weight.requires_grad_(False)
@@ -257,14 +294,19 @@ def adapter_layers(model: nn.Module, targets: tuple[str, ...]) -> dict[str, RowK
 _VISION = re.compile(r"(^|\.)(vision_\w+|visual)\.")
 _PROJECTOR = re.compile(r"(^|\.)(multi_modal_projector|connector|vision_adapter|merger)\.")
 _ATTENTION = re.compile(r"\.(self_attn|attn|attention)\.\w+$")
+_NUMBERED = re.compile(r"\.layers\.(\d+)\.")
 _ROUTED = re.compile(r"\.(experts|router|gate)(\.|$)")
 _FEED_FORWARD = re.compile(r"\.(feed_forward\.shared_expert|feed_forward|mlp|shared_expert)\.\w+$")
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, str, RowKind]]:
     """Every linear layer that an adapter may sit on: name, target it belongs to, kind of rows."""
+    used = _vision_layers_used(model)
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or type(module).__name__.endswith("Router") or _ROUTED.search(name):
+            continue
+        numbered = _NUMBERED.search(name)
+        if used is not None and _VISION.search(name) and numbered and int(numbered[1]) >= used:
             continue
         if _PROJECTOR.search(name):
             yield name, "projector", "tile"
@@ -277,6 +319,20 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, str, RowKind]]:
             yield name, "attention", "text"
         elif _FEED_FORWARD.search(name):
             yield name, "shared_expert", "text"
+
+
+def _vision_layers_used(model: nn.Module) -> int | None:
+    """How many layers of the vision tower an answer depends on; None for all of them.
+
+    LLaVA takes what comes out of the last but one (`vision_feature_layer`): those behind it never see a gradient.
+    """
+    config = getattr(model, "config", None)
+    chosen = getattr(config, "vision_feature_layer", None)
+    layers = getattr(getattr(config, "vision_config", None), "num_hidden_layers", None)
+    if chosen is None or layers is None:
+        return None
+    several = [chosen] if isinstance(chosen, int) else chosen
+    return max(index if index >= 0 else layers + 1 + index for index in several)
 
 
 def describe(layers: Mapping[str, RowKind]) -> str:

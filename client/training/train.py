@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.training.examples import Batch, Encoder, Example, answer_loss
+from client.training.examples import Batch, Encoded, Encoder, Example, answer_loss
 from client.training.model import TrainableModel
 from federation.adapter import Adapter, AdapterUpdate
 from federation.errors import DataError
@@ -123,6 +123,7 @@ def clipped_sum(
     |-------------------------------------------|----------------------------------------------|
     | nobody drawn                              | zeros; the model is not run                  |
     | a patient's gradient has NaN or inf       | replaced by zeros before the sum             |
+    | an example that the processor cannot take | counts as absent                             |
     | a patient with more examples than allowed | `_choose` took some before this was called   |
     """
     total = torch.zeros(model.gradients.size, dtype=torch.float32, device=model.device)
@@ -137,18 +138,33 @@ def clipped_sum(
 
 
 def patient_gradients(model: TrainableModel, encoder: Encoder, drawn: Sequence[Sequence[Example]]) -> torch.Tensor:
-    """Each patient's gradient of the mean loss over their examples. float32 (patients, trained numbers)."""
-    encoded = [encoder.encode(example.pictures, example.turns) for examples in drawn for example in examples]
-    owner = [index for index, examples in enumerate(drawn) for _ in examples]
-    share = torch.tensor([1.0 / len(drawn[index]) for index in owner], device=model.device)
-    return batch_gradients(model, encoder.collate(encoded, owner, device=model.device), share, len(drawn))
+    """Each patient's gradient of the mean loss over their examples. float32 (patients, trained numbers).
+
+    An example that the processor cannot take counts as absent: stopping there would tell who is in the draw.
+    """
+    readable = [[item for example in examples if (item := _encoded(encoder, example))] for examples in drawn]
+    if not any(readable):
+        return torch.zeros(len(drawn), model.gradients.size, dtype=torch.float32, device=model.device)
+    owner = [index for index, items in enumerate(readable) for _ in items]
+    share = torch.tensor([1.0 / len(readable[index]) for index in owner], device=model.device)
+    batch = encoder.collate([item for items in readable for item in items], owner, device=model.device)
+    return batch_gradients(model, batch, share, len(drawn))
+
+
+def _encoded(encoder: Encoder, example: Example) -> Encoded | None:
+    try:
+        return encoder.encode(example.pictures, example.turns)
+    except Exception:  # whatever a processor makes of an odd picture or text
+        return None
 
 
 def batch_gradients(model: TrainableModel, batch: Batch, share: torch.Tensor, patients: int) -> torch.Tensor:
     """The same for a batch that is already collated; `share` weighs its sequences, (sequences,)."""
     with model.gradients.patients(batch.owners(patients)) as gradients:
         logits = model.model(**batch.inputs, use_cache=False).logits
-        (answer_loss(logits, batch) * share).sum().backward()
+        loss = (answer_loss(logits, batch) * share).sum()
+        if loss.requires_grad:  # not where only vision layers are trained and nobody in the batch has a picture
+            loss.backward()
     return gradients
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
-from itertools import combinations
+from itertools import combinations, count
 from statistics import NormalDist
 from typing import Any
 
@@ -71,7 +71,7 @@ def epsilon(events: Iterable[Event], delta: float, *, interval: float = INTERVAL
 
     Guarantees:
         An upper bound, from the privacy loss distribution discretised at `interval` with pessimistic rounding (Koskela
-        et al. 2020; Doroshenko et al. 2022). The order of events does not matter. Where epsilon would be in the
+        et al. 2020; Doroshenko et al. 2022). The order of events does not matter. Where epsilon may be in the
         hundreds the interval grows with it, so a hopeless plan cannot take a site's memory; it stays an upper bound.
 
     | edge case                          | result                   |
@@ -106,19 +106,23 @@ def epsilon_prv(events: Iterable[Event], delta: float) -> float:
 def epsilon_for_m_sites(sites: Sequence[Iterable[Event]], delta: float, m: int, *, interval: float = INTERVAL) -> float:
     """The epsilon of one patient whose data is at `m` of these sites: the worst `m` composed.
 
-    `sites` holds the events of each site. All choices of m are tried if there are at most 64 different ones; otherwise
-    the m sites of largest epsilon are composed, which is the worst choice unless their mechanisms differ.
+    `sites` holds the events of each site. The worst choice is looked for at an interval of 1e-3: among all of them if
+    there are at most 64; otherwise it is the m sites of largest epsilon, which it is unless their mechanisms differ.
     """
     if not 1 <= m <= len(sites):
         raise BudgetError("budget-event", "there are fewer sites than a patient is said to be at", hint=_HINT)
     require_delta(delta)
     kinds = sorted(_costs(events) for events in sites)
-    if len(set(kinds)) == 1 or math.comb(len(kinds), m) > _SUBSETS_MAX:
-        alone = {kind: _epsilon(kind, delta, interval) for kind in set(kinds)}
+    if math.comb(len(kinds), m) > _SUBSETS_MAX:
+        alone = {kind: _epsilon(kind, delta, LIVE_INTERVAL) for kind in set(kinds)}
         choices = {tuple(sorted(kinds, key=lambda kind: alone[kind])[-m:])}
     else:
         choices = set(combinations(kinds, m))
-    return max(_epsilon(_merged(sum(choice, ())), delta, interval) for choice in choices)
+    composed = {_merged(cost for site in choice for cost in site) for choice in choices}
+    worst = (
+        max(composed, key=lambda costs: _epsilon(costs, delta, LIVE_INTERVAL)) if len(composed) > 1 else composed.pop()
+    )
+    return _epsilon(worst, delta, interval)
 
 
 def noise_multiplier_for(
@@ -138,7 +142,8 @@ def noise_multiplier_for(
     require_delta(delta)
     if not 0.0 < target_epsilon < math.inf:
         raise BudgetError("budget-event", "the target epsilon is not a positive, finite number", hint=_HINT)
-    spent_costs = _costs(spent)
+    before = tuple(spent)
+    spent_costs = _costs(before)
     new = Event(sampling_rate, NOISE_MULTIPLIER_MAX, steps, sensitivity_rule="")
 
     def cost(noise_multiplier: float, interval: float) -> float:
@@ -154,7 +159,9 @@ def noise_multiplier_for(
     found = _guess(target_epsilon, delta, sampling_rate, steps, spent_costs)
     for interval in (coarse, INTERVAL):
         found = _least(partial(cost, interval=interval), target_epsilon, start=found)
-    return found
+    # Once more in the order in which `epsilon` composes: convolutions differ in their last digits.
+    candidates = (round(found + tick * 1e-4, 4) for tick in count())
+    return next(x for x in candidates if epsilon([*before, replace(new, noise_multiplier=x)], delta) <= target_epsilon)
 
 
 def accountant_name() -> str:
@@ -169,16 +176,16 @@ def describe(events: Iterable[Event], delta: float, *, at_sites: Sequence[int] =
     """
     kinds = merged(events)
     lines = [
-        f"epsilon {round_up(epsilon(kinds, delta)):g} at delta {delta:g}",
+        f"epsilon {round_up(epsilon(kinds, delta)):.12g} at delta {delta:.12g}",
         f"unit: one {PATIENT} at this site, with all images and reports; neighboring relation: {ADD_OR_REMOVE_ONE}",
     ]
     for kind in kinds:
         lines.append(
-            f"{kind.steps} steps: {kind.sampler} sampling at rate {kind.sampling_rate:g}, "
-            f"noise multiplier {kind.noise_multiplier:g}, {kind.sensitivity_rule}"
+            f"{kind.steps} steps: {kind.sampler} sampling at rate {kind.sampling_rate:.12g}, "
+            f"noise multiplier {kind.noise_multiplier:.12g}, {kind.sensitivity_rule}"
         )
     for m in at_sites:
-        lines.append(f"a patient at {m} such sites: epsilon {round_up(epsilon(kinds * m, delta)):g}")
+        lines.append(f"a patient at {m} such sites: epsilon {round_up(epsilon(kinds * m, delta)):.12g}")
     return "\n".join([*lines, f"accountant: {accountant_name()}"])
 
 
@@ -224,7 +231,7 @@ def _epsilon(costs: tuple[_Cost, ...], delta: float, interval: float) -> float:
     bound = -math.log(delta)
     for sampling_rate, noise_multiplier, steps in costs:
         bound += steps * math.log1p(sampling_rate**2 * math.expm1(noise_multiplier**-2))
-    losses = _composed(costs, max(interval, 1e-7 * bound))
+    losses = _composed(costs, max(interval, 1e-6 * bound))
     return 0.0 if losses is None else float(losses.get_epsilon_for_delta(delta))
 
 
@@ -263,13 +270,14 @@ def _guess(epsilon: float, delta: float, sampling_rate: float, steps: int, spent
     mu = math.sqrt(tail**2 + 2.0 * epsilon) - tail
     left = mu**2 - sum(cost[2] * cost[0] ** 2 * math.expm1(cost[1] ** -2) for cost in spent)
     left = max(left, 0.01 * mu**2) / (sampling_rate**2 * max(steps, 1))
-    return 1.0 / math.sqrt(math.log1p(left))
+    return 1.0 / math.sqrt(math.log1p(max(left, 1e-9)))
 
 
 def _least(cost: Callable[[float], float], target: float, start: float) -> float:
-    """About the least multiple of 1e-4 whose cost is at most the target, by regula falsi; what it returns was tried.
+    """About the least multiple of 1e-4 whose cost is at most the target: bisection, then regula falsi.
 
-    The cost falls with the noise multiplier and is within the target at the greatest one.
+    The cost falls with the noise multiplier. What is returned has been tried, and is within the target unless even the
+    greatest one is not.
     """
     least, greatest = round(NOISE_MULTIPLIER_MIN * 10_000), round(NOISE_MULTIPLIER_MAX * 10_000)
     excess: dict[int, float] = {}
@@ -283,15 +291,17 @@ def _least(cost: Callable[[float], float], target: float, start: float) -> float
 
     high = min(max(math.ceil(start * 10_000), least), greatest)
     stride = 4 * near(high)
-    while not fits(high):
+    while not fits(high) and high < greatest:  # at a coarse interval even the greatest may seem too little
         high, stride = min(high + stride, greatest), 4 * stride
     low = max((tick for tick in excess if tick < high), default=least - 1)
     excess.setdefault(least - 1, math.inf)
     while high - low > near(high) and excess[high] < -1e-3 * target:
-        if excess[low] < math.inf:
+        if excess[low] == math.inf:  # nothing below has been tried
+            guess, stride = max(least, high - stride), 4 * stride
+        elif high > 1.1 * low:
+            guess = math.isqrt(low * high)
+        else:
             guess = math.ceil(low + (high - low) * excess[low] / (excess[low] - excess[high]))
             guess = min(max(guess, low + 1), high - near(high))
-        else:  # nothing below has been tried
-            guess, stride = max(least, high - stride), 4 * stride
         low, high = (low, guess) if fits(guess) else (guess, high)
     return high / 10_000

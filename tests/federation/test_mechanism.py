@@ -44,7 +44,9 @@ def test_one_patient_is_not_visible_beyond_the_claim():
     # P(false alarm) + P(missed) = 2 Phi(-0.5 / (2 * 1.0)): the Gaussian mechanism with noise multiplier 2, no worse.
     stream, trials = KeyStream(KEY), 5_000
     here, away = (
-        np.array([MECHANISM.add_noise(BoundedSum(np.array([x], np.float32), 0.5), stream).total[0] for _ in range(trials)])
+        np.array(
+            [MECHANISM.add_noise(BoundedSum(np.array([x], np.float32), 0.5), stream).total[0] for _ in range(trials)]
+        )
         for x in (0.5, 0.0)
     )
     errors = (here < 0.25).mean() + (away >= 0.25).mean()

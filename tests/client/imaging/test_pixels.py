@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from client.imaging.pixels import decode_png, encode_png, render, render_picture, spread, window
+from client.imaging.pixels import render, render_picture, spread, window
+from client.imaging.png import decode_png, encode_png
 from client.imaging.profile import DeidProfile
 from federation.errors import DeidError
 
@@ -42,7 +43,9 @@ def test_a_window_over_all_values_keeps_their_order(make_chest: Make, profile: D
     picture = only(with_pixels(make_chest(), RAMP), profile)
 
     assert picture.dtype == np.uint8 and picture.shape == (16, 16)
-    assert np.all(np.diff(picture.ravel().astype(int)) >= 0) and picture.min() == 0 and picture.max() == 255
+    assert (
+        np.all(np.diff(picture.ravel().astype(int)) >= 0) and picture.min() == 0 and picture.max() == 254
+    )  # 4080 of 4095
 
 
 @pytest.mark.parametrize("shape", [None, "INVERSE"])
@@ -94,15 +97,29 @@ def test_old_overlays_in_high_bits_are_cleared(make_chest: Make, profile: DeidPr
     assert np.array_equal(plain, dirty)
 
 
-def test_a_voi_table_wins_over_the_window(make_chest: Make, profile: DeidProfile) -> None:
+@pytest.mark.parametrize("form", ["numbers", "words", "bytes"])
+def test_a_voi_table_wins_over_the_window(make_chest: Make, profile: DeidProfile, form: str) -> None:
+    falling = np.arange(255, -1, -1, dtype="<u2")
     table = Dataset()
-    table.LUTDescriptor = [256, 0, 8]
-    table.LUTData = list(range(255, -1, -1))
-    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "US"
+    table.LUTDescriptor = [256, 0, 8 if form == "bytes" else 16]
+    table.LUTData = (
+        falling.tolist() if form == "numbers" else falling.astype("u1" if form == "bytes" else "<u2").tobytes()
+    )
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "US" if form == "numbers" else "OW"
     values = np.arange(256, dtype="u1").reshape(16, 16)
     picture = only(with_pixels(make_chest(VOILUTSequence=Sequence([table])), values), profile)
 
     assert picture[0, 0] == 255 and picture[-1, -1] == 0
+
+
+def test_a_modality_table_comes_before_the_window(make_chest: Make, profile: DeidProfile) -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType, table.LUTData = [3, 1, 16], "US", [1000, 0, 500]
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "US"
+    dataset = make_chest(ModalityLUTSequence=Sequence([table]), WindowCenter="500.5", WindowWidth="1001")
+    picture = only(with_pixels(dataset, np.array([[0, 1], [2, 3], [9, 9]], dtype="<u2")), profile)
+
+    assert picture.tolist() == [[255, 255], [0, 128], [128, 128]]
 
 
 def test_a_window_that_draws_nothing_is_replaced_by_quantiles(make_chest: Make, profile: DeidProfile) -> None:
@@ -120,7 +137,7 @@ def test_colour_becomes_grey(make_chest: Make, profile: DeidProfile) -> None:
 
 
 def test_of_many_frames_first_middle_and_last_are_taken(make_chest: Make, profile: DeidProfile) -> None:
-    frames = np.arange(5, dtype="<u2")[:, None, None] * 500 + np.arange(4, dtype="<u2").reshape(1, 2, 2)
+    frames = np.arange(5, dtype="<u2")[:, None, None] * 500 + np.arange(4, dtype="<u2").reshape(1, 2, 2) * 100
     pictures = render(with_pixels(make_chest(NumberOfFrames=5), frames), profile)
 
     assert [one.frame for one in pictures] == [1, 3, 5]

@@ -31,8 +31,15 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def base(base_folder: Path) -> Base:
+    """One for all tests, which put their own adapter on it."""
+    return load_base(base_folder, sha256=None, family="llama4", device=Device())
+
+
+@pytest.fixture
+def fresh_base(base_folder: Path) -> Base:
+    """For tests that change the base itself."""
     return load_base(base_folder, sha256=None, family="llama4", device=Device())
 
 

@@ -1,0 +1,242 @@
+"""`wardround`: the command, and its group `sim`.
+
+stdout is data, stderr is talk: lower case, no full stop, `wardround: error: …` and then `wardround: hint: …`. A command
+that fails ends with the number of its error's class (docs/errors.md).
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+# Nothing is fetched and nothing is reported, whatever these libraries do by default. Set before their first import.
+for _name, _value in {
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}.items():  # fmt: skip
+    os.environ[_name] = _value
+
+import click  # noqa: E402
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
+
+from federation.errors import FedError, ModelError, PlanError  # noqa: E402
+from federation.plan import Privacy, RunPlan, load_plan, parse_plan  # noqa: E402
+
+PACKAGE = Path(__file__).parent
+BUILTIN = "builtin:tiny-llama4"
+BASES = {BUILTIN: PACKAGE / "base"}
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    help="Federated fine-tuning of vision-language models between hospitals, with patient-level privacy.",
+)  # fmt: skip
+sim = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="A whole federation on this machine.",
+)  # fmt: skip
+bench = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Measure, beside peers and limits.")
+app.add_typer(sim, name="sim")
+sim.add_typer(bench, name="bench")
+
+
+@app.callback()
+def _wardround() -> None:
+    """Keep `wardround` a group, however few commands it has."""
+
+
+@sim.command("run", epilog="Example: wardround sim run --epsilon 8 --out out/demo")
+def run(
+    plan_file: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="a plan.toml; without: the demo's")] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="number of made hospitals")] = None,
+    patients: Annotated[int | None, typer.Option(min=8, help="made patients in all hospitals together")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="instead of the plan's")] = None,
+    epsilon: Annotated[str | None, typer.Option(help="instead of the plan's target: a number, or none")] = None,
+    sites_dir: Annotated[Path | None, typer.Option(help="real folders, one per site")] = None,
+    engine: Annotated[str, typer.Option(help="local, or flower: Flower's simulation engine")] = "local",
+    seed: Annotated[int, typer.Option(min=0, help="of everything that is random")] = 0,
+    out: Annotated[Path, typer.Option(help="folder for report, adapter and checkpoints")] = Path("out/run"),
+    model: Annotated[Path | None, typer.Option(help="a local checkpoint instead of the plan's base")] = None,
+    compare: Annotated[bool, typer.Option("--compare/--no-compare", help="also train alone and pooled")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the output folder")] = False,
+    fault: Annotated[list[str] | None, typer.Option(help="SITE=KIND@ROUND: nan, huge, drop, corrupt, …")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="cores to use; the result depends on it in the last bits")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="print report.json on stdout")] = False,
+) -> None:
+    """Run a whole federation here: made hospitals, or the real folders found in a directory."""
+    plan, base_path = _plan(plan_file, model)
+    if rounds is not None:
+        plan = replace(plan, run=replace(plan.run, rounds=rounds))
+    if epsilon is not None:
+        plan = replace(plan, privacy=_privacy(plan.privacy, epsilon))
+    if engine not in ("local", "flower"):
+        raise click.UsageError("engine is local or flower")
+    from sim.faults import parse_fault
+    from sim.run import Options, simulate
+    from sim.sites import four_hospitals, hospitals
+
+    made = () if sites_dir else hospitals(sites, patients, seed) if sites else four_hospitals(patients)
+    options = Options(
+        out=out, base_path=base_path, hospitals=tuple(made), sites_dir=sites_dir, engine=engine, seed=seed,
+        compare=compare, resume=resume, faults=tuple(parse_fault(text) for text in fault or ()), threads=threads,
+        command=shlex.join(["wardround", *sys.argv[1:]]),
+    )  # fmt: skip
+    report = simulate(plan, options, _Talk())
+    if as_json:
+        print(json.dumps(report, indent=2, sort_keys=True))
+    else:
+        _summary(report, out)
+
+
+@sim.command("base", epilog="Example: wardround sim base --out out/base")
+def base(
+    out: Annotated[Path, typer.Option(help="folder for the checkpoint")],
+    seed: Annotated[int, typer.Option(min=0)] = 7,
+    cases: Annotated[int, typer.Option(min=100, help="made public pictures")] = 12000,
+    steps: Annotated[int, typer.Option(min=1, help="training steps of the language stage; vision takes half")] = 2000,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Make and pre-train the tiny base model on generated public pictures (about 20 minutes on two cores)."""
+    from sim.base_model import make_base
+
+    make_base(out, seed=seed, cases=cases, steps=steps, threads=threads, progress=_Talk().line)
+    from client.training.model import base_digest
+
+    print(base_digest(out))
+
+
+@bench.command("federation", epilog="Example: wardround sim bench federation --sites 50 --json")
+def bench_federation(
+    sites: Annotated[int, typer.Option(min=1)] = 50,
+    adapter_mb: Annotated[float, typer.Option(min=0.01)] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Seconds per round and peak memory of the real round loop, beside plain numpy on the same bytes."""
+    from sim.bench_federation import bench as measure
+
+    measured = measure(sites=sites, adapter_mb=adapter_mb, rounds=rounds)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value:.4g}")
+
+
+def _plan(plan_file: Path | None, model: Path | None) -> tuple[RunPlan, Path]:
+    """The plan, and where its base is: shipped with the package, or a path from the plan file's folder."""
+    if plan_file is None:
+        plan, home = parse_plan((PACKAGE / "demo.toml").read_text(encoding="utf-8")), Path.cwd()
+    else:
+        plan, home = load_plan(plan_file), plan_file.parent
+    if model is not None:
+        # Another base than the plan's: its pin and family are those of the folder that the person named.
+        return replace(plan, model=replace(plan.model, path=str(model), sha256=None, family=_family(model))), model
+    return plan, BASES.get(plan.model.path, home / plan.model.path)
+
+
+def _family(model: Path) -> str:
+    try:
+        return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError):
+        raise ModelError(
+            "model-absent", "the folder holds no model (no config.json)", hint="give the folder of a local checkpoint"
+        ) from None
+
+
+def _privacy(privacy: Privacy, epsilon: str) -> Privacy:
+    if epsilon == "none":
+        return Privacy(unit="none")
+    try:
+        target = float(epsilon)
+    except ValueError:
+        target = 0.0
+    if not 0.0 < target <= 100.0:
+        raise PlanError("plan-value", "epsilon is not a number above 0", hint="such as --epsilon 8, or --epsilon none")
+    return replace(privacy, unit="patient", target_epsilon=target, noise_multiplier=None)
+
+
+class _Talk:
+    """Lines on stderr; progress bars only where a person looks."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+
+    def line(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        if not self._console.is_terminal:
+            yield lambda done, total: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(title, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _summary(report: dict[str, Any], out: Path) -> None:
+    """The figures a person looks for first."""
+    evaluation = report["evaluation"]
+    for row, title in (
+        ("base", "base model"), ("local_only", "each alone"), ("federated", "federated"), ("pooled", "pooled"),
+    ):  # fmt: skip
+        if row in evaluation:
+            found = evaluation[row]["mean"] if row == "local_only" else evaluation[row]
+            print(f"macro AUROC  {title:<12} {_interval(found['macro']['auroc'])}")
+    spent = [site["epsilon"] for site in report["sites"].values() if site["epsilon"] is not None]
+    print(f"epsilon      {max(spent):.2f} per patient at most" if spent else "epsilon      none: no privacy")
+    costs = report["costs"]
+    print(f"uplink       {costs['uplink_bytes_per_site_round'] / 1e6:.2f} MB per site and round")
+    print(f"time         {costs['wall_s']:.0f} s, {costs['peak_rss_mb']:.0f} MB")
+    print(f"adapter      {report['adapter']['digest']}")
+    print(f"report       {out / 'report.html'}")
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return f"withheld: {figure['withheld']}"
+    ends = figure["ci95"]
+    return f"{figure['value']:.3f}" + (f"  [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+
+
+def main() -> None:
+    """Run the command. Errors become two lines and an exit status; a traceback never shows."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: list[str]) -> int:
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except FedError as error:
+        return _tell(error.message, error.hint, error.exit_status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.UsageError as error:
+        return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _tell("interrupted", "add --resume to go on", 130)
+    except Exception as error:
+        # Only the type: a message may quote data.
+        hint = "this is a bug; set WARDROUND_DEBUG=1 to see the traceback (it may show data)"
+        if os.environ.get("WARDROUND_DEBUG") == "1":
+            raise
+        return _tell(f"internal error ({type(error).__name__})", hint, 1)
+
+
+def _tell(message: str, hint: str, status: int) -> int:
+    print(f"wardround: error: {message}\nwardround: hint: {hint}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""One hospital of a simulation: its folder, how it is prepared, and how it is opened. All code in it is the site's own.
+
+    <folder>/dicom/      what the hospital has (made, or a link to the real folder is given instead)
+    <folder>/store/      what is left after de-identification
+    <folder>/state/      answers, approvals, and the ledger of privacy spent
+    <folder>/site.json   public facts of the simulation: id, declared patients, seed
+
+What differs from a real hospital: keys come from a seed, plans that match the policy need no person's approval, and a
+plan without privacy is allowed, because the simulator compares with and without.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from client.imaging.ingest import IngestCounts, ingest
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from client.imaging.store import Store
+from client.policy import Policy
+from client.settings import Data, Settings, SiteIdentity
+from client.site import Site
+from client.training.cohort import split
+from client.training.examples import Example
+from client.training.learner import LoraLearner, StoredPatients
+from client.training.model import Base, Device, load_base
+from client.training.train import Patients
+from federation import canonical
+from federation.errors import DataError
+from federation.plan import RunPlan, plan_from_value
+from federation.privacy.ledger import Ledger
+from sim.keys import SeededKeys
+
+PICTURE_SIDE = 384  # the simulator's models are small; a site keeps up to 1024
+NOW = "2026-01-01T00:00:00Z"  # the ledger's clock in a simulation: equal runs give equal bytes
+EPSILON_MAX = 20.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is public about a virtual site."""
+
+    site_id: str
+    declared_patients: int
+    seed: int
+
+    def write(self, folder: Path) -> None:
+        (folder / "site.json").write_text(json.dumps(vars(self), indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(folder: Path) -> "Facts":
+        return Facts(**json.loads((folder / "site.json").read_text(encoding="utf-8")))
+
+
+def prepare(
+    folder: Path,
+    site_id: str,
+    source: Path,
+    *,
+    seed: int,
+    held_out_share: float,
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> IngestCounts:
+    """De-identify `source` into the site's store and fix its public facts.
+
+    Raises: DataError `nothing-clean` if no study is left, `too-few-patients` if nobody is left to train on.
+    """
+    keys = SiteKeys.from_secret(SeededKeys(seed).key(f"site secret/{site_id}"))
+    profile = DeidProfile.shipped(longest_side=PICTURE_SIDE)
+    folder.mkdir(parents=True, exist_ok=True)
+    exists = (folder / "store" / "store.json").exists()
+    store = (
+        Store.open(folder / "store")
+        if exists
+        else Store.create(folder / "store", profile_digest=profile.digest, key_id=keys.key_id)
+    )
+    with store:
+        counts = ingest(source, store, profile, keys, progress=progress, workers=workers)
+        patients = store.patients()
+    if not patients:
+        why = ", ".join(f"{reason} {count}" for reason, count in counts.quarantined.items())
+        raise DataError(
+            "nothing-clean",
+            f"no study of {site_id} could be proven clean" + (f" ({why})" if why else ""),
+            hint="docs/errors.md explains each reason",
+        )
+    training = len(split(patients, held_out_share=held_out_share).training)
+    if training < 2:
+        raise DataError(
+            "too-few-patients",
+            f"{site_id} has fewer than two patients to train on",
+            hint="add studies, or leave it out",
+        )
+    # A site publishes a rounded number. Rounding up would claim more averaging than there is; noise stays as planned.
+    declared = max(2, training // 10 * 10)
+    Facts(site_id, declared, seed).write(folder)
+    return counts
+
+
+def open_base(plan: RunPlan, path: Path, *, threads: int) -> Base:
+    """The plan's base, on this machine's device."""
+    return load_base(
+        path, sha256=plan.model.sha256, family=plan.model.family or None, device=Device.choose("cpu", threads=threads)
+    )
+
+
+def open_site(folder: Path, state: Path, base: Base, *, data: Patients | None = None, private: bool = True) -> Site:
+    """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data)."""
+    facts = Facts.read(folder)
+    policy = Policy(
+        epsilon_max=EPSILON_MAX, delta_max=0.05, quorum_min=1, approve="matching", allow_without_privacy=not private
+    )
+    settings = Settings(
+        SiteIdentity(facts.site_id), Data("store", "secret", declared_patients=facts.declared_patients), policy
+    )
+    state.mkdir(parents=True, exist_ok=True)
+    return Site(
+        settings,
+        policy,
+        Ledger.open(state / "ledger"),
+        SeededKeys(facts.seed).child(f"site/{facts.site_id}"),
+        LoraLearner(
+            base, data or StoredPatients(Store.open(folder / "store")), declared_patients=facts.declared_patients
+        ),
+        state,
+        now_utc=lambda: NOW,
+    )
+
+
+def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int) -> Site:
+    """For a process of its own (Flower's engine): load the base too, once per process."""
+    plan = plan_from_value(canonical.load(plan_text))
+    key = (base_path, plan.model.sha256, threads)
+    if key not in _bases:
+        _bases[key] = open_base(plan, base_path, threads=threads)
+    return open_site(folder, folder / "state", _bases[key], private=private)
+
+
+# One base per process, shared by the sites that are opened in it, as the in-process engine shares it.
+_bases: dict[tuple[Path, str | None, int], Base] = {}
+
+
+def openers(
+    folders: Mapping[str, Path], plan: RunPlan, base_path: Path, *, private: bool, threads: int
+) -> dict[str, Callable[[], Site]]:
+    """Picklable functions that open each site in another process."""
+    text = plan.canonical()
+    return {
+        site_id: partial(open_site_alone, folder, text, base_path, private, threads)
+        for site_id, folder in folders.items()
+    }
+
+
+class Pool:
+    """All sites' patients in one place: what hospitals cannot do, for comparison only."""
+
+    def __init__(self, sources: Sequence[StoredPatients]) -> None:
+        self._of = {key: source for source in sources for key in source.patients()}
+
+    def patients(self) -> Sequence[str]:
+        return sorted(self._of)
+
+    def examples(self, patient_key: str) -> Sequence[Example]:
+        return self._of[patient_key].examples(patient_key)

@@ -1,0 +1,110 @@
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from client.imaging.header import border, kind_of, read
+from client.imaging.profile import DeidProfile
+from federation.errors import DeidError
+
+Make = Callable[..., FileDataset]
+
+
+def code_of(path: Path, profile: DeidProfile) -> str:
+    with pytest.raises(DeidError) as refused:
+        read(path, profile.limits, pixels=True)
+    return refused.value.code
+
+
+def test_implicit_and_deflated_files_are_read(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:
+    for syntax in (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian):
+        dataset = make_chest()
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(tmp_path / "x", enforce_file_format=True)
+
+        assert read(tmp_path / "x", profile.limits, pixels=True).PatientID == "MRN-000001"
+
+
+def test_a_file_without_preamble_and_meta_is_read(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:
+    plain = Dataset()
+    plain.update({element.tag: element for element in make_chest()})
+    plain.save_as(tmp_path / "x", implicit_vr=True, little_endian=True)
+
+    assert kind_of(tmp_path / "x") == "dicom"
+    assert read(tmp_path / "x", profile.limits, pixels=False).file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+
+
+def test_a_deflated_bomb_is_refused_before_it_inflates(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:
+    dataset = make_chest()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    meta_end = 144 + int.from_bytes(buffer.getvalue()[140:144], "little")
+    packer = zlib.compressobj(wbits=-15)
+    bomb = packer.compress(b"\0" * 50_000_000) + packer.flush()
+    (tmp_path / "bomb").write_bytes(buffer.getvalue()[:meta_end] + bomb)
+
+    assert code_of(tmp_path / "bomb", profile) == "limit-size"
+
+
+@pytest.mark.parametrize("keep", [0, 100, 131, 140, 200, 330])
+def test_a_file_that_ends_early_is_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile, keep: int) -> None:
+    buffer = io.BytesIO()
+    make_chest().save_as(buffer, enforce_file_format=True)
+    (tmp_path / "cut").write_bytes(buffer.getvalue()[:keep])
+
+    assert code_of(tmp_path / "cut", profile) in ("not-dicom", "truncated", "malformed", "syntax-unknown")
+
+
+def test_a_file_over_the_size_limit_is_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:
+    make_chest().save_as(tmp_path / "x", enforce_file_format=True)
+    tight = replace(profile, limits=replace(profile.limits, file_bytes=1000))
+
+    assert code_of(tmp_path / "x", tight) == "limit-size"
+
+
+def test_two_hundred_open_levels_are_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:
+    inner = Dataset()
+    for _ in range(200):
+        outer = Dataset()
+        outer.ReferencedImageSequence = Sequence([inner])
+        outer["ReferencedImageSequence"].is_undefined_length = True
+        inner = outer
+    with border("malformed", "x"):
+        make_chest(ReferencedImageSequence=Sequence([inner])).save_as(tmp_path / "deep", enforce_file_format=True)
+
+    with pytest.raises(DeidError) as refused:
+        dataset = read(tmp_path / "deep", profile.limits, pixels=True)
+        from client.imaging.identifiers import collect
+
+        collect(dataset, profile.limits)
+    assert refused.value.code == "limit-nesting"
+
+
+def test_an_unknown_character_set_and_syntax_are_refused(
+    make_chest: Make, tmp_path: Path, profile: DeidProfile
+) -> None:
+    odd = make_chest()
+    odd.file_meta.TransferSyntaxUID = "1.2.3.4"
+    odd.save_as(tmp_path / "syntax", implicit_vr=False, little_endian=True)
+    with border("malformed", "x"):
+        text = make_chest(SpecificCharacterSet="ISO_IR 100")
+        text.save_as(tmp_path / "charset", enforce_file_format=True)
+    data = (tmp_path / "charset").read_bytes()
+    (tmp_path / "charset").write_bytes(data.replace(b"ISO_IR 100", b"ISO_IR 999"))
+
+    assert code_of(tmp_path / "syntax", profile) == "syntax-unknown"
+    assert code_of(tmp_path / "charset", profile) == "charset"
+
+
+def test_no_exception_of_a_library_passes_the_border_with_its_text() -> None:
+    with pytest.raises(DeidError) as refused, border("malformed", "does not parse"):
+        raise ValueError("Alonso Quixano")
+
+    assert "Quixano" not in str(refused.value) and refused.value.__suppress_context__
