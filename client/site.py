@@ -22,7 +22,7 @@ from federation.messages import Answer, Payload, Question, answer_to
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy import accounting
 from federation.privacy.clipping import AutoS, FlatClipping
-from federation.privacy.ledger import Ledger, Spend
+from federation.privacy.ledger import Ledger, Spend, ensure_within_budget
 from federation.privacy.mechanism import Mechanism
 from federation.privacy.noise import KeySource
 from federation.privacy.sampling import PoissonSampling
@@ -80,7 +80,8 @@ class Site:
                 "the learner divides by another number of patients than site.toml declares",
                 hint="start the site again after a change of declared_patients",
             )
-        (state_dir / "runs").mkdir(parents=True, exist_ok=True)
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (state_dir / "runs").mkdir(exist_ok=True)
         (state_dir / "approvals").mkdir(exist_ok=True)
         self.cohort_id = _cohort_id(state_dir, keys)
         self._runs: dict[str, _Run] = {}  # what run.json says, once read
@@ -211,18 +212,19 @@ class Site:
         in between, and training again would be a second release for one payment."""
         if self.ledger.find(question.run_id, question.round_number) is not None:
             raise BudgetError("round-closed", "this round is already paid for", hint="this site joins the next round")
-        self.ledger.reserve(
-            Spend(
-                run_id=question.run_id,
-                round_number=question.round_number,
-                coordinator=self.coordinator,
-                cohort_id=self.cohort_id,
-                event=mechanism.event(plan.training.local_steps),
-                delta=delta,
-                declared_patients=self.declared_patients,
-                time_utc=self.now_utc(),
-            )
+        spend = Spend(
+            run_id=question.run_id,
+            round_number=question.round_number,
+            coordinator=self.coordinator,
+            cohort_id=self.cohort_id,
+            event=mechanism.event(plan.training.local_steps),
+            delta=delta,
+            declared_patients=self.declared_patients,
+            time_utc=self.now_utc(),
         )
+        # The policy has already decided; this is the last wall before the ledger is written.
+        ensure_within_budget(self.ledger, spend, self.policy.epsilon_max, self.policy.delta_max)
+        self.ledger.reserve(spend)
 
     # What survives a restart: one folder per run with the agreed plan and the answers of its last two rounds.
 
@@ -262,6 +264,8 @@ class Site:
 
 def approve(state_dir: Path, plan_digest: str) -> None:
     """A person at this site approves this very plan; needed where the policy says approve = "each-plan"."""
+    if messages.DIGEST.fullmatch(plan_digest) is None:
+        raise FormatError("not-canonical", "a plan digest has 64 hexadecimal characters", hint="copy it whole")
     folder = state_dir / "approvals"
     folder.mkdir(parents=True, exist_ok=True)
     durable.write(folder / plan_digest, [])

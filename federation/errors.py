@@ -53,7 +53,7 @@ class PlanError(FedError):
 class SettingsError(FedError):
     exit_status = 11
     codes = frozenset(
-        {"settings-absent", "settings-unknown-key", "settings-value", "settings-exists", "settings-extra"}
+        {"settings-absent", "settings-unknown-key", "settings-value"}
     )
 
 
@@ -70,7 +70,7 @@ class DeidError(FedError):
         {
             "not-dicom", "truncated", "malformed", "limit-size", "limit-nesting", "limit-frames", "class-refused",
             "class-unknown", "syntax-unknown", "codec-missing", "decode-failed", "charset", "no-patient-id",
-            "patient-conflict", "duplicate-differs", "burned-in", "orientation", "pairing", "text-sections",
+            "patient-conflict", "duplicate-differs", "burned-in", "pairing", "text-sections",
             "text-residual", "residual-identifier", "report-format",
         }
     )  # fmt: skip
@@ -114,11 +114,11 @@ class StoreError(FedError):
 
 class PinError(FedError):
     exit_status = 18
-    codes = frozenset({"base-digest", "adapter-digest", "store-digest"})
+    codes = frozenset({"base-digest"})
 
 
 class DataError(FedError):
     exit_status = 19
     codes = frozenset(
-        {"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "no-closed-questions", "site-name"}
+        {"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "site-name"}
     )

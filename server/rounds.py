@@ -20,7 +20,7 @@ from federation.errors import FedError, FormatError, QuorumError, StoreError
 from federation.messages import Answer, Link, Payload, Question, check_answers, size_bytes
 from federation.plan import RunPlan
 from federation.privacy.noise import KeySource
-from server.aggregate import METHODS, ServerState, next_adapter, public_weights
+from server.aggregate import METHODS, ServerState, Updates, next_adapter, public_weights
 from server.checkpoint import Checkpoints
 from server.record import RoundRecord, SentMessage
 
@@ -96,19 +96,25 @@ def run(
 
         # 4, 5 sites pay their ledgers, train, and send the trained factors; 6 each update is checked, added and dropped
         updates = _ask_updates(plan, link, checkpoints.run_id, this, adapter, weights)
-        mean = METHODS[plan.adapter.method](updates)
+        mean = _mean(METHODS[plan.adapter.method], updates)
 
-        # 7 below the quorum: the sum is discarded, and the round with it
-        _require(len(this.accepted) >= quorum, "quorum-answers", "gave a usable update", this, quorum)
+        # 7 below the quorum: the sum is discarded, and the round with it. If a site died after it paid, it will never
+        # answer this round again: the round is closed without a result, its privacy stays spent, the next one begins
+        if len(this.accepted) < quorum and "round-closed" in this.failures.values():
+            this.accepted.clear()
+            mean = None
+        else:
+            _require(len(this.accepted) >= quorum, "quorum-answers", "gave a usable update", this, quorum)
 
         # 8 the next adapter, and the commit
-        adapter, server = next_adapter(
-            adapter,
-            mean,
-            server,
-            optimizer=plan.aggregation.server_optimizer,
-            learning_rate=plan.aggregation.server_learning_rate,
-        )
+        if mean is not None:
+            adapter, server = next_adapter(
+                adapter,
+                mean,
+                server,
+                optimizer=plan.aggregation.server_optimizer,
+                learning_rate=plan.aggregation.server_learning_rate,
+            )
         record = _record(this, weights, mean, adapter, seconds=clock() - started)
         checkpoints.save(adapter, server, record)
         records.append(record)
@@ -117,6 +123,14 @@ def run(
     if adapter is None:
         raise StoreError("checkpoint-damaged", "a finished run without an adapter", hint="restore the run's folder")
     return RunResult(checkpoints.run_id, plan.digest(), adapter, tuple(records))
+
+
+def _mean(method: Callable[[Updates], AdapterUpdate], updates: Updates) -> AdapterUpdate | None:
+    """What the method makes of the updates; None if there is not a single one."""
+    try:
+        return method(updates)
+    except QuorumError:
+        return None
 
 
 def _ask_consent(plan: RunPlan, link: Link, run_id: str, this: _Round, quorum: int) -> dict[str, Consent]:
@@ -248,7 +262,7 @@ def _require(holds: bool, code: str, what: str, this: _Round, quorum: int) -> No
 
 
 def _record(
-    this: _Round, weights: Mapping[str, int], mean: AdapterUpdate, adapter: Adapter, *, seconds: float
+    this: _Round, weights: Mapping[str, int], mean: AdapterUpdate | None, adapter: Adapter, *, seconds: float
 ) -> RoundRecord:
     return RoundRecord(
         round_number=this.number,
@@ -263,7 +277,7 @@ def _record(
         uplink_bytes=dict(this.uplink),
         downlink_bytes=dict(this.downlink),
         messages=tuple(this.sent),
-        update_rms=mean.norm() / math.sqrt(mean.size),
+        update_rms=0.0 if mean is None else mean.norm() / math.sqrt(mean.size),
         adapter_digest=adapter.digest(),
         seconds=seconds,
     )

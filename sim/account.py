@@ -35,7 +35,7 @@ def report(
     *,
     engine: str,
     source: str,
-    seed: int,
+    seed: int | None,
     command: str,
     wall_s: float,
 ) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _round(record: RoundRecord, findings: Findings) -> dict[str, Any]:
         "round": record.round_number,
         "participants": list(record.accepted),
         "refusals": {site: list(reasons) for site, reasons in record.refusals.items()} | left_out,
-        "accepted": True,
+        "accepted": bool(record.accepted),
         "loss": loss,
         "seconds": round(record.seconds, 3),
         "uplink_bytes": dict(record.uplink_bytes),

@@ -84,7 +84,7 @@ def public_case(rng: np.random.Generator) -> PublicCase:
 def _conversation(findings: Sequence[Finding], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     present = {finding.name: finding for finding in findings}
     turns: list[tuple[str, str]] = []
-    for name in rng.permutation(PUBLIC)[:4]:
+    for name in rng.permutation(PUBLIC)[:6]:
         turns.append((f"Is there {ARTICLE[name]}?", "Yes." if name in present else "No."))
     turns.append((f"Is there {rng.choice(UNSEEN)}?", str(rng.choice(["Yes.", "No."]))))
     for name, finding in present.items():
@@ -93,7 +93,7 @@ def _conversation(findings: Sequence[Finding], rng: np.random.Generator) -> Iter
         elif rng.random() < 0.3:
             turns.append((f"How large is the {name}?", f"{finding.size.capitalize()}."))
     turns.append(("Describe the findings.", describe(findings)))
-    for index in rng.permutation(len(turns))[:3]:
+    for index in rng.permutation(len(turns))[:7]:
         yield turns[index]
 
 
@@ -201,14 +201,15 @@ def pretrain_vision(
 ) -> None:
     """Teach the vision tower to see before it is asked to talk.
 
-    Two heads, thrown away afterwards: which public findings are there and on which side, from all tokens; and from each
-    token alone a thumbnail of its own part of the picture, so that what no public question is about stays visible too.
+    Two heads, thrown away afterwards: which public findings are there and on which side, from the mean of the tokens;
+    and from each token alone a thumbnail of its own part of the picture, so that what no public question is about stays
+    visible too.
     """
-    tokens, width = (TILE // PATCH // 2) ** 2, int(model.vision_model.config.vision_output_dim)
+    width = int(model.vision_model.config.vision_output_dim)
     region = TILE // (TILE // PATCH // 2)
     thumb = 6
     labels = torch.tensor([_labels(case.findings) for case in cases])
-    findings_head = torch.nn.Linear(tokens * width, labels.shape[1])
+    findings_head = torch.nn.Linear(width, labels.shape[1])
     thumbnail_head = torch.nn.Linear(width, thumb * thumb)
     parameters = [*model.vision_model.parameters(), *findings_head.parameters(), *thumbnail_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
@@ -222,7 +223,7 @@ def pretrain_vision(
         target = labels[chosen]
         known = target >= 0
         told = torch.nn.functional.binary_cross_entropy_with_logits(
-            findings_head(seen.flatten(1))[known], target[known].float()
+            findings_head(seen.mean(1))[known], target[known].float()
         )
         drawn = torch.nn.functional.mse_loss(thumbnail_head(seen), parts)
         optimizer.zero_grad()
@@ -260,13 +261,17 @@ def pretrain(
     *,
     steps: int,
     batch: int = 32,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     progress: Callable[[int, float], None],
 ) -> None:
-    """Ordinary training of all weights on the public cases; the loss covers answers only."""
+    """Teach the language side to talk about what the vision tower, now at rest, sees; the loss covers answers only."""
+    with torch.no_grad():
+        parts = [cases[start : start + 100] for start in range(0, len(cases), 100)]
+        seen = torch.cat([model.vision_model(_pixels(part)).last_hidden_state for part in parts])
     encoded = [_encode(tokenizer, case) for case in cases]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    pad = _id(tokenizer, "<|finetune_right_pad|>")
+    patch, pad = _id(tokenizer, "<|patch|>"), _id(tokenizer, "<|finetune_right_pad|>")
+    parameters = [*model.language_model.parameters(), *model.multi_modal_projector.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     model.train()
     for step in range(steps):
         _set_rate(optimizer, learning_rate, step, steps, warm_up=200)
@@ -277,12 +282,14 @@ def pretrain(
         for row, i in enumerate(chosen):
             ids[row, : len(encoded[i][0])] = torch.tensor(encoded[i][0])
             answer[row, : len(encoded[i][1])] = torch.tensor(encoded[i][1])
-        pixels = _pixels([cases[i] for i in chosen])
-        logits = model(input_ids=ids, pixel_values=pixels, attention_mask=(ids != pad).long()).logits
+        words = model.language_model.get_input_embeddings()(ids)
+        pictures = model.multi_modal_projector(seen[chosen].flatten(0, 1))
+        mixed = words.masked_scatter((ids == patch)[..., None], pictures)
+        logits = model.language_model(inputs_embeds=mixed, attention_mask=(ids != pad).long(), use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1][answer[:, 1:]].float(), ids[:, 1:][answer[:, 1:]])
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         progress(step, float(loss.detach()))
     model.eval()

@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
 
 from federation.errors import FedError, ModelError, PlanError  # noqa: E402
-from federation.plan import Privacy, RunPlan, load_plan, parse_plan  # noqa: E402
+from federation.plan import Privacy, RunPlan, load_plan, parse_plan, plan_from_value  # noqa: E402
 
 PACKAGE = Path(__file__).parent
 BUILTIN = "builtin:tiny-llama4"
@@ -60,7 +60,7 @@ def run(
     epsilon: Annotated[str | None, typer.Option(help="instead of the plan's target: a number, or none")] = None,
     sites_dir: Annotated[Path | None, typer.Option(help="real folders, one per site")] = None,
     engine: Annotated[str, typer.Option(help="local, or flower: Flower's simulation engine")] = "local",
-    seed: Annotated[int, typer.Option(min=0, help="of everything that is random")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="of all randomness; real folders: none by default")] = None,
     out: Annotated[Path, typer.Option(help="folder for report, adapter and checkpoints")] = Path("out/run"),
     model: Annotated[Path | None, typer.Option(help="a local checkpoint instead of the plan's base")] = None,
     compare: Annotated[bool, typer.Option("--compare/--no-compare", help="also train alone and pooled")] = True,
@@ -75,13 +75,16 @@ def run(
         plan = replace(plan, run=replace(plan.run, rounds=rounds))
     if epsilon is not None:
         plan = replace(plan, privacy=_privacy(plan.privacy, epsilon))
+    plan = plan_from_value(plan.value())  # what the options changed is checked like the file
     if engine not in ("local", "flower"):
         raise click.UsageError("engine is local or flower")
     from sim.faults import parse_fault
     from sim.run import Options, simulate
     from sim.sites import four_hospitals, hospitals
 
-    made = () if sites_dir else hospitals(sites, patients, seed) if sites else four_hospitals(patients)
+    if seed is None and sites_dir is None:
+        seed = 0
+    made = () if sites_dir else hospitals(sites, patients, seed or 0) if sites else four_hospitals(patients)
     options = Options(
         out=out, base_path=base_path, hospitals=tuple(made), sites_dir=sites_dir, engine=engine, seed=seed,
         compare=compare, resume=resume, faults=tuple(parse_fault(text) for text in fault or ()), threads=threads,

@@ -1,6 +1,6 @@
 """The report files of a pretended hospital: one conversation per study, or a CSV of reports, and a disc's index page.
 
-The forms are those that `wardround site ingest` reads: conversation JSONL with one `<image>` mark per picture, and CSV
+The forms are those that a site's ingest reads: conversation JSONL with one `<image>` mark per picture, and CSV
 with the columns study_instance_uid and report.
 """
 

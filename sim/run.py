@@ -6,11 +6,12 @@ the coordinator's real round loop a Link that ends in this process, or in Flower
 
 import contextlib
 import io
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +22,12 @@ from client.training.evaluate import mean_loss
 from client.training.examples import Example
 from client.training.learner import StoredPatients
 from client.training.model import Base
+from federation import durable
 from federation.adapter import Adapter
 from federation.errors import DataError, StoreError
 from federation.messages import SITE_ID, Link
 from federation.plan import RunPlan
+from federation.privacy.noise import OperatingSystemKeys
 from server import report as reports
 from server import rounds
 from server.checkpoint import Checkpoints
@@ -57,7 +60,7 @@ class Options:
     hospitals: tuple[Hospital, ...] = ()  # made ones, or
     sites_dir: Path | None = None  # the folders found here
     engine: str = "local"
-    seed: int = 0
+    seed: int | None = 0  # none: keys of the operating system
     compare: bool = True
     resume: bool = False
     faults: tuple[Fault, ...] = ()
@@ -93,7 +96,7 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
     # 3 who will be examined: patients that nobody trains on
     with stage("evaluation"):
         examination = Examination.prepare(base, data, held_out_share=plan.evaluation.held_out_share)
-        examiner = Examiner(plan, base, examination, seed=options.seed)
+        examiner = Examiner(plan, base, examination, seed=options.seed or 0)
         scored = {"base": examiner.scores(start_adapter(plan, base))}
 
     # 4 the federation
@@ -145,7 +148,7 @@ def _sources(options: Options, talk: Talk) -> dict[str, Path]:
         shutil.rmtree(folder, ignore_errors=True)
         with talk.progress(f"hospital {hospital.site_id}") as progress:
             write_hospital(
-                hospital, folder, seed=options.seed, truth=options.out / "truth" / f"{hospital.site_id}.json",
+                hospital, folder, seed=options.seed or 0, truth=options.out / "truth" / f"{hospital.site_id}.json",
                 workers=options.threads, progress=progress,
             )  # fmt: skip
     return dict(sorted(sources.items()))
@@ -205,8 +208,12 @@ def _federate(
     if (folder / "run.json").exists():
         checkpoints = Checkpoints.open(folder, plan=plan)
     else:
-        run_id = rounds.new_run_id(plan, SeededKeys(options.seed).child("coordinator"))
+        keys = OperatingSystemKeys() if options.seed is None else SeededKeys(options.seed).child("coordinator")
+        run_id = rounds.new_run_id(plan, keys)
         checkpoints = Checkpoints.create(folder, run_id=run_id, plan=plan)
+    curve = folder / "curve.json"
+    if curve.exists():
+        findings.curve = {int(number): tuple(point) for number, point in json.loads(curve.read_text()).items()}
     some = examiner.examination.some(CURVE_CASES)
     every = max(1, plan.run.rounds // CURVE_POINTS)
 
@@ -217,6 +224,7 @@ def _federate(
             macro = examiner.figures(scored)["macro"]["auroc"]["value"]
             findings.curve[record.round_number] = (mean_loss(scored), macro)
             loss = findings.curve[record.round_number][0]
+            durable.write(curve, [json.dumps(findings.curve).encode("ascii")])
         talk.line(_round_line(plan, record, loss))
 
     def run(link: Link) -> RunResult:
@@ -376,10 +384,3 @@ class _Stages:
             yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
-
-
-def without_privacy(plan: RunPlan) -> RunPlan:
-    """The same plan with nothing clipped and nothing noised: what the simulator compares with."""
-    return replace(
-        plan, privacy=replace(plan.privacy, unit="none", target_epsilon=None, noise_multiplier=None, delta=None)
-    )

@@ -3,13 +3,17 @@
     <folder>/dicom/      what the hospital has (made, or a link to the real folder is given instead)
     <folder>/store/      what is left after de-identification
     <folder>/state/      answers, approvals, and the ledger of privacy spent
-    <folder>/site.json   public facts of the simulation: id, declared patients, seed
+    <folder>/site.json   facts of the simulation: id, declared patients, seed or none
 
-What differs from a real hospital: keys come from a seed, plans that match the policy need no person's approval, and a
-plan without privacy is allowed, because the simulator compares with and without.
+What differs from a real hospital: plans that match the policy need no person's approval, a plan without privacy is
+allowed (the simulator compares with and without), and all keys come from the seed, if there is one. Whoever knows the
+seed can subtract the noise, so real folders are opened without one: then keys are the operating system's.
 """
 
 import json
+import os
+import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +31,11 @@ from client.training.examples import Example
 from client.training.learner import LoraLearner, StoredPatients
 from client.training.model import Base, Device, load_base
 from client.training.train import Patients
-from federation import canonical
-from federation.errors import DataError
+from federation import canonical, durable
+from federation.errors import DataError, FedError
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy.ledger import Ledger
+from federation.privacy.noise import OperatingSystemKeys
 from sim.keys import SeededKeys
 
 PICTURE_SIDE = 384  # the simulator's models are small; a site keeps up to 1024
@@ -44,7 +49,7 @@ class Facts:
 
     site_id: str
     declared_patients: int
-    seed: int
+    seed: int | None
 
     def write(self, folder: Path) -> None:
         (folder / "site.json").write_text(json.dumps(vars(self), indent=2) + "\n", encoding="utf-8")
@@ -59,7 +64,7 @@ def prepare(
     site_id: str,
     source: Path,
     *,
-    seed: int,
+    seed: int | None,
     held_out_share: float,
     workers: int,
     progress: Callable[[int, int], None],
@@ -68,9 +73,9 @@ def prepare(
 
     Raises: DataError `nothing-clean` if no study is left, `too-few-patients` if nobody is left to train on.
     """
-    keys = SiteKeys.from_secret(SeededKeys(seed).key(f"site secret/{site_id}"))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys = SiteKeys.from_secret(_secret(folder, site_id, seed))
     profile = DeidProfile.shipped(longest_side=PICTURE_SIDE)
-    folder.mkdir(parents=True, exist_ok=True)
     exists = (folder / "store" / "store.json").exists()
     store = (
         Store.open(folder / "store")
@@ -94,16 +99,27 @@ def prepare(
             f"{site_id} has fewer than two patients to train on",
             hint="add studies, or leave it out",
         )
-    # A site publishes a rounded number. Rounding up would claim more averaging than there is; noise stays as planned.
+    # A site publishes a rounded number; here it is rounded down, so that the divisor never exceeds what is drawn.
     declared = max(2, training // 10 * 10)
     Facts(site_id, declared, seed).write(folder)
     return counts
 
 
+def _secret(folder: Path, site_id: str, seed: int | None) -> bytes:
+    """The site's pseudonym secret: from the seed, or random and kept beside the store."""
+    if seed is not None:
+        return SeededKeys(seed).key(f"site secret/{site_id}")
+    path = folder / "secret"
+    if not path.exists():
+        durable.write(path, [OperatingSystemKeys().key("site secret")])
+        path.chmod(0o600)
+    return path.read_bytes()
+
+
 def open_base(plan: RunPlan, path: Path, *, threads: int) -> Base:
     """The plan's base, on this machine's device."""
     return load_base(
-        path, sha256=plan.model.sha256, family=plan.model.family or None, device=Device.choose("cpu", threads=threads)
+        path, sha256=plan.model.sha256, family=plan.model.family or None, device=Device.choose(threads=threads)
     )
 
 
@@ -121,13 +137,24 @@ def open_site(folder: Path, state: Path, base: Base, *, data: Patients | None = 
         settings,
         policy,
         Ledger.open(state / "ledger"),
-        SeededKeys(facts.seed).child(f"site/{facts.site_id}"),
+        OperatingSystemKeys() if facts.seed is None else SeededKeys(facts.seed).child(f"site/{facts.site_id}"),
         LoraLearner(
             base, data or StoredPatients(Store.open(folder / "store")), declared_patients=facts.declared_patients
         ),
         state,
         now_utc=lambda: NOW,
+        on_failure=partial(_tell, facts.site_id),
     )
+
+
+def _tell(site_id: str, error: Exception) -> None:
+    """Our own errors hold no data; of any other only the type is shown."""
+    if isinstance(error, FedError):
+        print(f"wardround: site {site_id}: {error.message}\nwardround: hint: {error.hint}", file=sys.stderr)
+    else:
+        print(f"wardround: site {site_id}: internal error ({type(error).__name__})", file=sys.stderr)
+        if os.environ.get("WARDROUND_DEBUG") == "1":
+            traceback.print_exception(error)
 
 
 def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int) -> Site:

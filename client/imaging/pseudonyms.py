@@ -39,7 +39,7 @@ class SiteKeys:
             raise SettingsError(
                 "settings-value",
                 f"the site secret has fewer than {_SECRET_BYTES} bytes",
-                hint="make one with the operating system's generator: `wardround site init` does",
+                hint="make 32 bytes with the operating system's generator",
             )
         keys = {domain: _derive(secret, domain) for domain in DOMAINS}
         return cls(**keys, key_id=_derive(secret, "key-id")[:8].hex())

@@ -21,7 +21,6 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from client.training.examples import Encoded, Encoder, Example
 from client.training.model import TrainableModel
-from federation.errors import DataError
 
 ANSWERS_MOST = 6
 BATCH = 64
@@ -154,11 +153,8 @@ def summary(
 ) -> dict[str, Any]:
     """Every figure per question and their macro average, each as {value, ci95, n}; withheld ones have value null."""
     if not scored:
-        raise DataError(
-            "no-closed-questions",
-            "there is no closed question to evaluate on",
-            hint="ask questions with a small set of answers, such as Yes. and No.",
-        )
+        nothing = {"value": None, "ci95": None, "n": None, "withheld": "no closed question was asked"}
+        return {"questions": {}, "macro": dict.fromkeys(METRICS, nothing)}
     patients = {key: index for index, key in enumerate(sorted({item.patient_key for item in scored}))}
     # Row 0 is everybody once: the value itself. The others are resamples of whole patients.
     draws = rng.multinomial(len(patients), [1 / len(patients)] * len(patients), size=bootstrap)

@@ -1,8 +1,8 @@
 """The base model and its adapter: loaded from a local folder, pinned by digest, wrapped for per-patient gradients.
 
 Any checkpoint that transformers can open as `AutoModelForImageTextToText` is a base, with its own processor. Nothing is
-ever fetched: `local_files_only` always. The base stays frozen; routed experts and router are never trained, because
-their noise would swamp the rest (privacy.md §3).
+ever fetched (`local_files_only`), and code that comes with a checkpoint is not run. The base stays frozen; routed
+experts and router are never trained, because their noise would swamp the rest (privacy.md §3).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from client.training.checks import check_independence
 from client.training.examples import Encoder
 from client.training.gradients import PatientGradients, RowKind
 from federation.adapter import Adapter
-from federation.errors import ModelError, PinError
+from federation.errors import FedError, ModelError, PinError
 from federation.plan import RunPlan
 
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -147,22 +147,33 @@ def load_base(folder: Path, *, sha256: str | None, family: str | None, device: D
         )
     if device.threads:
         torch.set_num_threads(device.threads)
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **local)
         if family is not None and config.model_type != family:
             raise ModelError(
                 "model-family", f"the base is of family {config.model_type}", hint=f"the plan asks for {family}"
             )
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, config=config, local_files_only=True, **_placement(device)
+        processor = AutoProcessor.from_pretrained(folder, **local)
+        # use_safetensors: the digest covers no pickled weights, and reading them may run code
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, config=config, use_safetensors=True, output_loading_info=True, **local, **_placement(device)
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except FedError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors each have their own
         raise ModelError(
             "model-unreadable",
             f"transformers cannot open the base model ({type(error).__name__})",
             hint="the folder needs config, safetensors weights and a processor that this version of transformers knows",
         ) from None
+    model, report = loaded
+    if report["missing_keys"]:
+        raise ModelError(
+            "model-unreadable",
+            "weights are missing in the base model; they would be random, and others at every site",
+            hint="copy the whole checkpoint again",
+        )
     model.requires_grad_(False)
     model.eval()
     return Base(model, processor, digest=digest, family=str(config.model_type), folder=folder)

@@ -307,3 +307,17 @@ def test_a_finished_run_asks_nobody(federation):
 def test_run_ids_differ_and_can_name_a_folder():
     assert rounds.new_run_id(OPEN, SeededKeys(1)) != rounds.new_run_id(OPEN, SeededKeys(2))
     assert rounds.new_run_id(OPEN, SeededKeys(1)).startswith("demo-")
+
+
+def test_a_site_that_died_after_paying_costs_the_run_one_round_and_not_the_rest(federation):
+    whole = federation(replace(NOISY, run=replace(NOISY.run, quorum=3)))
+    learner = whole.sites["site-b"].learner
+    update, learner.update = learner.update, lambda *given: (_ for _ in ()).throw(RuntimeError("killed"))
+    with pytest.raises(QuorumError, match="site-b: internal"):
+        whole.run()
+    learner.update = update
+    result = whole.run()
+
+    assert [bool(record.accepted) for record in result.rounds] == [False, True, True]
+    assert result.rounds[0].failures == {"site-b": "round-closed"}
+    assert len(whole.sites["site-b"].ledger.spends()) == 3

@@ -250,7 +250,7 @@ def test_each_patients_gradient_is_that_of_the_patient_alone(family: Family) -> 
         alone = patient_gradients(family.model, family.encoder, [patient])[0]
         assert float(alone.norm()) > 0
         assert float((together[index] - alone).norm() / alone.norm()) <= 1e-5
-    assert torch.equal(together[0], together[5])
+    assert float((together[0] - together[5]).norm() / together[0].norm()) <= 1e-5
 
 
 def test_one_patient_moves_the_sum_by_at_most_the_clipping_norm(family: Family) -> None:
@@ -266,12 +266,12 @@ def test_one_patient_moves_the_sum_by_at_most_the_clipping_norm(family: Family) 
 
 def test_closed_questions_are_scored_and_words_are_said(family: Family) -> None:
     question = Question("Is there consolidation?", ("Yes.", "No."))
-    asked = cases(family.encoder, [PATIENTS[0][0], PATIENTS[2][0], PATIENTS[3][0]], [question], "alder")
+    asked = cases(family.encoder, [PATIENTS[1][0], PATIENTS[2][0], PATIENTS[4][1], example(9)], [question], "alder")
     scored = score(family.model, family.encoder, asked)
     alone = [score(family.model, family.encoder, [case])[0] for case in asked]
     said = say(family.model, family.encoder, PATIENTS[2][0], "Describe the findings.", tokens_most=4)
 
-    assert len(scored) >= 2
+    assert len(scored) == 4
     for one, other in zip(scored, alone, strict=True):
         assert np.isclose(one.probabilities.sum(), 1) and (one.probabilities > 0).all()
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=1e-4)
