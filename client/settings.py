@@ -46,7 +46,9 @@ def load_settings(path: Path) -> Settings:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:
-        raise SettingsError("settings-absent", "site.toml cannot be read", hint="write one with [site], [data] and [policy]") from None
+        raise SettingsError(
+            "settings-absent", "site.toml cannot be read", hint="it has [site], [data], [policy]"
+        ) from None
     except UnicodeDecodeError:
         raise SettingsError("settings-value", "site.toml is not UTF-8 text", hint="save it as UTF-8") from None
     return parse_settings(text)

@@ -22,9 +22,9 @@ from federation.messages import Answer, Payload, Question, answer_to
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy import accounting
 from federation.privacy.clipping import AutoS, FlatClipping
+from federation.privacy.keystream import KeySource
 from federation.privacy.ledger import Ledger, Spend, ensure_within_budget
 from federation.privacy.mechanism import Mechanism
-from federation.privacy.noise import KeySource
 from federation.privacy.sampling import PoissonSampling
 
 

@@ -52,9 +52,7 @@ class PlanError(FedError):
 
 class SettingsError(FedError):
     exit_status = 11
-    codes = frozenset(
-        {"settings-absent", "settings-unknown-key", "settings-value"}
-    )
+    codes = frozenset({"settings-absent", "settings-unknown-key", "settings-value"})
 
 
 class BudgetError(FedError):
@@ -119,6 +117,4 @@ class PinError(FedError):
 
 class DataError(FedError):
     exit_status = 19
-    codes = frozenset(
-        {"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "site-name"}
-    )
+    codes = frozenset({"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "site-name"})

@@ -43,7 +43,10 @@ def check(kind: type[T], read: Any, refuse: Refuse) -> T:
         return value
     except (TypeError, ValueError) as error:
         if isinstance(error, ValidationError):
-            raise _explained(kind, error.errors(include_url=False, include_input=False)[0], refuse) from None
+            found = error.errors(include_url=False, include_input=False)
+            # A misspelt key is both unknown and missing; the spelling is what a person has to look at.
+            found.sort(key=lambda one: one["type"] != "unexpected_keyword_argument")
+            raise _explained(kind, found[0], refuse) from None
         raise refuse("value", "a value is infinite, not a number, or a date", "write a finite number") from None
 
 

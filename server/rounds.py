@@ -19,7 +19,7 @@ from federation.consent import PROTOCOL, Consent, consent_from, refusal_from
 from federation.errors import FedError, FormatError, QuorumError, StoreError
 from federation.messages import Answer, Link, Payload, Question, check_answers, size_bytes
 from federation.plan import RunPlan
-from federation.privacy.noise import KeySource
+from federation.privacy.keystream import KeySource
 from server.aggregate import METHODS, ServerState, Updates, next_adapter, public_weights
 from server.checkpoint import Checkpoints
 from server.record import RoundRecord, SentMessage

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 Image = NDArray[Any]  # floating, (rows, columns)
 
 CLINICAL = ("consolidation", "effusion", "cardiomegaly", "pneumothorax")
-PUBLIC = ("nodule", "cavity", "pacemaker", "tube", "hyperinflation", "scoliosis", "haze", "hernia")
+PUBLIC = (
+    "nodule", "mass", "cavity", "bulla", "pacemaker", "tube", "hyperinflation", "scoliosis", "haze", "hernia",
+    "elevation",
+)  # fmt: skip
 
 SIDES = ("right", "left")
 ZONES = ("upper", "middle", "lower")
@@ -215,7 +218,7 @@ def _centre(chest: _Chest, finding: Finding, rng: np.random.Generator) -> tuple[
 
 def _consolidation(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
     cx, cy = _centre(chest, f, rng)
-    radius = (0.055, 0.08, 0.11)[SIZES.index(f.size)]
+    radius = (0.065, 0.085, 0.11)[SIZES.index(f.size)]
     rough = 1 + 0.7 * (_texture(rng, image.shape[0], image.shape[1], 10) - 0.5)
     spot = np.exp(-((((chest.x - cx) / radius) ** 2 + ((chest.y - cy) / (radius * 1.15)) ** 2) ** 1.3)) * rough
     return _opacify(image, 0.9 * np.clip(spot, 0, 1) * lungs[f.side])
@@ -227,7 +230,7 @@ def _opacify(image: Image, share: Image) -> Image:
 
 
 def _effusion(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
-    depth = (0.08, 0.14, 0.22)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
+    depth = (0.13, 0.19, 0.27)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
     sign = chest.side_sign[f.side]
     lateral = np.clip((sign * chest.x - 0.06) / (2 * chest.lung_width), 0, 1)
     level = chest.lung_bottom - depth * (0.55 + 0.75 * lateral**2)
@@ -238,7 +241,7 @@ def _effusion(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, 
 
 def _pneumothorax(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
     sign = chest.side_sign[f.side]
-    width = (0.035, 0.06, 0.09)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
+    width = (0.045, 0.065, 0.09)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
     # What is left of the lung: the same outline, shrunken towards the hilum. Between the two outlines is air.
     centre = chest.midline + sign * (0.06 + chest.lung_width - 0.6 * width)
     middle = (chest.lung_top + chest.lung_bottom) / 2 + 0.7 * width
@@ -259,6 +262,30 @@ def _nodule(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rn
     radius = (0.022, 0.034, 0.05)[SIZES.index(f.size)]
     disc = _soft(radius - np.hypot(chest.x - cx, chest.y - cy), 0.006)
     return image + (0.38 * disc * lungs[f.side]).astype(np.float32)
+
+
+def _mass(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
+    cx, cy = _centre(chest, f, rng)
+    radius = (0.06, 0.075, 0.095)[SIZES.index(f.size)]
+    disc = _soft(radius - np.hypot(chest.x - cx, (chest.y - cy) * rng.uniform(0.8, 1.2)), 0.018)
+    return _opacify(image, disc * lungs[f.side])
+
+
+def _bulla(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
+    cx, cy = _centre(chest, f, rng)
+    radius = (0.06, 0.08, 0.1)[SIZES.index(f.size)]
+    distance = np.hypot((chest.x - cx) * 1.3, chest.y - cy)
+    hole = _soft(radius - distance, 0.012) * lungs[f.side]
+    rim = np.exp(-(((distance - radius) / 0.008) ** 2)) * lungs[f.side]
+    return (image * (1 - 0.85 * hole) + 0.05 * hole + 0.12 * rim).astype(np.float32)
+
+
+def _elevation(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
+    """One half of the diaphragm stands too high: the lung ends early, in a dome."""
+    rise = (0.08, 0.13, 0.2)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
+    centre = chest.midline + chest.side_sign[f.side] * (0.06 + chest.lung_width)
+    dome = chest.lung_bottom - rise + 0.09 * ((chest.x - centre) / chest.lung_width) ** 2
+    return _opacify(image, _soft(chest.y - dome, 0.012) * lungs[f.side] * 1.1)
 
 
 def _cavity(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
@@ -310,6 +337,9 @@ _PAINTERS: dict[str, Painter] = {
     "effusion": _effusion,
     "pneumothorax": _pneumothorax,
     "nodule": _nodule,
+    "mass": _mass,
+    "bulla": _bulla,
+    "elevation": _elevation,
     "cavity": _cavity,
     "pacemaker": _pacemaker,
     "tube": _tube,

@@ -1,7 +1,7 @@
 """The tiny base model: the Llama 4 architecture in small, taught to look at chests on public, made pictures.
 
 `wardround sim base --out DIR` makes it from nothing: text, tokenizer, weights, pre-training. What it learns is public:
-eight findings that no hospital of the simulator asks about (nodule, cavity, pacemaker, …), their side and size, and
+eleven findings that no hospital of the simulator asks about (nodule, bulla, pacemaker, …), their side and size, and
 how to answer and to describe. The words of the hospitals' own findings occur in its text only, without pictures, so the
 base knows how to spell "effusion" and not what it looks like. Part of its questions cannot be answered from the picture
 ("Is there a fracture?", answered by a coin): it learns to be unsure of words that it cannot see.
@@ -42,13 +42,12 @@ SPECIAL = (
 )  # fmt: skip
 UNSEEN = (
     "a fracture", "edema", "emphysema", "atelectasis", "fibrosis", "calcification", "a mass", "congestion",
-    "a foreign body", "an abscess", "bronchiectasis", "lymphadenopathy", "pneumonia", "tuberculosis", "thickening",
-    "an opacity",
+    "a foreign body", "an abscess", "bronchiectasis", "lymphadenopathy", "tuberculosis", "thickening", "an opacity",
 )  # fmt: skip
-ARTICLE = {name: f"a {name}" for name in PUBLIC} | {
-    "hyperinflation": "hyperinflation", "scoliosis": "scoliosis", "haze": "haze",
-}  # fmt: skip
-PLACED = frozenset({"nodule", "cavity", "pacemaker", "haze"})
+PLAIN = ("hyperinflation", "scoliosis", "haze", "elevation")
+ARTICLE = {name: name if name in PLAIN else f"a {name}" for name in PUBLIC}
+PLACED = frozenset({"nodule", "mass", "cavity", "bulla", "pacemaker", "haze", "elevation"})
+PREVALENCE = 0.25
 """Public findings with a side."""
 
 
@@ -66,7 +65,7 @@ def public_case(rng: np.random.Generator) -> PublicCase:
     findings = [
         Finding(name, str(rng.choice(SIDES)), str(rng.choice(ZONES)), str(rng.choice(SIZES)))
         for name in PUBLIC
-        if rng.random() < 0.3
+        if rng.random() < PREVALENCE
     ]
     style = Style(
         gamma=float(rng.uniform(0.7, 1.4)),
@@ -84,16 +83,22 @@ def public_case(rng: np.random.Generator) -> PublicCase:
 def _conversation(findings: Sequence[Finding], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     present = {finding.name: finding for finding in findings}
     turns: list[tuple[str, str]] = []
-    for name in rng.permutation(PUBLIC)[:6]:
+    for name in rng.permutation(PUBLIC)[:4]:
         turns.append((f"Is there {ARTICLE[name]}?", "Yes." if name in present else "No."))
-    turns.append((f"Is there {rng.choice(UNSEEN)}?", str(rng.choice(["Yes.", "No."]))))
+    side = str(rng.choice(SIDES))
+    name = str(rng.choice(sorted(PLACED)))
+    there = name in present and present[name].side == side
+    turns.append((f"Is there {ARTICLE[name]} on the {side}?", "Yes." if there else "No."))
+    if rng.random() < 0.4:
+        turns.append((f"Is there {rng.choice(UNSEEN)}?", str(rng.choice(["Yes.", "No."]))))
     for name, finding in present.items():
-        if name in PLACED and rng.random() < 0.5:
+        if name in PLACED and rng.random() < 0.2:
             turns.append((f"Which side is the {name} on?", f"{finding.side.capitalize()}."))
-        elif rng.random() < 0.3:
+        elif rng.random() < 0.1:
             turns.append((f"How large is the {name}?", f"{finding.size.capitalize()}."))
-    turns.append(("Describe the findings.", describe(findings)))
-    for index in rng.permutation(len(turns))[:7]:
+    if rng.random() < 0.2:
+        turns.append(("Describe the findings.", describe(findings)))
+    for index in rng.permutation(len(turns))[:6]:
         yield turns[index]
 
 
@@ -117,7 +122,7 @@ def public_text(rng: np.random.Generator, cases: int) -> Iterator[str]:
         findings = [
             Finding(name, str(rng.choice(SIDES)), str(rng.choice(ZONES)), str(rng.choice(SIZES)))
             for name in PUBLIC
-            if rng.random() < 0.3
+            if rng.random() < PREVALENCE
         ]
         for question, answer in _conversation(findings, rng):
             yield question
@@ -201,17 +206,19 @@ def pretrain_vision(
 ) -> None:
     """Teach the vision tower to see before it is asked to talk.
 
-    Two heads, thrown away afterwards: which public findings are there and on which side, from the mean of the tokens;
-    and from each token alone a thumbnail of its own part of the picture, so that what no public question is about stays
-    visible too.
+    Three heads, thrown away afterwards: which public findings are there and on which side, from the mean of the tokens
+    and from all of them in their places; and from each token alone a thumbnail of its own part of the picture, so that
+    what no public question is about stays visible too.
     """
     width = int(model.vision_model.config.vision_output_dim)
     region = TILE // (TILE // PATCH // 2)
     thumb = 6
     labels = torch.tensor([_labels(case.findings) for case in cases])
-    findings_head = torch.nn.Linear(width, labels.shape[1])
+    mean_head = torch.nn.Linear(width, labels.shape[1])
+    place_head = torch.nn.Linear((TILE // region) ** 2 * width, labels.shape[1])
     thumbnail_head = torch.nn.Linear(width, thumb * thumb)
-    parameters = [*model.vision_model.parameters(), *findings_head.parameters(), *thumbnail_head.parameters()]
+    parameters = [*model.vision_model.parameters(), *mean_head.parameters(), *place_head.parameters()]
+    parameters += thumbnail_head.parameters()
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
     for step in range(steps):
         _set_rate(optimizer, learning_rate, step, steps, warm_up=100)
@@ -222,15 +229,18 @@ def pretrain_vision(
         parts = torch.nn.functional.unfold(small, thumb, stride=thumb).transpose(1, 2)
         target = labels[chosen]
         known = target >= 0
-        told = torch.nn.functional.binary_cross_entropy_with_logits(
-            findings_head(seen.mean(1))[known], target[known].float()
+        told = torch.stack(
+            [
+                torch.nn.functional.binary_cross_entropy_with_logits(guess[known], target[known].float())
+                for guess in (mean_head(seen.mean(1)), place_head(seen.flatten(1)))
+            ]
         )
         drawn = torch.nn.functional.mse_loss(thumbnail_head(seen), parts)
         optimizer.zero_grad()
-        (told + 2 * drawn).backward()
+        (told.sum() + 2 * drawn).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        progress(step, float(told.detach()))
+        progress(step, float(told[0].detach()))
 
 
 def _labels(findings: Sequence[Finding]) -> list[int]:
@@ -260,7 +270,7 @@ def pretrain(
     rng: np.random.Generator,
     *,
     steps: int,
-    batch: int = 32,
+    batch: int = 40,
     learning_rate: float = 2e-3,
     progress: Callable[[int, float], None],
 ) -> None:
@@ -350,6 +360,6 @@ def make_base(
 
         return tell
 
-    pretrain_vision(model, drawn, rng, steps=steps // 2, progress=told("vision", steps // 2))
+    pretrain_vision(model, drawn, rng, steps=steps * 3 // 4, progress=told("vision", steps * 3 // 4))
     pretrain(model, tokenizer, drawn, rng, steps=steps, progress=told("language", steps))
     save(model, tokenizer, folder, origin=f"wardround sim base --seed {seed} --cases {cases} --steps {steps}")

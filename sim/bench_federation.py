@@ -32,9 +32,9 @@ from client.settings import Data, Settings, SiteIdentity
 from client.site import Site
 from federation.adapter import Adapter, AdapterUpdate, Array
 from federation.plan import AdapterPlan, Aggregation, Model, Privacy, Run, RunPlan
+from federation.privacy.keystream import KeySource
 from federation.privacy.ledger import Ledger
 from federation.privacy.mechanism import Mechanism
-from federation.privacy.noise import KeySource
 from server import rounds
 from server.checkpoint import Checkpoints
 from server.record import RoundRecord

@@ -27,7 +27,7 @@ from federation.adapter import Adapter
 from federation.errors import DataError, StoreError
 from federation.messages import SITE_ID, Link
 from federation.plan import RunPlan
-from federation.privacy.noise import OperatingSystemKeys
+from federation.privacy.keystream import OperatingSystemKeys
 from server import report as reports
 from server import rounds
 from server.checkpoint import Checkpoints

@@ -15,9 +15,9 @@ from client.site import Site
 from federation.adapter import Adapter, AdapterUpdate, Array
 from federation.plan import RunPlan
 from federation.privacy.clipping import BoundedSum
+from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.ledger import Ledger
 from federation.privacy.mechanism import Mechanism
-from federation.privacy.noise import KeySource, KeyStream
 from sim.keys import SeededKeys
 
 BASE_DIGEST = "ba5e" * 16

@@ -34,8 +34,8 @@ from client.training.train import Patients
 from federation import canonical, durable
 from federation.errors import DataError, FedError
 from federation.plan import RunPlan, plan_from_value
+from federation.privacy.keystream import OperatingSystemKeys
 from federation.privacy.ledger import Ledger
-from federation.privacy.noise import OperatingSystemKeys
 from sim.keys import SeededKeys
 
 PICTURE_SIDE = 384  # the simulator's models are small; a site keeps up to 1024

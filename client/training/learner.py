@@ -12,8 +12,8 @@ from client.training.model import AdapterSpec, Base
 from client.training.train import Patients, Work, train
 from federation.adapter import Adapter, AdapterUpdate
 from federation.plan import RunPlan
+from federation.privacy.keystream import KeySource
 from federation.privacy.mechanism import Mechanism
-from federation.privacy.noise import KeySource
 
 CACHE_BYTES = 256 * 2**20
 
@@ -30,7 +30,11 @@ class StoredPatients:
         self._kept: OrderedDict[str, tuple[Example, ...]] = OrderedDict()
 
     def patients(self) -> Sequence[str]:
-        return self._store.patients()
+        """Those who are in the store now; what was kept of the others is forgotten."""
+        present = self._store.patients()
+        for withdrawn in self._kept.keys() - set(present):
+            self._room += _bytes(self._kept.pop(withdrawn))
+        return present
 
     def examples(self, patient_key: str) -> Sequence[Example]:
         if patient_key in self._kept:

@@ -23,8 +23,8 @@ from federation.adapter import Adapter, AdapterUpdate
 from federation.errors import DataError
 from federation.plan import RunPlan
 from federation.privacy.clipping import BoundedSum
+from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.mechanism import Mechanism
-from federation.privacy.noise import KeySource, KeyStream
 from federation.privacy.optimizer import Adam, DpAdamBC, Sgd
 from federation.privacy.sampling import PoissonSampling
 
@@ -85,12 +85,13 @@ def train(
     if not cohort:
         raise DataError("too-few-patients", "the site has no patients to train on", hint="ingest and release studies")
     encoder = Encoder(model.base.processor, model.base.dtype)
+    sampling = mechanism.sampling if mechanism else PoissonSampling(work.sampling_rate)  # the one that is charged
     optimizer = _optimizer(work, mechanism)
     model.load(start)
     vector = model.read_trained()
     for step in range(work.local_steps):
         draws = KeyStream(keys.key(f"{label}/draw/{step}"))
-        drawn = PoissonSampling(work.sampling_rate).draw(cohort, draws)
+        drawn = sampling.draw(cohort, draws)
         chosen = [_choose(data.examples(patient), work.examples_per_patient, draws) for patient in drawn]
 
         if mechanism is None:

@@ -270,4 +270,4 @@ def _not_written(error: OSError) -> NoReturn:
 
 def _require_within(holds: bool, message: str) -> None:
     if not holds:
-        raise BudgetError("budget-exhausted", message, hint="the ledger names every charge; a budget is raised in site.toml only")
+        raise BudgetError("budget-exhausted", message, hint="only site.toml can raise a budget")

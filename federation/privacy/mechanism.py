@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from federation.errors import BudgetError, PlanError
 from federation.privacy.accounting import Event
 from federation.privacy.clipping import AutoS, BoundedSum, FlatClipping
-from federation.privacy.noise import KeyStream, gaussian
+from federation.privacy.keystream import KeyStream
+from federation.privacy.noise import gaussian
 from federation.privacy.sampling import PoissonSampling
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from federation.errors import PlanError, StoreError
-from federation.privacy.noise import KeyStream
+from federation.privacy.keystream import KeyStream
 
 PatientKey: TypeAlias = str  # 32 hex characters, the keyed pseudonym made at the site
 

@@ -6,8 +6,8 @@ import pytest
 from federation.errors import BudgetError, PlanError
 from federation.privacy.accounting import Event
 from federation.privacy.clipping import AutoS, BoundedSum, FlatClipping
+from federation.privacy.keystream import KeyStream
 from federation.privacy.mechanism import Mechanism
-from federation.privacy.noise import KeyStream
 from federation.privacy.sampling import PoissonSampling
 
 KEY = bytes(range(32))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import federation
 from federation.errors import FormatError
-from federation.privacy.noise import KeyStream, OperatingSystemKeys, gaussian
+from federation.privacy.keystream import KeyStream, OperatingSystemKeys
+from federation.privacy.noise import gaussian
 
 KEY = bytes(range(32))
 
@@ -57,7 +58,7 @@ def test_a_forked_process_cannot_go_on_with_the_stream():
     program = """
 import os
 from federation.errors import FormatError
-from federation.privacy.noise import KeyStream
+from federation.privacy.keystream import KeyStream
 stream = KeyStream(bytes(32))
 if os.fork() == 0:
     try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from federation.errors import PlanError, StoreError
-from federation.privacy.noise import KeyStream
+from federation.privacy.keystream import KeyStream
 from federation.privacy.sampling import PoissonSampling
 
 KEY = bytes(range(32))

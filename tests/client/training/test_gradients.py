@@ -61,7 +61,14 @@ def test_each_patients_gradient_is_that_of_the_patient_alone(
 
 @pytest.mark.parametrize(
     ("targets", "rule"),
-    [(targets, AutoS()) for targets in TARGET_SETS] + [(TARGETS, FlatClipping(0.01)), (TARGETS, FlatClipping(3.0))],
+    [
+        (("attention", "shared_expert"), AutoS()),
+        (("vision_attention", "vision_mlp", "projector"), FlatClipping(0.01)),
+        (TARGETS, AutoS()),
+        (TARGETS, FlatClipping(0.01)),
+        (TARGETS, FlatClipping(3.0)),
+    ],
+    ids=["text", "vision", "auto-s", "flat", "wide"],
 )
 def test_one_patient_moves_the_sum_by_at_most_the_clipping_norm(
     base: Base, patients: list[list[Example]], targets: tuple[str, ...], rule: FlatClipping | AutoS
@@ -146,3 +153,17 @@ def test_rows_that_do_not_divide_among_the_patients_are_refused(base: Base, pati
 
     with pytest.raises(ModelError, match="do not divide"), model.gradients.patients(wrong):
         answer_loss(model.model(**batch.inputs).logits, batch).sum().backward()
+
+
+def test_a_row_made_of_neighbours_belongs_to_their_one_owner() -> None:
+    """As in projectors that join patches: (patches, width) in, (patches / 2, 2 width) through the layer."""
+    layer = nn.Sequential(nn.Linear(6, 2, bias=False))
+    gradients = PatientGradients(layer, {"0": "tile"})
+    rows = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    with gradients.patients(Owners(2, torch.empty(0), torch.tensor([1, 1, 0, 0, 1, 1]))) as found:
+        layer(rows).sum().backward()
+
+    assert torch.allclose(found[0], rows[1].repeat(2)) and torch.allclose(found[1], (rows[0] + rows[2]).repeat(2))
+    shared = Owners(2, torch.empty(0), torch.tensor([1, 1, 0, 1, 1, 1]))
+    with pytest.raises(ModelError, match="do not divide"), gradients.patients(shared):
+        layer(rows).sum().backward()

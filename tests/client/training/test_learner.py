@@ -1,0 +1,137 @@
+import client.training  # noqa: F401  isort: skip
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.imaging.png import encode_png
+from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
+from client.imaging.store import Store
+from client.training.cohort import split
+from client.training.examples import Example
+from client.training.learner import LoraLearner, StoredPatients
+from client.training.model import Base
+from federation.adapter import initial_adapter
+from federation.plan import RunPlan, parse_plan
+from federation.privacy.clipping import AutoS
+from federation.privacy.mechanism import Mechanism
+from federation.privacy.sampling import PoissonSampling
+
+PROFILE = "0" * 64
+SIDE = 40
+
+
+def key(number: int) -> str:
+    """Spread over all keys, as pseudonyms are, so that a fifth is held out."""
+    return f"{(2 * number + 1) * 2**128 // 20:032x}"
+
+
+def study(number: int) -> CleanStudy:
+    pixels = np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE) + np.uint8(number)
+    picture = CleanPicture(f"{number:032x}", encode_png(pixels), SIDE, SIDE, PictureFields(modality="CR", view="PA"))
+    turns = (Turn("Is there pneumonia?", ("Yes.", "No.")[number % 2]),)
+    return CleanStudy(key(number), "s", (picture,), (CleanExample(f"{number:032x}", turns),), "F", 61, PROFILE)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.create(tmp_path / "store", profile_digest=PROFILE, key_id="k") as store:
+        for number in range(10):
+            store.add(study(number))
+        yield store
+
+
+class Watched(StoredPatients):
+    """Remembers whose examples were asked for."""
+
+    asked: set[str] = set()
+
+    def examples(self, patient_key: str) -> Sequence[Example]:
+        self.asked = self.asked | {patient_key}
+        return super().examples(patient_key)
+
+
+class Keys:
+    def key(self, label: str) -> bytes:
+        return hashlib.sha256(label.encode()).digest()
+
+
+def plan(method: str = "fedavg") -> RunPlan:
+    return parse_plan(f"""
+[run]
+name = "demo"
+rounds = 1
+[model]
+path = "base"
+[adapter]
+method = "{method}"
+rank = 2
+alpha = 4.0
+targets = ["attention", "projector"]
+[training]
+local_steps = 2
+sampling_rate = 1.0
+[privacy]
+noise_multiplier = 1.0
+""")
+
+
+MECHANISM = Mechanism(PoissonSampling(1.0), AutoS(), 1.0)
+
+
+def test_a_stored_patient_becomes_pictures_and_turns(store: Store) -> None:
+    (example,) = StoredPatients(store).examples(key(3))
+
+    assert example.patient_key == key(3) and example.turns == (("Is there pneumonia?", "No."),)
+    assert example.pictures[0].dtype == np.uint8 and example.pictures[0].shape == (SIDE, SIDE)
+    assert int(example.pictures[0][0, 1]) == 4
+
+
+@pytest.mark.parametrize("room", [0, SIDE * SIDE, 3 * SIDE * SIDE, 2**20])
+def test_a_small_cache_forgets_and_never_mixes_up(store: Store, room: int) -> None:
+    data = StoredPatients(store, cache_bytes=room)
+    for number in (0, 1, 2, 3, 0, 3, 9, 1, 1, 0):
+        assert int(data.examples(key(number))[0].pictures[0][0, 0]) == number
+
+
+def test_an_update_fits_the_shapes_and_repeats_with_its_keys(base: Base, store: Store) -> None:
+    learner = LoraLearner(base, StoredPatients(store), declared_patients=10)
+    shapes = learner.adapter_shapes(plan())
+    start = initial_adapter(shapes, a_init="orthonormal", seed=1)
+    updates = [learner.update(plan(), start, MECHANISM, Keys(), "run/1") for _ in range(2)]
+
+    assert learner.base_digest() == base.digest and learner.declared_patients() == 10
+    assert updates[0].shapes == dict(shapes) and updates[0].digest() == updates[1].digest()
+
+
+def test_a_plan_that_trains_one_factor_gets_one_factor(base: Base, store: Store) -> None:
+    learner = LoraLearner(base, StoredPatients(store), declared_patients=10)
+    start = initial_adapter(learner.adapter_shapes(plan("ffa")), a_init="orthonormal", seed=1)
+
+    assert learner.update(plan("ffa"), start, MECHANISM, Keys(), "run/1").factors == {"B"}
+    assert start.factors == {"A", "B"}
+
+
+def test_patients_who_are_held_out_are_never_read(base: Base, store: Store) -> None:
+    data = Watched(store)
+    learner = LoraLearner(base, data, declared_patients=10)
+    start = initial_adapter(learner.adapter_shapes(plan()), a_init="orthonormal", seed=1)
+    learner.update(plan(), start, MECHANISM, Keys(), "run/1")
+    cohort = split(store.patients(), held_out_share=0.2)
+
+    assert data.asked == set(cohort.training) and len(cohort.held_out) == 2
+
+
+def test_a_withdrawn_patient_is_forgotten_and_not_drawn_again(base: Base, store: Store) -> None:
+    data = Watched(store)
+    learner = LoraLearner(base, data, declared_patients=10)
+    start = initial_adapter(learner.adapter_shapes(plan()), a_init="orthonormal", seed=1)
+    learner.update(plan(), start, MECHANISM, Keys(), "run/1")
+    store.erase(key(7))
+    data.asked = set()
+    learner.update(plan(), start, MECHANISM, Keys(), "run/2")
+
+    assert data.asked and key(7) not in data.asked
+    assert data.examples(key(7)) == ()

@@ -1,0 +1,183 @@
+"""A whole small federation through the command, with the shipped base: report, resume, engines, leaks, mistakes."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sim import cli
+from sim.leaks import Truth
+from sim.phantoms import find_leaks
+from sim.sites import hospitals
+
+PLAN = """
+[run]
+name = "small"
+rounds = 2
+[model]
+path = "builtin:tiny-llama4"
+[training]
+local_steps = 1
+sampling_rate = 0.5
+learning_rate = 1.0
+optimizer = "sgd"
+examples_per_patient = 1
+[privacy]
+target_epsilon = 8.0
+[aggregation]
+server_optimizer = "adam"
+server_learning_rate = 0.01
+max_update_rms = 100.0
+[evaluation]
+held_out_share = 0.3
+bootstrap = 20
+minimum_count = 2
+"""
+SMALL = ("--sites", "2", "--patients", "24", "--threads", "1")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN)
+    return path
+
+
+def wardround(*words: object) -> int:
+    return cli.call([str(word) for word in words])
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_federation_ends_with_a_report_an_adapter_and_nothing_of_any_patient(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert wardround("sim", "run", plan, *SMALL, "--out", out) == 0
+    told = report(out)
+
+    assert {"run_id", "plan_digest", "engine", "rounds", "sites", "evaluation", "privacy", "costs"} <= told.keys()
+    assert set(told["evaluation"]) >= {"base", "federated", "local_only", "pooled", "per_site"}
+    assert all(0 < site["epsilon"] <= 8.0 for site in told["sites"].values())
+    assert told["costs"]["uplink_bytes_per_site_round"] > told["adapter"]["parameters"] * 4
+    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "report.html", "run/HEAD"):
+        assert (out / name).exists()
+    for hospital in ("hospital-01", "hospital-02"):
+        truth = Truth.load(out / "truth" / f"{hospital}.json")
+        assert find_leaks(out / "hospitals" / hospital, truth)
+        left = [leak for place in ("sites", "run", "adapter") for leak in find_leaks(out / place, truth)]
+        assert not left
+        page = tmp_path / "page"
+        page.mkdir(exist_ok=True)
+        for name in ("report.html", "report.json"):
+            shutil.copy(out / name, page / name)
+        assert not find_leaks(page, truth)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(plan: Path, tmp_path: Path) -> None:
+    words = ("sim", "run", plan, *SMALL, "--no-compare", "--seed", 3)
+    assert wardround(*words, "--out", tmp_path / "whole") == 0
+    assert wardround(*words, "--out", tmp_path / "cut", "--fault", "hospital-01=drop@2") == 15
+    assert not (tmp_path / "cut" / "report.json").exists()
+    assert wardround(*words, "--out", tmp_path / "cut", "--resume") == 0
+
+    assert report(tmp_path / "cut")["adapter"]["digest"] == report(tmp_path / "whole")["adapter"]["digest"]
+    assert report(tmp_path / "cut")["sites"]["hospital-01"]["epsilon"] == pytest.approx(
+        report(tmp_path / "whole")["sites"]["hospital-01"]["epsilon"]
+    )
+
+
+def test_without_privacy_the_report_says_so(plan: Path, tmp_path: Path) -> None:
+    words = ("sim", "run", plan, *SMALL, "--no-compare", "--epsilon", "none", "--rounds", 1)
+    assert wardround(*words, "--out", tmp_path / "out") == 0
+
+    assert report(tmp_path / "out")["privacy"]["unit"] == "none"
+    assert all(site["epsilon"] is None for site in report(tmp_path / "out")["sites"].values())
+
+
+@pytest.mark.slow
+def test_flowers_engine_gives_the_same_adapter_to_the_bit(plan: Path, tmp_path: Path) -> None:
+    words = ("sim", "run", plan, *SMALL, "--no-compare")
+    assert wardround(*words, "--out", tmp_path / "local") == 0
+    assert wardround(*words, "--out", tmp_path / "flower", "--engine", "flower") == 0
+
+    assert report(tmp_path / "flower")["adapter"]["digest"] == report(tmp_path / "local")["adapter"]["digest"]
+    assert report(tmp_path / "flower")["engine"] == "flower"
+
+
+def site_folder(folder: Path, *, image: str = "a.png", row_image: str = "a.png") -> Path:
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / image)
+    turns = [{"from": "human", "value": "<image>\nIs there pneumonia?"}, {"from": "gpt", "value": "No."}]
+    (folder / "r.jsonl").write_text(json.dumps({"image": row_image, "patient_id": "p", "conversations": turns}) + "\n")
+    return folder
+
+
+MISTAKES = {
+    "an unknown key": (10, "unknown key", lambda p, t: p.write_text(PLAN.replace("rounds = 2", "roundz = 2"))),
+    "an absent plan": (10, "cannot be read", lambda p, t: p.unlink()),
+    "another base than the pinned one": (
+        18, "not the one that the plan names",
+        lambda p, t: p.write_text(PLAN.replace("[training]", f'sha256 = "{"0" * 64}"\n[training]')),
+    ),
+    "an absent model folder": (
+        16, "does not exist", lambda p, t: p.write_text(PLAN.replace("builtin:tiny-llama4", "no-such-model")),
+    ),
+    "an empty site folder": (19, "", lambda p, t: (t / "sites" / "north").mkdir(parents=True)),
+    "a report for a missing image": (
+        13, "", lambda p, t: site_folder(t / "sites" / "north", row_image="b.png"),
+    ),
+    "a site with too few patients": (19, "fewer than two patients", lambda p, t: site_folder(t / "sites" / "north")),
+    "a site's folder with an impossible name": (19, "name", lambda p, t: site_folder(t / "sites" / "Nörth")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_clear_error_and_a_hint(
+    mistake: str, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, words, make = MISTAKES[mistake]
+    make(plan, tmp_path)
+    where = ("--sites-dir", tmp_path / "sites") if (tmp_path / "sites").exists() else SMALL
+    assert wardround("sim", "run", plan, *where, "--out", tmp_path / "out") == status
+    told = capfd.readouterr()
+
+    lines = [line for line in told.err.splitlines() if line.startswith("wardround: ")]
+    assert [line.split(": ")[1] for line in lines] == ["error", "hint"] and words in lines[0]
+    assert "Traceback" not in told.err and str(tmp_path) not in told.err and not told.out
+    assert not (tmp_path / "out" / "report.json").exists() and not (tmp_path / "out" / "run" / "HEAD").exists()
+
+
+def test_one_nan_update_below_the_quorum_ends_the_run_and_keeps_the_last_whole_round(
+    plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("sim", "run", plan, *SMALL, "--no-compare", "--fault", "hospital-02=nan@2")
+    assert wardround(*words, "--out", tmp_path / "out") == 15
+    told = capfd.readouterr().err
+
+    assert "hospital-02: update-not-finite" in told and told.count("wardround: error: ") == 1
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_usage_errors_are_two_lines_too(capfd: pytest.CaptureFixture[str]) -> None:
+    assert wardround("sim", "run", "--rounds", "many") == 2
+    assert wardround("sim", "nonsense") == 2
+
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_output_folder_in_use_is_left_as_it_is(plan: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+
+    assert wardround("sim", "run", plan, *SMALL, "--out", tmp_path / "out") == 17
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_every_made_site_has_a_name_that_a_site_can_have() -> None:
+    assert [hospital.site_id for hospital in hospitals(3, 30, 0)] == ["hospital-01", "hospital-02", "hospital-03"]
+    assert replace(hospitals(1, 12, 0)[0], patients=3).patients == 3
