@@ -48,7 +48,7 @@ def report(
         "plan_digest": result.plan_digest,
         "engine": engine,
         "planned_rounds": plan.run.rounds,
-        "data": {"source": source},
+        "data": {"source": source, "quarantined": {site: dict(why) for site, why in findings.quarantined.items()}},
         "base": {"digest": base.digest, "family": base.family, "parameters": base.parameters - made.size},
         "adapter": {
             "method": plan.adapter.method,
