@@ -68,6 +68,7 @@ class Training:
     learning_rate: Positive = 0.01
     optimizer: Literal["sgd", "adam", "dp-adambc"] = "dp-adambc"
     examples_per_patient: Count = 4
+    turns_per_example: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # of a conversation, at random; 0: all
     micro_batch_patients: Count = 8
 
 

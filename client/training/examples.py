@@ -30,10 +30,10 @@ class Example:
 
 @dataclass(frozen=True, repr=False)
 class Encoded:
-    """One example as the model takes it. `answer` marks the tokens that carry loss: answers, not questions."""
+    """One example as the model takes it. `answer` numbers the tokens that carry loss by their answer; 0: no loss."""
 
     input_ids: Tensor  # (tokens,)
-    answer: Tensor  # (tokens,) bool
+    answer: Tensor  # (tokens,) 1 for the first answer, 2 for the second, …; 0 for everything else
     extra: dict[str, Tensor]  # per-token inputs of the family besides input_ids, (tokens,)
     vision: dict[str, Tensor]  # pictures as the processor makes them; empty without pictures
     tiles: int  # rows of the vision tower's input: tiles, or patches where a family has no tiles
@@ -47,7 +47,7 @@ class Batch:
     """Several examples padded to one length, and whose rows are whose."""
 
     inputs: dict[str, Tensor]
-    answer: Tensor  # (sequences, tokens) bool
+    answer: Tensor  # (sequences, tokens)
     owner: Tensor  # (sequences,) index of the patient, -1 for padding
     tile_owner: Tensor  # (tiles,)
 
@@ -104,7 +104,7 @@ class Encoder:
     def _answers(
         self, text: str, messages: Sequence[Mapping[str, Any]], input_ids: Tensor, *, open_end: bool
     ) -> Tensor:
-        """Which tokens are answers, each with what closes it.
+        """Which tokens are answers, each with what closes it, numbered from 1.
 
         The template is rendered up to each answer, which gives the answers' characters; the tokenizer gives the
         characters of each token. Pictures come first in a conversation and only they grow into many tokens, so tokens
@@ -123,17 +123,18 @@ class Encoder:
                     )
                 spans.append((len(before), len(after)))
         plain = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        answer = torch.zeros(len(input_ids), dtype=torch.bool)
+        answer = torch.zeros(len(input_ids), dtype=torch.long)
         shift = len(input_ids) - len(plain["input_ids"])
         for place, (start, end) in enumerate(plain["offset_mapping"]):
-            if any(first <= start and end <= last for first, last in spans):
+            number = next((n for n, (first, last) in enumerate(spans, 1) if first <= start and end <= last), 0)
+            if number:
                 if place + shift < 0 or int(input_ids[place + shift]) != plain["input_ids"][place]:
                     raise ModelError(
                         "model-rows",
                         "the processor moves the words of an answer",
                         hint="pictures must come before the first question of a conversation",
                     )
-                answer[place + shift] = True
+                answer[place + shift] = number
         if not open_end and not bool(answer.any()):
             raise ModelError("model-rows", "the chat template hides the answers", hint="use another chat template")
         return answer
@@ -199,14 +200,19 @@ def _missing(part: Tensor, most: Sequence[int]) -> list[int]:
 
 
 def answer_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of each sequence's answer tokens. (sequences, tokens, vocabulary) -> (sequences,).
+    """Mean negative log-likelihood of each sequence's answers. (sequences, tokens, vocabulary) -> (sequences,).
 
-    A mean per sequence, never per batch: the model's own `.loss` divides by all tokens and couples patients.
+    A mean over the tokens of an answer, then over the answers: a long report beside four short answers is one voice of
+    five. Never a mean over the batch: the model's own `.loss` divides by all tokens and couples patients.
     """
     target = batch.inputs["input_ids"][:, 1:]
-    counts = batch.answer[:, 1:]
-    picked = counts.nonzero(as_tuple=True)
-    likelihood = torch.log_softmax(logits[:, :-1][picked].float(), dim=-1)
-    nll = -likelihood.gather(1, target[picked][:, None])[:, 0]
-    total = torch.zeros(len(target), device=logits.device).index_add(0, picked[0], nll)
-    return total / counts.sum(1).clamp(min=1)
+    number = batch.answer[:, 1:]
+    sequence, place = number.nonzero(as_tuple=True)
+    likelihood = torch.log_softmax(logits[:, :-1][sequence, place].float(), dim=-1)
+    nll = -likelihood.gather(1, target[sequence, place][:, None])[:, 0]
+    most = int(number.max()) if number.numel() else 0
+    each = sequence * most + number[sequence, place] - 1  # one slot per answer
+    tokens = torch.zeros(len(target) * most, device=logits.device).index_add(0, each, torch.ones_like(nll))
+    means = torch.zeros(len(target) * most, device=logits.device).index_add(0, each, nll) / tokens.clamp(min=1)
+    answers = (tokens > 0).view(len(target), most).sum(1)
+    return means.view(len(target), most).sum(1) / answers.clamp(min=1)

@@ -11,7 +11,7 @@ Algorithm 1, with the patient as the unit; what is private about it is stated in
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from federation.privacy.sampling import PoissonSampling
 
 Vector = NDArray[np.float32]
 Optimizer = Sgd | Adam | DpAdamBC
+T = TypeVar("T")
 
 
 class Patients(Protocol):
@@ -47,6 +48,7 @@ class Work:
     sampling_rate: float
     local_steps: int
     examples_per_patient: int
+    turns_per_example: int
     micro_batch_patients: int
     learning_rate: float
     optimizer: str
@@ -59,6 +61,7 @@ class Work:
             training.sampling_rate,
             training.local_steps,
             training.examples_per_patient,
+            training.turns_per_example,
             training.micro_batch_patients,
             training.learning_rate,
             training.optimizer,
@@ -92,7 +95,7 @@ def train(
     for step in range(work.local_steps):
         draws = KeyStream(keys.key(f"{label}/draw/{step}"))
         drawn = sampling.draw(cohort, draws)
-        chosen = [_choose(data.examples(patient), work.examples_per_patient, draws) for patient in drawn]
+        chosen = [_choose(data.examples(patient), work, draws) for patient in drawn]
 
         if mechanism is None:
             gradient = _plain_mean(model, encoder, chosen, work.micro_batch_patients)
@@ -180,12 +183,21 @@ def _plain_mean(
     return mean
 
 
-def _choose(examples: Sequence[Example], most: int, stream: KeyStream) -> list[Example]:
-    """At most `most` of a patient's examples, chosen at random without a look at other patients."""
-    if len(examples) <= most:
-        return list(examples)
-    order = np.argsort(stream.uniform(len(examples)), kind="stable")
-    return [examples[index] for index in sorted(order[:most])]
+def _choose(examples: Sequence[Example], work: Work, stream: KeyStream) -> list[Example]:
+    """Some of a patient's examples, and of each some of its turns, at random and without a look at other patients."""
+    chosen = []
+    for example in _some(examples, work.examples_per_patient, stream):
+        turns = _some(example.turns, work.turns_per_example or len(example.turns), stream)
+        chosen.append(Example(example.patient_key, example.pictures, tuple(turns)))
+    return chosen
+
+
+def _some(items: Sequence[T], most: int, stream: KeyStream) -> list[T]:
+    """At most `most` of them, in their order."""
+    if len(items) <= most:
+        return list(items)
+    order = np.argsort(stream.uniform(len(items)), kind="stable")
+    return [items[index] for index in sorted(order[:most])]
 
 
 def _optimizer(work: Work, mechanism: Mechanism | None) -> Optimizer:

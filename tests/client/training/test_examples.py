@@ -31,7 +31,7 @@ def pictures(*sides: int) -> list[np.ndarray[tuple[int, int], np.dtype[np.uint8]
 
 def words(base: Base, encoded: Encoded) -> str:
     """The tokens with loss, as text."""
-    text: str = base.processor.tokenizer.decode(encoded.input_ids[encoded.answer])
+    text: str = base.processor.tokenizer.decode(encoded.input_ids[encoded.answer > 0])
     return text
 
 
@@ -48,7 +48,8 @@ def test_the_loss_is_on_the_answers_and_what_closes_them(
 def test_each_answer_stands_where_it_was_given(base: Base, encoder: Encoder) -> None:
     """What comes before the n-th marked stretch is the conversation up to there, with its question."""
     encoded = encoder.encode(pictures(80), TURNS)
-    starts = (encoded.answer & ~torch.nn.functional.pad(encoded.answer, (1, 0))[:-1]).nonzero()[:, 0]
+    spoken = encoded.answer > 0
+    starts = (spoken & ~torch.nn.functional.pad(spoken, (1, 0))[:-1]).nonzero()[:, 0]
 
     assert len(starts) == len(TURNS)
     for start, (question, _) in zip(starts.tolist(), TURNS, strict=True):
@@ -152,15 +153,16 @@ def test_pixels_have_the_models_type(base: Base) -> None:
 # --- loss ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_the_mean_over_each_sequences_own_answer() -> None:
+def test_the_loss_is_the_mean_over_an_answers_tokens_and_then_over_a_sequences_answers() -> None:
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 7, (3, 6), generator=rng)
-    answer = torch.tensor([[0, 0, 1, 1, 0, 1], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], dtype=torch.bool)
+    answer = torch.tensor([[0, 0, 1, 1, 0, 2], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
     logits = torch.randn(3, 6, 7, generator=rng)
     losses = answer_loss(logits, Batch({"input_ids": ids}, answer, torch.arange(3), torch.empty(0)))
 
     logs = torch.log_softmax(logits, dim=-1)
-    by_hand = [-sum(float(logs[0, place - 1, ids[0, place]]) for place in (2, 3, 5)) / 3]
+    first = -sum(float(logs[0, place - 1, ids[0, place]]) for place in (2, 3)) / 2
+    by_hand = [(first - float(logs[0, 4, ids[0, 5]])) / 2]
     by_hand += [-float(logs[1, 0, ids[1, 1]]), 0.0]  # nothing to answer: no loss, and no division by zero
     assert torch.allclose(losses, torch.tensor(by_hand))
 

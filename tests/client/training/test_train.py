@@ -23,8 +23,8 @@ from federation.privacy.sampling import PoissonSampling
 
 TARGETS = ("attention", "vision_mlp")
 PLAIN = Work(
-    sampling_rate=1.0, local_steps=1, examples_per_patient=9, micro_batch_patients=4, learning_rate=0.5,
-    optimizer="sgd", declared_patients=5,
+    sampling_rate=1.0, local_steps=1, examples_per_patient=9, turns_per_example=0, micro_batch_patients=4,
+    learning_rate=0.5, optimizer="sgd", declared_patients=5,
 )  # fmt: skip
 
 
