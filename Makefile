@@ -19,7 +19,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup  ## four hospitals train together on this machine; ends with a report to open
 	@rm -rf $(OUT)
-	$(BIN)/wardround sim run --out $(OUT)
+	$(BIN)/wardround sim run --patients 320 --rounds 8 --out $(OUT)
 
 test: setup  ## the fast suite
 	$(BIN)/python -m pytest -m "not slow"
