@@ -141,7 +141,7 @@ class Site:
         if adapter.shapes != dict(decision.shapes):
             raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
         self._require_space(len(question.payload.data))
-        mechanism = _mechanism(run)
+        mechanism = mechanism_of(run.plan, run.noise_multiplier)
 
         if mechanism is not None and decision.terms is not None:
             self._pay(question, mechanism, run.plan, decision.terms.delta)
@@ -172,7 +172,7 @@ class Site:
 
     def _terms(self, question: Question, run: _Run) -> PrivacyTerms | None:
         """Epsilon of everything in the ledger with this round, and with the rest of the run. None without privacy."""
-        mechanism = _mechanism(run)
+        mechanism = mechanism_of(run.plan, run.noise_multiplier)
         if mechanism is None:
             return None
         plan, delta = run.plan, self._delta(run.plan)
@@ -271,14 +271,15 @@ def approve(state_dir: Path, plan_digest: str) -> None:
     durable.write(folder / plan_digest, [])
 
 
-def _mechanism(run: _Run) -> Mechanism | None:
-    if run.noise_multiplier is None:
+def mechanism_of(plan: RunPlan, noise_multiplier: float | None) -> Mechanism | None:
+    """The private step that a plan and a site's noise mean; None for a plan without privacy."""
+    if noise_multiplier is None:
         return None
-    privacy = run.plan.privacy
+    privacy = plan.privacy
     clipping = (
         FlatClipping(privacy.clipping_norm) if privacy.clipping == "flat" else AutoS(radius=privacy.clipping_norm)
     )
-    return Mechanism(PoissonSampling(run.plan.training.sampling_rate), clipping, run.noise_multiplier)
+    return Mechanism(PoissonSampling(plan.training.sampling_rate), clipping, noise_multiplier)
 
 
 def _read_run(path: Path) -> _Run:

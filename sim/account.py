@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from client.site import mechanism_of
 from client.training.model import Base
 from federation.plan import RunPlan
 from federation.privacy import accounting
@@ -133,14 +134,9 @@ def _privacy(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:
         for site, terms in record.privacy.items():
             if terms is None or site not in record.participants:
                 continue
-            rule = "auto-s" if plan.privacy.clipping == "auto-s" else "flat clipping"
-            event = accounting.Event(
-                sampling_rate=terms.sampling_rate,
-                noise_multiplier=terms.noise_multiplier,
-                steps=plan.training.local_steps,
-                sensitivity_rule=f"{rule} at {plan.privacy.clipping_norm!r}",
-            )
-            events.setdefault(site, []).append(event)
+            mechanism = mechanism_of(plan, terms.noise_multiplier)
+            assert mechanism is not None
+            events.setdefault(site, []).append(mechanism.event(plan.training.local_steps))
             deltas.append(terms.delta)
     spent = list(events.values())
     # A patient known at m sites: the events of the m most expensive ones, at the largest delta in use.

@@ -18,7 +18,7 @@ from client.training.cohort import split
 from client.training.evaluate import Case, Scored
 from client.training.examples import Encoder, Example
 from client.training.learner import StoredPatients
-from client.training.model import AdapterSpec, Base
+from client.training.model import AdapterSpec, Base, TrainableModel
 from federation.adapter import Adapter, initial_adapter
 from federation.plan import Privacy, RunPlan
 from server import rounds
@@ -71,10 +71,14 @@ class Examiner:
         self.plan, self.base, self.examination, self._seed = plan, base, examination, seed
 
     def scores(self, adapter: Adapter, examination: Examination | None = None) -> list[Scored]:
-        model = self.base.with_adapter(AdapterSpec.of(self.plan))
-        model.load(adapter)
+        model = self._carrying(adapter)
         examination = examination or self.examination
         return evaluate.score(model, examination.encoder, examination.cases)
+
+    def _carrying(self, adapter: Adapter) -> TrainableModel:
+        model = self.base.with_adapter(AdapterSpec.of(self.plan))
+        model.load(adapter)
+        return model
 
     def figures(self, scored: Sequence[Scored], *, site_id: str | None = None) -> dict[str, Any]:
         """Of all sites, or of one."""
@@ -92,8 +96,7 @@ class Examiner:
         question = self.examination.open_question
         if question is None:
             return None
-        model = self.base.with_adapter(AdapterSpec.of(self.plan))
-        model.load(adapter)
+        model = self._carrying(adapter)
         meant, told = [], []
         pairs = [
             (item, answer)
@@ -112,8 +115,7 @@ class Examiner:
 
     def words(self, adapter: Adapter, chosen: Sequence[tuple[str, Example]]) -> list[str]:
         """The model's own words on the open question, for the gallery."""
-        model = self.base.with_adapter(AdapterSpec.of(self.plan))
-        model.load(adapter)
+        model = self._carrying(adapter)
         question = self.examination.open_question or ""
         return [evaluate.say(model, self.examination.encoder, example, question) for _, example in chosen]
 

@@ -44,11 +44,10 @@ from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.phantoms import write_hospital
 from sim.sites import Hospital
-from sim.virtual_site import open_base, open_site, openers, prepare
+from sim.virtual_site import Pool, open_base, open_site, openers, prepare
 
 CURVE_POINTS = 8
 CURVE_CASES = 300
-LARGEST_SITES_ALONE = 12  # with more sites, only the smallest and largest few are trained alone
 
 
 @dataclass(frozen=True)
@@ -266,8 +265,6 @@ def _others(
     data: Mapping[str, StoredPatients],
     talk: Talk,
 ) -> dict[str, Adapter]:
-    from sim.virtual_site import Pool
-
     work = options.out / "compare"
     shutil.rmtree(work, ignore_errors=True)
     made = {}

@@ -6,7 +6,7 @@ computes that in its own backward pass: one batched product of the same size as 
 rows (every token of a sequence) and tile rows (every patch of a picture's tile; in families without tiles, a patch).
 
 Guarantees:
-    Every trainable parameter is such a layer, or `attach` refuses the model by the parameter's name.
+    Every trainable parameter is such a layer, or `PatientGradients` refuses the model by its name.
     A backward pass whose rows do not fit the declared owners is refused; no row is given to the wrong patient.
     The result does not depend on how patients are grouped into micro-batches (up to float32 rounding).
 

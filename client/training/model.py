@@ -7,7 +7,7 @@ experts and router are never trained, because their noise would swamp the rest (
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -253,12 +253,10 @@ class TrainableModel:
 
     def write_trained(self, vector: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         """Put one flat vector, float32 (size,), into the trained matrices."""
-        start = 0
+        parts = self.named(vector)
         with torch.no_grad():
-            for leaf in self.gradients.leaves.values():
-                end = start + leaf.weight.numel()
-                leaf.weight.copy_(torch.from_numpy(vector[start:end]).view_as(leaf.weight))
-                start = end
+            for name, leaf in self.gradients.leaves.items():
+                leaf.weight.copy_(torch.from_numpy(parts[_plain(name)]))
 
     def read_trained(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         parts = [leaf.weight.detach().float().cpu().numpy().reshape(-1) for leaf in self.gradients.leaves.values()]
@@ -344,9 +342,3 @@ def _vision_layers_used(model: nn.Module) -> int | None:
         return None
     several = [chosen] if isinstance(chosen, int) else chosen
     return max(index if index >= 0 else layers + 1 + index for index in several)
-
-
-def describe(layers: Mapping[str, RowKind]) -> str:
-    """For people: how many layers an adapter sits on."""
-    tiles = sum(kind == "tile" for kind in layers.values())
-    return f"{len(layers) - tiles} text and {tiles} vision layers"

@@ -80,23 +80,23 @@ def test_control_tokens_in_a_report_are_only_words(base: Base, encoder: Encoder)
     assert words(base, encoded).startswith("Yes.") and words(base, encoded).endswith("<|eot|>No.<|eot|>")
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(base_folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (
+            "{% for message in messages %}{{ message['content'][-1]['text'] if loop.last else '…' }}{% endfor %}",
+            "rewrites earlier turns",
+        ),
+        (
+            "{% for m in messages if m['role'] == 'user' %}{{ m['content'][-1]['text'] }}{% endfor %}",
+            "hides the answers",
+        ),
+    ],
+)
+def test_a_template_that_rewrites_or_hides_turns_is_refused(base_folder: Path, template: str, why: str) -> None:
     processor = AutoProcessor.from_pretrained(base_folder, local_files_only=True)
-    processor.chat_template = (
-        "{% for message in messages %}{{ message['content'][-1]['text'] if loop.last else '…' }}{% endfor %}"
-    )
-    with pytest.raises(ModelError, match="rewrites earlier turns") as caught:
-        Encoder(processor, torch.float32).encode([], TURNS[:2])
-
-    assert caught.value.code == "model-rows"
-
-
-def test_a_template_without_answers_is_refused(base_folder: Path) -> None:
-    processor = AutoProcessor.from_pretrained(base_folder, local_files_only=True)
-    processor.chat_template = (
-        "{% for message in messages if message['role'] == 'user' %}{{ message['content'][-1]['text'] }}{% endfor %}"
-    )
-    with pytest.raises(ModelError, match="hides the answers") as caught:
+    processor.chat_template = template
+    with pytest.raises(ModelError, match=why) as caught:
         Encoder(processor, torch.float32).encode([], TURNS[:2])
 
     assert caught.value.code == "model-rows"
