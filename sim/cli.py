@@ -1,57 +1,31 @@
-"""`wardround`: the command, and its group `sim`.
-
-stdout is data, stderr is talk: lower case, no full stop, `wardround: error: …` and then `wardround: hint: …`. A command
-that fails ends with the number of its error's class (docs/errors.md).
-"""
+"""`wardround sim …`: a whole federation in one process, its benchmarks and its attacks."""
 
 import json
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-# Nothing is fetched and nothing is reported, whatever these libraries do by default. Set before their first import.
-for _name, _value in {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
-    "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0",
-    "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}.items():  # fmt: skip
-    os.environ[_name] = _value
+import click
+import typer
 
-import click  # noqa: E402
-import typer  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: E402
-
-from federation.errors import FedError, ModelError, PlanError  # noqa: E402
-from federation.plan import Privacy, RunPlan, load_plan, parse_plan, plan_from_value  # noqa: E402
+from federation.errors import ModelError, PlanError
+from federation.plan import Privacy, RunPlan, load_plan, parse_plan, plan_from_value
+from federation.terminal import Talk
 
 PACKAGE = Path(__file__).parent
 BUILTIN = "builtin:tiny-llama4"
 BASES = {BUILTIN: PACKAGE / "base"}
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-    help="Federated fine-tuning of vision-language models between hospitals, with patient-level privacy.",
-)  # fmt: skip
-sim = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="A whole federation on this machine.",
 )  # fmt: skip
 bench = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Measure, beside peers and limits.")
-app.add_typer(sim, name="sim")
-sim.add_typer(bench, name="bench")
+app.add_typer(bench, name="bench")
 
 
-@app.callback()
-def _wardround() -> None:
-    """Keep `wardround` a group, however few commands it has."""
-
-
-@sim.command("run", epilog="Example: wardround sim run --epsilon 8 --out out/demo")
+@app.command("run", epilog="Example: wardround sim run --epsilon 8 --out out/demo")
 def run(
     plan_file: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="a plan.toml; without: the demo's")] = None,
     sites: Annotated[int | None, typer.Option(min=1, help="number of made hospitals")] = None,
@@ -90,14 +64,14 @@ def run(
         compare=compare, resume=resume, faults=tuple(parse_fault(text) for text in fault or ()), threads=threads,
         command=shlex.join(["wardround", *sys.argv[1:]]),
     )  # fmt: skip
-    report = simulate(plan, options, _Talk())
+    report = simulate(plan, options, Talk())
     if as_json:
         print(json.dumps(report, indent=2, sort_keys=True))
     else:
         _summary(report, out)
 
 
-@sim.command("base", epilog="Example: wardround sim base --out out/base")
+@app.command("base", epilog="Example: wardround sim base --out out/base")
 def base(
     out: Annotated[Path, typer.Option(help="folder for the checkpoint")],
     seed: Annotated[int, typer.Option(min=0)] = 7,
@@ -108,7 +82,7 @@ def base(
     """Make and pre-train the tiny base model on generated public pictures (about 25 minutes on two cores)."""
     from sim.base_model import make_base
 
-    make_base(out, seed=seed, cases=cases, steps=steps, threads=threads, progress=_Talk().line)
+    make_base(out, seed=seed, cases=cases, steps=steps, threads=threads, progress=Talk().line)
     from client.training.model import base_digest
 
     print(base_digest(out))
@@ -165,26 +139,6 @@ def _privacy(privacy: Privacy, epsilon: str) -> Privacy:
     return replace(privacy, unit="patient", target_epsilon=target, noise_multiplier=None)
 
 
-class _Talk:
-    """Lines on stderr; progress bars only where a person looks."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-
-    def line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Callable[[int, int], None]]:
-        if not self._console.is_terminal:
-            yield lambda done, total: None
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True) as bars:
-            task = bars.add_task(title, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
 def _summary(report: dict[str, Any], out: Path) -> None:
     """The figures a person looks for first."""
     evaluation = report["evaluation"]
@@ -208,38 +162,3 @@ def _interval(figure: dict[str, Any]) -> str:
         return f"withheld: {figure['withheld']}"
     ends = figure["ci95"]
     return f"{figure['value']:.3f}" + (f"  [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
-
-
-def main() -> None:
-    """Run the command. Errors become two lines and an exit status; a traceback never shows."""
-    sys.exit(call(sys.argv[1:]))
-
-
-def call(arguments: list[str]) -> int:
-    try:
-        status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
-        return status if isinstance(status, int) else 0
-    except FedError as error:
-        return _tell(error.message, error.hint, error.exit_status)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return 2
-    except click.UsageError as error:
-        return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
-    except (KeyboardInterrupt, click.Abort):
-        return _tell("interrupted", "add --resume to go on", 130)
-    except Exception as error:
-        # Only the type: a message may quote data.
-        hint = "this is a bug; set WARDROUND_DEBUG=1 to see the traceback (it may show data)"
-        if os.environ.get("WARDROUND_DEBUG") == "1":
-            raise
-        return _tell(f"internal error ({type(error).__name__})", hint, 1)
-
-
-def _tell(message: str, hint: str, status: int) -> int:
-    print(f"wardround: error: {message}\nwardround: hint: {hint}", file=sys.stderr)
-    return status
-
-
-if __name__ == "__main__":
-    main()

@@ -25,6 +25,8 @@ DOORS = {
     "transformers": {"client/training/", "sim/base_model.py"},
     "peft": {"client/training/", "server/export.py"},
     "grpc": {"client/daemon.py"},
+    "typer": {"client/cli.py", "server/cli.py", "sim/cli.py", "sim/wardround.py"},
+    "rich": {"federation/terminal.py", "client/cli.py", "server/cli.py", "sim/cli.py"},
     "opacus": {"federation/privacy/accounting.py"},
     "dp_accounting": {"federation/privacy/accounting.py"},
 }  # fmt: skip

@@ -134,7 +134,7 @@ def test_the_report_rows_in_the_readme_are_read() -> None:
 
 
 def test_every_command_and_every_option_is_in_the_readme() -> None:
-    from sim.cli import app
+    from sim.wardround import app
 
     # From the command's name in bold to the next one, or to the next heading.
     told = {

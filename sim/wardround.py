@@ -1,0 +1,71 @@
+"""`wardround`: the one command, and what all of its groups share.
+
+stdout is data, stderr is talk: lower case, no full stop, `wardround: error: …` and then `wardround: hint: …`. A command
+that fails ends with the number of its error's class (docs/errors.md).
+"""
+
+import os
+import sys
+
+# Nothing is fetched and nothing is reported, whatever these libraries do by default. Set before their first import.
+for _name, _value in {
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}.items():  # fmt: skip
+    os.environ[_name] = _value
+
+import click  # noqa: E402
+import typer  # noqa: E402
+
+import client.cli  # noqa: E402
+import server.cli  # noqa: E402
+import sim.cli  # noqa: E402
+from federation.errors import FedError  # noqa: E402
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    help="Federated fine-tuning of vision-language models between hospitals, with patient-level privacy.",
+)  # fmt: skip
+for _group, _name in ((client.cli.app, "site"), (server.cli.app, "coordinator"), (sim.cli.app, "sim")):
+    app.add_typer(_group, name=_name)
+
+
+@app.callback()
+def _wardround() -> None:
+    """Keep `wardround` a group, however few commands it has."""
+
+
+def main() -> None:
+    """Run the command. Errors become two lines and an exit status; a traceback never shows."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: list[str]) -> int:
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except FedError as error:
+        return _tell(error.message, error.hint, error.exit_status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.UsageError as error:
+        return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _tell("interrupted", "add --resume to go on", 130)
+    except Exception as error:
+        # Only the type: a message may quote data.
+        hint = "this is a bug; set WARDROUND_DEBUG=1 to see the traceback (it may show data)"
+        if os.environ.get("WARDROUND_DEBUG") == "1":
+            raise
+        return _tell(f"internal error ({type(error).__name__})", hint, 1)
+
+
+def _tell(message: str, hint: str, status: int) -> int:
+    print(f"wardround: error: {message}\nwardround: hint: {hint}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()
