@@ -79,7 +79,7 @@ class Checkpoints:
                 "run_id": self.run_id,
                 "round_number": record.round_number,
                 "before": before,
-                "server_steps": server.steps,
+                "server_steps": dict(server.steps),
                 "record": record.value(),
                 **named,
             }
@@ -106,7 +106,11 @@ class Checkpoints:
             steps = newest["server_steps"]
         except (OSError, KeyError, FormatError):
             raise _damaged("a file of the last round is missing or altered") from None
-        if not isinstance(steps, int) or [record.round_number for record in records] != list(range(1, len(states) + 1)):
+        if (
+            not isinstance(steps, dict)
+            or not steps.keys() <= {"A", "B"}
+            or [record.round_number for record in records] != list(range(1, len(states) + 1))
+        ):
             raise _damaged("the rounds are not counted from 1")
         return Committed(len(states), adapter, ServerState(steps, first, second), records)
 
