@@ -23,9 +23,9 @@ def load(*pieces: durable.Buffer) -> Adapter | AdapterUpdate:
 
     Its arrays are read-only views into the pieces: a copy is made only of a matrix that lies across two of them.
 
-    Guarantees: `dump(load(data)) == data`, however it is cut. Every change of a single byte, every truncation and every byte after the end
-    raises FormatError `not-canonical`. NaN and infinity are carried as they are: whether an update is acceptable is
-    decided by who receives it.
+    Guarantees: `dump(load(data)) == data`, however it is cut. Every change of a single byte, every truncation and every
+    byte after the end raises FormatError `not-canonical`. NaN and infinity are carried as they are: whether an update
+    is acceptable is decided by who receives it.
     """
     reader = _Reader(pieces)
     start = bytes(reader.take(len(MAGIC) + 8))

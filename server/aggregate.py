@@ -83,7 +83,7 @@ def stack(adapter: Adapter, updates: Updates, average: Average) -> Aggregate:
     products would let them decay (rank collapse, raFLoRA 2026).
 
     Guarantees: in float64 and exact before the cut; no matrix of outputs × inputs is ever formed. The new A has
-    orthonormal rows, ordered by what their component contributes, so `Adapter.cut` gives each site the best of its rank.
+    orthonormal rows, ordered by what their components contribute, so `Adapter.cut` gives a site the best of its rank.
     """
     with Held(average.folder).take(updates) as held:
         if not len(held):

@@ -12,7 +12,7 @@ What is allowed, for the plain mean of updates with the weights w_k (W their sum
     patients n ≤ m + L/3 + sqrt(L²/9 + 2·L·m), m = 2·D_k   (Bernstein), if a site has at most twice what it declares
     noise    |Z| ≤ s_k · (sqrt(d) + sqrt(2·L))             (Gaussian concentration)
     sgd      |update| ≤ lr/D_k · (t·C·n + sqrt(t)·|Z|): the steps add up, and so do the variances of their noise
-    adam     |update| ≤ lr · sqrt(d) · Σ_i r_i: r_i bounds |first moment| / sqrt(second moment) at step i (Cauchy-Schwarz)
+    adam     |update| ≤ lr · sqrt(d) · Σ_i r_i, r_i the most that |m̂| / sqrt(v̂) can be at step i (Cauchy-Schwarz)
     dp-adambc |update| ≤ lr · t · (C·n + |Z|) / D_k / sqrt(variance floor)
 
     the mean of sgd updates: lr/W · (Σ w_k·t·C·n_k/D_k + sqrt(Σ (w_k·s_k/D_k)²) · sqrt(t) · (sqrt(d) + sqrt(2·L)))

@@ -103,7 +103,8 @@ def test_stack_adds_what_sites_of_lower_rank_changed_and_keeps_what_they_never_s
             for seed, rank in ranks.items()
         )
     ]
-    changes = [product(start().cut(r).plus(u)) - product(start().cut(r)) for (u, _), r in zip(updates, ranks.values())]
+    begun = [start().cut(rank) for rank in ranks.values()]
+    changes = [product(own.plus(u)) - product(own) for (u, _), own in zip(updates, begun, strict=True)]
     dense = product(start()) + sum(changes) / 3
     made = METHODS["stack"](start(), iter(updates), average)
 
