@@ -10,7 +10,8 @@ FedError                 code, message, hint; str() never holds a data value
 ├─ ModelError        16  the base or the adapter cannot be used
 ├─ StoreError        17  ledger, store or checkpoint damaged
 ├─ PinError          18  something is not what its digest says
-└─ DataError         19  a site's folder has nothing to train on
+├─ DataError         19  a site's folder has nothing to train on
+└─ GateError         22  rounds are rejected one after the other
 
 The number is the exit status of a command that ends with this error (1, 2 and 130 are taken: crash, usage, interrupt).
 Across the Link only the code travels. Every code is explained in docs/errors.md; a test checks that.
@@ -47,7 +48,9 @@ def _rebuild(kind: type[FedError], code: str, message: str, hint: str) -> FedErr
 
 class PlanError(FedError):
     exit_status = 10
-    codes = frozenset({"plan-absent", "plan-not-toml", "plan-unknown-key", "plan-value", "plan-unsupported"})
+    codes = frozenset(
+        {"plan-absent", "plan-not-toml", "plan-unknown-key", "plan-value", "plan-unsupported", "plan-combination"}
+    )
 
 
 class SettingsError(FedError):
@@ -118,3 +121,8 @@ class PinError(FedError):
 class DataError(FedError):
     exit_status = 19
     codes = frozenset({"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "site-name"})
+
+
+class GateError(FedError):
+    exit_status = 22
+    codes = frozenset({"rounds-rejected"})

@@ -32,7 +32,7 @@ from server import report as reports
 from server import rounds
 from server.checkpoint import Checkpoints
 from server.export import export_adapter
-from server.record import RoundRecord
+from server.record import OUTCOMES, RoundRecord
 from server.report import GalleryItem
 from server.rounds import RunResult
 from sim import account
@@ -227,7 +227,7 @@ def _federate(
         talk.line(_round_line(plan, record, loss))
 
     def run(link: Link) -> RunResult:
-        return rounds.run(plan, FaultyLink(link, options.faults), checkpoints, observer=observe)
+        return rounds.run(plan, FaultyLink(link, options.faults), checkpoints, base=options.base_path, observer=observe)
 
     if options.engine == "flower":
         return run_with_flower(run, openers(folders, plan, options.base_path, private=private, threads=options.threads))
@@ -252,6 +252,8 @@ def _round_line(plan: RunPlan, record: RoundRecord, loss: float | None) -> str:
         parts.append(f"epsilon {max(spent):.2f}{budget}")
     most = max(record.uplink_bytes.values(), default=0)
     parts.append(f"{most / 1e6:.2f} MB/site")
+    if record.outcome != "accepted":
+        parts.append(f"rejected: {OUTCOMES[record.outcome]}")
     left_out = {site: ", ".join(reasons) for site, reasons in record.refusals.items()} | dict(record.failures)
     parts += [f"left out {site}: {why}" for site, why in sorted(left_out.items())]
     return "  ".join(parts)
