@@ -165,7 +165,7 @@ def _steps(value: Value) -> dict[Factor, int]:
     """How often each factor was moved."""
     match value:
         case {**counts} if counts.keys() <= {"A", "B"} and all(type(count) is int for count in counts.values()):
-            return {one: counts[one] for one in get_args(Factor) if one in counts}
+            return {one: count for one in get_args(Factor) if isinstance(count := counts.get(one), int)}
     raise _damaged("the server optimiser's steps are not readable")
 
 
