@@ -163,9 +163,14 @@ class Checkpoints:
 
 def _steps(value: Value) -> dict[Factor, int]:
     """How often each factor was moved."""
-    match value:
-        case {**counts} if counts.keys() <= {"A", "B"} and all(type(count) is int for count in counts.values()):
-            return {one: count for one in get_args(Factor) if isinstance(count := counts.get(one), int)}
+    if isinstance(value, dict) and value.keys() <= {"A", "B"}:
+        steps: dict[Factor, int] = {}
+        for one in get_args(Factor):
+            count = value.get(one)
+            if type(count) is int:
+                steps[one] = count
+        if len(steps) == len(value):
+            return steps
     raise _damaged("the server optimiser's steps are not readable")
 
 
