@@ -130,7 +130,7 @@ class TrustError(FedError):
             "roster-damaged", "roster-signatures", "roster-officer", "roster-version", "roster-expired",
             "roster-absent", "roster-key", "roster-site", "unsigned", "envelope-damaged", "signature", "oversized",
             "wrong-direction", "wrong-site", "wrong-run", "wrong-round", "wrong-plan", "wrong-message",
-            "wrong-question", "wrong-roster", "replayed", "late", "clock", "log-altered", "log-fork", "log-busy", "log-write",
-            "certificate-absent", "certificate-damaged", "certificate-expired", "evidence-damaged",
+            "wrong-question", "wrong-roster", "replayed", "late", "clock", "log-altered", "log-fork", "log-busy",
+            "log-write", "certificate-absent", "certificate-damaged", "certificate-expired", "evidence-damaged",
         }
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from client.site import Site
+from client.signed_site import Answering
 from federation import messages
 from federation.messages import Answer, Question
 
@@ -14,7 +14,7 @@ class LocalLink:
     the immutable bytes they are: nothing can happen to them on the way, so they are not copied and not hashed again.
     """
 
-    def __init__(self, sites: Mapping[str, Site]) -> None:
+    def __init__(self, sites: Mapping[str, Answering]) -> None:
         self._sites = dict(sites)
 
     def site_ids(self) -> tuple[str, ...]:

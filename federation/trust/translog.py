@@ -173,9 +173,9 @@ def read_log(folder: Path, origin: str, key: VerifyKey) -> Log:
 
 def require_whole(folder: Path, log: Log) -> None:
     """Refuse bytes after the acknowledged end: in a log that nobody writes any more there are none."""
-    size = sum(1 for _ in (folder / LOG_NAME).open("rb"))
-    if size != len(log.entries):
-        raise _altered(f"line {len(log.entries) + 1} and later ones are not named by the head")
+    data = (folder / LOG_NAME).read_bytes()
+    if data.count(b"\n") != len(log.entries) or not (data.endswith(b"\n") or not data):
+        raise _altered(f"line {len(log.entries) + 1} is not named by the head")
 
 
 def note(head: LogHead, origin: str, key: SigningKey) -> bytes:

@@ -1,0 +1,65 @@
+"""What a run proves afterwards: its rosters, its rounds and what was released, written into its log as they happen.
+
+`wardround verify` reads it (server/verify.py). Every function here may be called again after a crash: what the log has
+already is not written twice, and a round that was committed before its entry was written gets it now.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from federation import durable
+from federation.errors import StoreError
+from federation.trust import entries
+from federation.trust import roster as rosters
+from federation.trust.keys import SigningKey
+from federation.trust.roster import SignedRoster
+from federation.trust.translog import TransLog
+from server.checkpoint import Checkpoints
+
+LOG_FOLDER, ROSTER_NAME = "log", "roster.json"
+
+
+def open_log(checkpoints: Checkpoints, signed: SignedRoster, log_key: SigningKey) -> TransLog:
+    """The log of this run, begun or gone on with: the roster in force, the run, and every committed round."""
+    origin = log_origin(signed.roster.consortium, checkpoints.run_id)
+    log = TransLog.open(checkpoints.folder / LOG_FOLDER, origin, log_key)
+    try:
+        known = entries.of_type(log.entries, "roster")
+        if not known or known[-1] != entries.roster(signed):
+            log.append(entries.roster(signed))
+        durable.write(checkpoints.folder / ROSTER_NAME, [rosters.dump(signed)])
+        if not entries.of_type(log.entries, "run"):
+            run_file = sha256(checkpoints.folder / "run.json")
+            log.append(entries.run(checkpoints.run_id, checkpoints.plan.digest(), run_file))
+        record_rounds(log, checkpoints)
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def record_rounds(log: TransLog, checkpoints: Checkpoints) -> None:
+    """An entry for every committed round that has none yet."""
+    written = {entry["round"] for entry in entries.of_type(log.entries, "round")}
+    for state, record in checkpoints.history():
+        if record.round_number not in written:
+            value = record.value()
+            log.append(entries.round_(record.round_number, state=state, adapter=record.adapter_digest, record=value))
+
+
+def release(log: TransLog, folder: Path, files: Iterable[str], *, adapter: str) -> None:
+    """What was given out at the end: these files of `folder`, by digest. The last release counts."""
+    log.append(entries.release({name: sha256(folder / name) for name in sorted(files)}, adapter=adapter))
+
+
+def log_origin(consortium: str, run_id: str) -> str:
+    return f"{consortium}/{run_id}"
+
+
+def sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        raise StoreError("store-damaged", f"{path.name} cannot be read", hint="restore it from a copy") from None
