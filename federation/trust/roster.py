@@ -245,7 +245,7 @@ def accept_chain(current: SignedRoster, later: Sequence[SignedRoster]) -> Signed
 def successor(
     current: Roster, *, issued_s: float, days: int = DAYS_MAX, sites: Sequence[Member] | None = None
 ) -> Roster:
-    """The next version, unsigned: the same federation with these sites. Retiring keys end with it."""
+    """The next version, unsigned: the same federation with these sites, or with its own without retiring keys."""
     kept = tuple(replace(member, retiring=None) for member in current.sites) if sites is None else tuple(sites)
     return replace(
         current,
