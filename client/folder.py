@@ -2,12 +2,14 @@
 
 site.toml                what the hospital allows; people edit this
 keys/identity.key        Ed25519, signs answers; made here, 0600, never sent
+keys/log.key             Ed25519, signs the heads of the door's log
 keys/transport.key       P-384 in OpenSSH form, for Flower's node authentication only; .pub beside it
 secret                   of the pseudonyms; without it the same people become others
 store/ state/ log/       clean examples, ledger and answers, the log of the door
 federation/              what was accepted: federation.json (officers, address), ca.crt, roster.json
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.settings import Settings, load_settings
-from client.signed_site import RosterFile
+from client.signed_site import Answering, RosterFile, SignedSite
 from federation import canonical, durable
 from federation.canonical import Value
 from federation.errors import FormatError, SettingsError, TrustError
@@ -27,6 +29,7 @@ from federation.trust import roster as rosters
 from federation.trust.enrolment import Invitation, Submission
 from federation.trust.keys import SigningKey, VerifyKey, write_secret
 from federation.trust.roster import Officer, SignedRoster
+from federation.trust.translog import TransLog
 
 SETTINGS, SECRET = "site.toml", "secret"
 IDENTITY, NEXT_IDENTITY = "keys/identity.key", "keys/identity.next.key"
@@ -173,6 +176,12 @@ class SiteFolder:
         raise TrustError(
             "roster-key", "the roster has another key for this site", hint="enrol again with the key of this folder"
         )
+
+    def door(self, site: Answering, *, clock: Callable[[], float]) -> SignedSite:
+        """The site behind its door, with this folder's key, roster and log. Close `door.log` at the end."""
+        roster, key, log_key = self.roster(), self.signing_key(), SigningKey.load(self.path / LOG_KEY)
+        log = TransLog.open(self.path / "log", f"{roster.current.roster.consortium}/{site.site_id}", log_key)
+        return SignedSite(site, key, roster, log, clock=clock)
 
     def rotate(self) -> Submission:
         """A new identity key, endorsed by the present one. It counts when a roster names it. Raises: TrustError."""
