@@ -148,7 +148,7 @@ def _messages(this: _Run) -> str:
         try:
             envelope.verify_statement(statement, str(entry.get("signature")), keys)
         except TrustError:
-            raise _wrong(f"line {place + 1}: the signature of a {kind} does not fit") from None
+            raise _wrong(f"line {place + 1}: the signature of this {kind} does not fit") from None
         if kind == "question":
             asked[site, str(statement["message"])] = statement
             head = entries.head_in(entry)
