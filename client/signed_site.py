@@ -4,13 +4,14 @@ Behind it is `client/site.py`, which knows nothing of signatures. What is refuse
 own log; what is answered is signed with the key that never leaves this machine. Spec: docs/spec/trust-1.md.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
 
 from federation import durable
-from federation.errors import TrustError
+from federation.errors import FedError, TrustError
 from federation.messages import Answer, Question, answer_to, size_bytes
 from federation.trust import entries, envelope, translog
 from federation.trust import roster as rosters
@@ -95,20 +96,18 @@ class SignedSite:
         return self.site.site_id
 
     def answer(self, question: Question) -> Answer:
-        """One signed answer to one question. Never raises for what a message says."""
+        """One signed answer to one question. Never raises: a door that cannot write its log answers with that code."""
         try:
-            opened = self._admit(question)
-        except TrustError as error:
+            entry = entries.question(question, self._admit(question))
+            self.log.append(entry)
+            self._remember(entry)
+            answer = self._signed(self.site.answer(question), question)
+            digest = self.roster.current.roster.digest()
+            opened = envelope.open_answer(answer, question, (self._key.public,), roster_digest=digest)
+            self.log.append(entries.answer(answer, opened))
+            return answer
+        except FedError as error:
             return self._refuse(question, error.code)
-        entry = entries.question(question, opened)
-        self.log.append(entry)
-        self._remember(entry)
-        answer = self._signed(self.site.answer(question), question)
-        opened_answer = envelope.open_answer(
-            answer, question, (self._key.public,), roster_digest=self.roster.current.roster.digest()
-        )
-        self.log.append(entries.answer(answer, opened_answer))
-        return answer
 
     def _admit(self, question: Question) -> Opened:
         if size_bytes(question) > self._bytes_max:
@@ -135,7 +134,8 @@ class SignedSite:
     def _refuse(self, question: Question, code: str) -> Answer:
         self._refused_lines += 1
         if self._refused_lines <= REFUSED_LINES_MAX:
-            self.log.append(entries.refused(question, code))
+            with contextlib.suppress(TrustError):  # a log that takes nothing more is why some questions are refused
+                self.log.append(entries.refused(question, code))
         answer = answer_to(question, "failure", {"code": code})
         return answer if question.site_id != self.site_id else self._signed(answer, question)
 

@@ -7,7 +7,7 @@ logged. The round loop above it knows nothing of signatures. Spec: docs/spec/tru
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from federation.errors import TrustError
+from federation.errors import FedError, TrustError
 from federation.messages import Answer, Link, Question, answer_to
 from federation.trust import entries, envelope
 from federation.trust.keys import SigningKey
@@ -92,7 +92,7 @@ class SignedLink:
             try:
                 member = self._roster.member(answer.site_id)
                 opened = envelope.open_answer(answer, question, member.keys(), roster_digest=self._digest)
-            except TrustError as error:
+            except FedError as error:
                 self._note_refused(answer, error.code)
                 refused.setdefault(answer.site_id, error.code)
                 continue

@@ -100,7 +100,7 @@ class SigningKey:
         return cls(private)
 
     def save(self, path: Path) -> None:
-        """PKCS #8 in PEM (RFC 5958), readable by its owner only."""
+        """PKCS#8 in PEM (RFC 5958), readable by its owner only."""
         write_secret(
             path,
             self._private.private_bytes(

@@ -330,6 +330,23 @@ def test_a_flood_of_junk_does_not_fill_the_disk(federation, monkeypatch):
     assert logged(whole.doors["north"].log) == ["unsigned"] * 3
 
 
+def test_a_seal_nested_without_end_is_refused_on_both_sides(federation):
+    deep = b'{"rosters":[],"signature":"","statement":' + b'{"a":' * 200 + b"0" + b"}" * 200 + b"}"
+    whole = federation()
+    whole.on_the_way_back = lambda answer: [replace(answer, seal=deep)]
+
+    assert whole.doors["north"].answer(replace(question(), seal=deep)).kind == "failure"
+    assert [kind not in ("update", "internal") for _, kind in heard(whole)] == [True, True]
+
+
+def test_a_door_that_cannot_write_its_log_answers_so_and_asks_nobody(federation):
+    whole = federation()
+    whole.doors["north"].log.close()
+
+    assert heard(whole, question()) == [("north", "log-write")]
+    assert whole.plain["north"].asked == []
+
+
 def test_a_rotated_key_loses_no_round(federation):
     new = SigningKey.from_seed(bytes([9]) * 32)
     member = replace(ROSTER.member("north"), identity=new.public, retiring=NORTH.public)
