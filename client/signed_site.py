@@ -69,8 +69,8 @@ class SignedSite:
 
     Guarantees:
         The site behind is asked only what the roster's coordinator signed for it, in its time, in a run that has not
-        gone on to a later round, under a log that has not shrunk or changed. Everything else is answered `failure` with
-        the code, and logged; a message for another site is not even signed.
+        gone on to a later round, under a log that shows to begin with the one that was seen before. Everything else is
+        answered `failure` with the code, and logged; a message for another site is not even signed.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class SignedSite:
             raise TrustError("replayed", "a question of an earlier round", hint="it was sent before; nothing is spent")
         seen = self._heads.get(question.run_id)
         if seen is not None and opened.head is not None:
-            if opened.head.size < seen.size or (opened.head.size == seen.size and opened.head != seen):
-                raise translog.fork()
+            same = [] if opened.head.size == seen.size else envelope.proof_in(question, seen.size)
+            translog.require_consistent(seen, opened.head, same)
         return opened
 
     def _refuse(self, question: Question, code: str) -> Answer:

@@ -12,9 +12,11 @@ from federation.messages import Answer, Link, Question, answer_to
 from federation.trust import entries, envelope
 from federation.trust.keys import SigningKey
 from federation.trust.roster import SignedRoster
-from federation.trust.translog import TransLog
+from federation.trust.translog import Entry, TransLog
 
 REFUSED_LINES_MAX = 1000  # in a row from one opened Link: a flood of junk must not fill the disk
+
+KEPT_HEADS = 2  # a question, and the same one with later rosters
 
 
 class SignedLink:
@@ -40,6 +42,9 @@ class SignedLink:
         self._roster = self._rosters[-1].roster
         self._digest = self._roster.digest()
         self._refused_lines = 0
+        self._seen: dict[str, dict[int, None]] = {}  # site -> sizes of the log that it may have seen, oldest first
+        for entry in log.entries:
+            self._recall(entry)
         if self._roster.coordinator != key.public:
             raise TrustError(
                 "roster-key",
@@ -97,6 +102,7 @@ class SignedLink:
                 refused.setdefault(answer.site_id, error.code)
                 continue
             self._log.append(entries.answer(answer, opened))
+            self._acknowledged(answer.site_id)
             answered.add(answer.site_id)
             yield answer
             del answer
@@ -106,6 +112,7 @@ class SignedLink:
     ) -> list[Question]:
         """The questions with seals, all over the same head: that of the log before them."""
         head, now = self._log.head(), int(self._clock())
+        proofs = {size: self._log.proof_since(size) for size in set().union(*self._seen.values())}
         sealed, lines = [], []
         for question in questions:
             member = self._roster.member(question.site_id)
@@ -117,6 +124,7 @@ class SignedLink:
                 expires_s=now + math.ceil(deadline_s),
                 head=head,
                 later=later,
+                proofs={size: proofs[size] for size in self._seen.get(member.site_id, ())},
             )
             opened = envelope.open_question(
                 one, self._key.public, site_id=member.site_id, roster_digest=self._digest, now_s=now
@@ -124,7 +132,22 @@ class SignedLink:
             sealed.append(one)
             lines.append(entries.question(one, opened))
         self._log.append(*lines)
+        for question in questions:
+            self._seen.setdefault(question.site_id, {})[head.size] = None
         return sealed
+
+    def _acknowledged(self, site_id: str) -> None:
+        """An answer shows that the site saw its question, or the same asked again: older heads need no proof."""
+        newest = list(self._seen.get(site_id, ()))[-KEPT_HEADS:]
+        self._seen[site_id] = dict.fromkeys(newest)
+
+    def _recall(self, entry: Entry) -> None:
+        """After a restart: which heads the sites have seen is in the log."""
+        match entry:
+            case {"type": "question", "statement": {"site": str(site), "log": {"size": int(size)}}}:
+                self._seen.setdefault(site, {})[size] = None
+            case {"type": "answer", "statement": {"site": str(site)}}:
+                self._acknowledged(site)
 
     def _note_refused(self, answer: Answer, code: str) -> None:
         self._refused_lines += 1

@@ -29,7 +29,7 @@ from server.record import RoundRecord
 
 CANNOT = (
     "not shown: that a site trained on real data, used the noise it states, or de-identified well; that the parties "
-    "did not agree among themselves; that nobody kept a second log, unless a site compares the heads that it saw"
+    "did not agree among themselves; that no site was shown a second log, but for those whose logs were given"
 )
 T = TypeVar("T")
 TOLERANCE = 1e-6  # between an epsilon as stated and as computed again
@@ -48,6 +48,7 @@ class _Run:
 
     folder: Path  # with report.json and adapter/
     words: str | None  # of the officers, if the reader knows them
+    site_logs: Sequence[Path] = ()
     signed: SignedRoster | None = None
     checkpoints: Checkpoints | None = None
     log: Log | None = None
@@ -59,8 +60,10 @@ class _Run:
         return self.folder / "run"
 
 
-def verify(folder: Path, *, words: str | None = None) -> list[Step]:
+def verify(folder: Path, *, words: str | None = None, site_logs: Sequence[Path] = ()) -> list[Step]:
     """Every step in order; after the first that fails, those that rest on it are not tried. Changes nothing.
+
+    `site_logs` are log.jsonl files of sites: what they saw must be in this run's log.
 
     Raises: TrustError `evidence-damaged` if there is no run in the folder.
     """
@@ -70,7 +73,7 @@ def verify(folder: Path, *, words: str | None = None) -> list[Step]:
         raise TrustError(
             "evidence-damaged", "there is no run in this folder", hint="name the folder that has report.json and run/"
         )
-    this, steps = _Run(folder, words), []
+    this, steps = _Run(folder, words, site_logs), []
     for name, check in CHECKS.items():
         try:
             steps.append(Step(name, True, check(this)))
@@ -160,8 +163,32 @@ def _messages(this: _Run) -> str:
     return f"{counts['question']} questions, {counts['answer']} answers signed; {counts['refused']} messages refused"
 
 
+def _witnesses(this: _Run) -> str:
+    """5: every question of this run that a site has kept is in this log, and so is the history that it named."""
+    log = _is(this.log)
+    asked = {canonical.digest(_table(entry["statement"])) for entry in _of(log, "question")}
+    coordinators = [roster.coordinator for roster in this.rosters]
+    seen = 0
+    for number, path in enumerate(this.site_logs, start=1):
+        for line in _bytes(path).splitlines():
+            entry = _table(_table(canonical.load(line)).get("entry"))
+            statement = entry.get("statement")
+            if entry.get("type") != "question" or not isinstance(statement, dict):
+                continue
+            if statement.get("run") != _is(this.checkpoints).run_id:
+                continue
+            # The coordinator's own signature: a site cannot make this up.
+            envelope.verify_statement(statement, str(entry.get("signature")), coordinators)
+            head = entries.head_in(entry)
+            if head is None or canonical.digest(statement) not in asked:
+                raise _wrong(f"site log {number} holds a signed question that this log does not have")
+            log.require_beginning(head)
+            seen += 1
+    return f"{len(this.site_logs)} site logs with {seen} questions agree" if this.site_logs else "no site log was given"
+
+
 def _files(this: _Run) -> str:
-    """5: run.json, the states and the adapter are what the log and their names say; nothing else lies there."""
+    """6: run.json, the states and the adapter are what the log and their names say; nothing else lies there."""
     checkpoints, log = _is(this.checkpoints), _is(this.log)
     begun = _of(log, "run")
     if len(begun) != 1 or begun[0]["run_file"] != sha256(this.run / "run.json"):
@@ -184,7 +211,7 @@ def _files(this: _Run) -> str:
 
 
 def _rounds(this: _Run) -> str:
-    """6: the rounds in the log are those of the checkpoint, and whoever is in a mean has answered."""
+    """7: the rounds in the log are those of the checkpoint, and whoever is in a mean has answered."""
     log = _is(this.log)
     logged = _of(log, "round")
     if [entry["round"] for entry in logged] != [record.round_number for _, record in this.history]:
@@ -210,7 +237,7 @@ def _rounds(this: _Run) -> str:
 
 
 def _privacy(this: _Run) -> str:
-    """7: what each site states to have spent is no less than what its rounds cost, and within the plan's target."""
+    """8: what each site states to have spent is no less than what its rounds cost, and within the plan's target."""
     plan = _is(this.checkpoints).plan
     if plan.privacy.unit == "none":
         return "a plan without privacy: there is nothing to add up"
@@ -238,7 +265,7 @@ def _privacy(this: _Run) -> str:
 
 
 def _release(this: _Run) -> str:
-    """8: what was given out is what was logged at the end, and tells of this run."""
+    """9: what was given out is what was logged at the end, and tells of this run."""
     released = _of(_is(this.log), "release")
     if not released:
         return "nothing was released yet: the run is not at its end"
@@ -274,6 +301,7 @@ CHECKS: dict[str, Callable[[_Run], str]] = {
     "log": _log,
     "members": _members,
     "messages": _messages,
+    "witnesses": _witnesses,
     "files": _files,
     "rounds": _rounds,
     "privacy": _privacy,

@@ -7,6 +7,7 @@ There is one algorithm and one spelling; whatever does not fit is refused by its
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from federation import canonical
@@ -53,9 +54,16 @@ def seal_question(
     expires_s: int,
     head: LogHead,
     later: Sequence[SignedRoster] = (),
+    proofs: Mapping[int, Sequence[bytes]] = MappingProxyType({}),
 ) -> Question:
-    """The question with the coordinator's seal. `later` are sent along for a site that lacks these versions."""
-    along: list[Value] = [one.value() for one in later]
+    """The question with the coordinator's seal.
+
+    `later` are rosters for a site that lacks these versions; `proofs` lead from earlier sizes of the log to `head`.
+    """
+    along: dict[str, Value] = {
+        "rosters": [one.value() for one in later],
+        "proofs": {str(size): [node.hex() for node in proof] for size, proof in proofs.items()},
+    }
     statement: dict[str, Value] = {
         **_about(question),
         "direction": "question",
@@ -64,7 +72,7 @@ def seal_question(
         "issued": issued_s,
         "expires": expires_s,
         "log": head.value(),
-        "rosters": canonical.digest(along),
+        "along": canonical.digest(along),
     }
     return replace(question, seal=_sealed("question", statement, key, along))
 
@@ -78,12 +86,27 @@ def seal_answer(answer: Answer, question: Question, key: SigningKey, *, roster_d
         "plan": question.plan_digest,
         "question": question.digest(),
     }
-    return replace(answer, seal=_sealed("answer", statement, key, []))
+    return replace(answer, seal=_sealed("answer", statement, key, {}))
 
 
 def rosters_in(question: Question) -> tuple[SignedRoster, ...]:
     """The rosters sent along. They are beside the statement: each proves itself by its officers' signatures."""
-    return tuple(rosters.from_value(one) for one in _parts(question.seal)[2])
+    found = _parts(question.seal)[2].get("rosters", [])
+    if not isinstance(found, list):
+        raise _damaged("rosters that are not a list")
+    return tuple(rosters.from_value(one) for one in found)
+
+
+def proof_in(question: Question, size: int) -> list[bytes] | None:
+    """The consistency proof from this size of the log to the question's head, if one was sent along."""
+    match _parts(question.seal)[2].get("proofs"):
+        case dict(proofs):
+            found = proofs.get(str(size))
+            try:
+                return [bytes.fromhex(str(node)) for node in found] if isinstance(found, list) else None
+            except ValueError:
+                pass
+    return None
 
 
 def open_question(question: Question, key: VerifyKey, *, site_id: str, roster_digest: str, now_s: float) -> Opened:
@@ -100,9 +123,10 @@ def open_question(question: Question, key: VerifyKey, *, site_id: str, roster_di
             "expires": int(expires),
             "log": {"size": int(size), "root": str(root), **more},
         } if (
-            set(statement) == _KEYS | {"issued", "expires", "log", "rosters"}
+            set(statement) == _KEYS | {"issued", "expires", "log", "along"}
+            and set(along) == {"rosters", "proofs"}
             and not more
-            and statement["rosters"] == canonical.digest(along)
+            and statement["along"] == canonical.digest(along)
             and not {type(issued), type(expires), type(size)} - {int}
         ):
             pass
@@ -163,21 +187,19 @@ def _about(message: Question | Answer) -> dict[str, Value]:
     }
 
 
-def _sealed(domain: Domain, statement: Mapping[str, Value], key: SigningKey, along: Sequence[Value]) -> bytes:
+def _sealed(domain: Domain, statement: Mapping[str, Value], key: SigningKey, along: Mapping[str, Value]) -> bytes:
     signature = key.sign(domain, canonical.dump(statement)).hex()
-    return canonical.dump({"rosters": along, "signature": signature, "statement": statement})
+    return canonical.dump({"along": along, "signature": signature, "statement": statement})
 
 
-def _parts(seal: bytes) -> tuple[dict[str, Value], str, list[Value]]:
+def _parts(seal: bytes) -> tuple[dict[str, Value], str, dict[str, Value]]:
     if not seal:
         raise TrustError("unsigned", "a message without a signature", hint="nobody who belongs here sends one")
     if len(seal) > SEAL_BYTES_MAX:
         raise TrustError("oversized", "a seal is too long", hint="report it: nobody who belongs here sends one")
     try:
         match canonical.load(seal):
-            case {"rosters": list(along), "signature": str(signature), "statement": dict(statement), **rest} if (
-                not rest
-            ):
+            case {"along": dict(along), "signature": str(signature), "statement": dict(statement), **rest} if not rest:
                 return statement, signature, along
     except FormatError:
         pass

@@ -112,9 +112,9 @@ class TransLog:
     def read(self) -> Log:
         return Log(self.origin, tuple(self.entries), tuple(self.leaves))
 
-    def proof_since(self, old: LogHead) -> list[bytes]:
-        """Shows to whoever holds `old` that this log begins with it."""
-        return merkle.consistency_proof(self.leaves, old.size)
+    def proof_since(self, size: int) -> list[bytes]:
+        """Shows to whoever holds the head of this size that the log still begins with it."""
+        return merkle.consistency_proof(self.leaves, size)
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -202,6 +202,13 @@ def read_note(data: bytes, origin: str, key: VerifyKey) -> LogHead:
     if data != f"{_body(head, origin)}\n\N{EM DASH} {origin} {base64.b64encode(raw).decode()}\n".encode():
         raise _altered("the signed head is not in its one form")
     return head
+
+
+def require_consistent(old: LogHead, new: LogHead, proof: list[bytes] | None) -> None:
+    """Refuse a head that does not show that its log begins with an older one. Raises: TrustError `log-fork`."""
+    roots = bytes.fromhex(old.root), bytes.fromhex(new.root)
+    if proof is None or not merkle.consistent(old.size, roots[0], new.size, roots[1], proof):
+        raise fork()
 
 
 def fork() -> TrustError:

@@ -137,7 +137,7 @@ def test_a_log_begins_with_every_head_it_ever_had_and_with_no_other(folder, tmp_
         seen = log.append(entry(5))
         other = fork.append(entry(6))
         log.append(entry(7))
-        proof = log.proof_since(seen)
+        proof = log.proof_since(seen.size)
         now = log.head()
 
     whole = read(folder)

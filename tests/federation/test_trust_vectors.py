@@ -15,7 +15,7 @@ STATEMENTS = {
     "question": (COORDINATOR, {
         "version": "wardround-envelope/1", "direction": "question", "site": "north", "run": "run-1", "round": 3,
         "plan": "cc" * 32, "message": "aa" * 32, "roster": "bb" * 32, "issued": 1767225600, "expires": 1767225660,
-        "log": {"size": 0, "root": EMPTY.hex()}, "rosters": canonical.digest([]),
+        "log": {"size": 0, "root": EMPTY.hex()}, "along": canonical.digest({"rosters": [], "proofs": {}}),
     }),
     "answer": (SITE, {
         "version": "wardround-envelope/1", "direction": "answer", "site": "north", "run": "run-1", "round": 3,

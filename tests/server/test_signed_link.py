@@ -313,6 +313,35 @@ def test_a_log_that_shrank_or_changed_is_a_fork(federation, tmp_path):
     other.close()
 
 
+def test_a_second_log_that_grew_longer_is_found_too(federation, tmp_path):
+    """A split view: what the site saw is not in it, however many entries it has."""
+    whole = federation()
+    heard(whole)
+    heard(whole)
+    (tmp_path / "second").mkdir()
+    with TransLog.open(tmp_path / "second" / "log", "lung/run", LOG) as other:
+        other.append(*({"type": "note", "number": number} for number in range(50)))
+        whole.link = SignedLink(whole, COORDINATOR, [signed(ROSTER)], other, clock=whole.clock)
+        assert heard(whole, question(round_number=2)) == [("north", "log-fork")]
+
+
+def test_a_site_that_missed_questions_or_whose_coordinator_restarted_still_gets_its_proof(federation):
+    whole = federation()
+    heard(whole)
+    whole.on_the_way_back = lambda answer: []  # heard by the site, lost on the way back
+    assert heard(whole) == []
+    whole.on_the_way = lambda question: replace(question, seal=b"")  # not heard
+    for round_number in (2, 3):
+        assert heard(whole, question(round_number=round_number)) == []
+    whole.log.close()
+    whole.log = TransLog.open(whole.folder / "log", "lung/run", LOG)
+    whole.link = SignedLink(whole, COORDINATOR, [signed(ROSTER)], whole.log, clock=whole.clock)
+    whole.on_the_way, whole.on_the_way_back = lambda question: question, lambda answer: [answer]
+
+    assert heard(whole, question(round_number=4)) == [("north", "update")]
+    assert heard(whole, question("south", round_number=4)) == [("south", "update")]
+
+
 def test_another_key_than_the_rosters_is_refused_at_once(federation):
     whole = federation()
     with pytest.raises(TrustError) as caught:
@@ -331,7 +360,7 @@ def test_a_flood_of_junk_does_not_fill_the_disk(federation, monkeypatch):
 
 
 def test_a_seal_nested_without_end_is_refused_on_both_sides(federation):
-    deep = b'{"rosters":[],"signature":"","statement":' + b'{"a":' * 200 + b"0" + b"}" * 200 + b"}"
+    deep = b'{"along":{},"signature":"","statement":' + b'{"a":' * 200 + b"0" + b"}" * 200 + b"}"
     whole = federation()
     whole.on_the_way_back = lambda answer: [replace(answer, seal=deep)]
 

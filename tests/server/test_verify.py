@@ -103,7 +103,7 @@ def test_an_honest_run_passes_every_step(finished):
     require_passed(steps)
 
     assert [step.name for step in steps] == [
-        "roster", "log", "members", "messages", "files", "rounds", "privacy", "release",
+        "roster", "log", "members", "messages", "witnesses", "files", "rounds", "privacy", "release",
     ]  # fmt: skip
     assert verify(finished / "run") == steps  # the run's own folder may be named
 
@@ -194,6 +194,17 @@ def test_a_coordinator_that_rewrites_its_own_log_is_found(copy, finished):
         shutil.copytree(finished, copy)
 
 
+def test_a_sites_log_shows_a_second_history(copy, finished, tmp_path):
+    """The coordinator makes the same run again, with everybody's keys but without north's memory of the first."""
+    seen = [finished / "sites" / site / "trust" / "log" / "log.jsonl" for site in SITES]
+    assert verify(finished, site_logs=seen)[4].says == "2 site logs with 8 questions agree"
+
+    run_once(tmp_path / "other", seed=0)
+    other = [tmp_path / "other" / "sites" / "north" / "trust" / "log" / "log.jsonl"]
+    name, said = failed(copy, site_logs=other)
+    assert name == "witnesses" and ("signed question" in said or "contradict" in said)
+
+
 def test_an_understated_epsilon_is_found(copy, monkeypatch):
     """Terms are signed inside a consent; here the check itself is tried on a record that understates."""
     checkpoints = Checkpoints.open(copy / "run")
@@ -240,7 +251,7 @@ def test_equal_seeds_sign_equal_bytes(finished, tmp_path):
 def test_the_command_says_it_in_plain_words_and_in_json(finished, copy, capsys):
     assert call(["verify", str(finished)]) == 0
     told = capsys.readouterr().out
-    assert told.count("\nok") == 7 and told.splitlines()[-1].startswith("not shown:")
+    assert told.count("\nok") == 8 and told.splitlines()[-1].startswith("not shown:")
     assert call(["verify", str(finished), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
 
