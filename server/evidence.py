@@ -5,7 +5,7 @@ already is not written twice, and a round that was committed before its entry wa
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from federation import durable
@@ -20,14 +20,18 @@ from server.checkpoint import Checkpoints
 LOG_FOLDER, ROSTER_NAME = "log", "roster.json"
 
 
-def open_log(checkpoints: Checkpoints, signed: SignedRoster, log_key: SigningKey) -> TransLog:
-    """The log of this run, begun or gone on with: the roster in force, the run, and every committed round."""
+def open_log(
+    checkpoints: Checkpoints, signed: SignedRoster, log_key: SigningKey, *, versions: Sequence[SignedRoster] = ()
+) -> TransLog:
+    """The log of this run, begun or gone on with: the roster in force, the run, and every committed round.
+
+    `versions` are all rosters up to `signed`: a run that is resumed under a later one gets those in between as well.
+    """
     origin = log_origin(signed.roster.consortium, checkpoints.run_id)
     log = TransLog.open(checkpoints.folder / LOG_FOLDER, origin, log_key)
     try:
-        known = entries.of_type(log.entries, "roster")
-        if not known or known[-1] != entries.roster(signed):
-            log.append(entries.roster(signed))
+        for one in _missing(log, (*versions, signed)):
+            log.append(entries.roster(one))
         durable.write(checkpoints.folder / ROSTER_NAME, [rosters.dump(signed)])
         if not entries.of_type(log.entries, "run"):
             run_file = sha256(checkpoints.folder / "run.json")
@@ -51,6 +55,16 @@ def record_rounds(log: TransLog, checkpoints: Checkpoints) -> None:
 def release(log: TransLog, folder: Path, files: Iterable[str], *, adapter: str) -> None:
     """What was given out at the end: these files of `folder`, by digest. The last release counts."""
     log.append(entries.release({name: sha256(folder / name) for name in sorted(files)}, adapter=adapter))
+
+
+def _missing(log: TransLog, versions: Sequence[SignedRoster]) -> list[SignedRoster]:
+    """The rosters after the last one in the log, each once; only the one in force for a log that begins."""
+    known = entries.of_type(log.entries, "roster")
+    if not known:
+        return [versions[-1]]
+    last = rosters.from_value({"roster": known[-1]["roster"], "signatures": known[-1]["signatures"]}).roster.version
+    later = {one.roster.version: one for one in versions if one.roster.version > last}
+    return [later[version] for version in sorted(later)]
 
 
 def log_origin(consortium: str, run_id: str) -> str:

@@ -1,5 +1,6 @@
 """`wardround verify`: a whole run passes, and one changed byte anywhere is named by the step that found it."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -13,6 +14,7 @@ from federation.errors import TrustError
 from federation.plan import parse_plan
 from federation.trust import roster as rosters
 from federation.trust.keys import SigningKey
+from federation.trust.roster import SignedRoster
 from server import evidence, rounds
 from server.checkpoint import Checkpoints
 from server.signed_link import SignedLink
@@ -147,6 +149,30 @@ def test_a_missing_or_added_file_is_found(copy):
     assert failed(copy) == ("release", "adapter/extra was not released")
     (copy / "run" / "extra").write_bytes(b"x")
     assert failed(copy) == ("files", "run/extra belongs to no round")
+
+
+def test_what_a_crash_left_behind_is_no_fault(copy):
+    leftover = b"a state that was never committed"
+    (copy / "run" / "objects" / f"{hashlib.sha256(leftover).hexdigest()}.json").write_bytes(leftover)
+    (copy / "run" / "HEAD.part").write_bytes(b"half a head")
+
+    require_passed(verify(copy))
+
+
+def test_a_run_that_went_on_under_later_rosters_passes(copy):
+    first = rosters.load((copy / "run" / "roster.json").read_bytes())
+    versions = [first]
+    for _ in range(2):
+        later = SignedRoster(rosters.successor(versions[-1].roster, issued_s=clock()))
+        for officer in ("officer-1", "officer-2"):
+            later = later.signed_by(SigningKey.load(copy / "trust" / f"{officer}.key"))
+        versions.append(later)
+    checkpoints = Checkpoints.open(copy / "run")
+    evidence.open_log(checkpoints, versions[-1], log_key(), versions=versions).close()
+    steps = verify(copy)
+
+    require_passed(steps)
+    assert steps[2].says.startswith("3 roster(s)")
 
 
 def log_key() -> SigningKey:

@@ -9,7 +9,9 @@ import pytest
 
 from client.folder import SiteFolder
 from client.settings import load_settings
+from federation.errors import TrustError
 from federation.messages import Question, answer_to
+from federation.trust.enrolment import load_submission
 from federation.trust.keys import SigningKey
 from server.federation_folder import FederationFolder
 from sim.wardround import call
@@ -207,6 +209,22 @@ def test_an_officer_may_sign_a_copy_on_another_machine(wardround, federation):
 
     assert wardround("coordinator", "publish", "for-ben.json", "--dir", "fed").status == 0
     assert FederationFolder.open(Path("fed")).current().roster.version == 2
+
+
+def test_wrong_clocks_and_ended_papers_are_one_clear_line(wardround, federation):
+    words = enrolled(wardround)
+    opened, later = FederationFolder.open(Path("fed")), time.time() + 100 * 86400
+    submission = load_submission(Path("north.submission").read_bytes())
+    site, roster = SiteFolder(Path("north")), opened.current()
+
+    for code, said, refused in (
+        ("token-expired", "expired", lambda: opened.admit(submission, heard=words, now_s=later)),
+        ("roster-expired", "expired on", lambda: site.accept_roster(roster, heard=federation, now_s=later)),
+        ("clock", "future", lambda: site.accept_roster(roster, heard=federation, now_s=time.time() - 3 * 86400)),
+    ):
+        with pytest.raises(TrustError, match=said) as caught:
+            refused()
+        assert caught.value.code == code and "clock" in caught.value.hint
 
 
 def test_a_trial_has_its_officer_in_the_folder_and_says_so(wardround):
