@@ -28,8 +28,10 @@ KEEP_S = 3600.0
 
 def to_records(message: Question | Answer) -> RecordDict:
     """Header, seal and payload side by side; the payload's bytes are not copied."""
-    head = {"header": message.header, "seal": message.seal} if message.seal else {"header": message.header}
-    records = RecordDict({"header": ConfigRecord(head)})
+    head = ConfigRecord({"header": message.header})
+    if message.seal:
+        head["seal"] = message.seal
+    records = RecordDict({"header": head})
     if message.payload is not None:
         data = message.payload.data
         records["payload"] = ArrayRecord({"payload": Array("uint8", (len(data),), "bytes", data)})
