@@ -79,7 +79,7 @@ def roster(
     folder: Folder = Path("."),
     words: Words = None,
 ) -> None:
-    """Accept the first roster, or the next one, and show this site's place in it."""
+    """Accept the first roster, or the next ones, and show this site's place in it."""
     from client.folder import SiteFolder
     from federation.errors import TrustError
     from federation.trust import roster as rosters
@@ -90,7 +90,8 @@ def roster(
             data = file.read_bytes()
         except OSError:
             raise TrustError("roster-absent", "the roster cannot be read", hint="check the path") from None
-        opened.accept_roster(rosters.load(data), heard=words, now_s=time.time())
+        *earlier, last = [rosters.load(line) for line in data.splitlines() or [b""]]
+        opened.accept_roster(last, heard=words, now_s=time.time(), earlier=earlier)
     current = opened.roster().current.roster
     current.require_current(time.time())
     opened.signing_key()

@@ -9,7 +9,7 @@ store/ state/ log/       clean examples, ledger and answers, the log of the door
 federation/              what was accepted: federation.json (officers, address), ca.crt, roster.json
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -133,16 +133,18 @@ class SiteFolder:
         """host:port of the coordinator."""
         return self._accepted()[0]
 
-    def accept_roster(self, signed: SignedRoster, *, heard: str | None, now_s: float) -> RosterFile:
-        """The first roster, or the next one. The first needs the federation's words, if they were not compared before.
+    def accept_roster(
+        self, signed: SignedRoster, *, heard: str | None, now_s: float, earlier: Sequence[SignedRoster] = ()
+    ) -> RosterFile:
+        """The first roster, or the next one, with `earlier` ones that this site may have missed.
 
-        Raises: TrustError.
+        The first needs the federation's words, if they were not compared before. Raises: TrustError.
         """
         signed.roster.require_current(now_s)
         path = self.path / ROSTER
         if path.exists():
             file = RosterFile.open(path)
-            file.advance([signed])
+            file.advance([*earlier, signed])
             return file
         _, consortium, officers, threshold, compared = self._accepted()
         if heard is not None:

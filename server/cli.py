@@ -147,9 +147,10 @@ def roster(
     from federation.trust import roster as rosters
     from server.federation_folder import FederationFolder, told
 
+    versions = FederationFolder.open(folder).rosters()
     current = FederationFolder.open(folder).current()
-    if out is not None:
-        durable.write(out, [rosters.dump(current)])
+    if out is not None:  # all of them: a site that was away follows one after the other
+        durable.write(out, [rosters.dump(one) + b"\n" for one in versions])
     if as_json:
         print(
             json.dumps(

@@ -46,6 +46,7 @@ def establish(folder: Path, sites: dict[str, Path], seed: int | None) -> Simulat
     for site_id, path in sites.items():
         (path / "trust").mkdir(parents=True, exist_ok=True, mode=0o700)
         identities[site_id] = _key(path / "trust" / "identity.key", f"site/{site_id}", seed)
+        _key(path / "trust" / "log.key", f"site log/{site_id}", seed)
     signed = _signed(keys, identities)
     durable.write(folder / "trust" / "roster.json", [rosters.dump(signed)])
     for path in sites.values():
@@ -58,7 +59,8 @@ def door(folder: Path, site: Answering) -> SignedSite:
     """The site in this folder behind its door, with its own log."""
     key = SigningKey.load(folder / "trust" / "identity.key")
     roster = RosterFile.open(folder / "trust" / "roster.json")
-    log = TransLog.open(folder / "trust" / "log", f"{CONSORTIUM}/{site.site_id}", key)
+    log_key = SigningKey.load(folder / "trust" / "log.key")
+    log = TransLog.open(folder / "trust" / "log", f"{CONSORTIUM}/{site.site_id}", log_key)
     return SignedSite(site, key, roster, log, clock=clock)
 
 

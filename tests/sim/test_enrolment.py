@@ -251,6 +251,12 @@ def test_a_site_rotates_its_key_and_is_revoked(wardround):
     assert wardround("site", "roster", "roster.json", "--dir", "north").status == 0
     assert SiteFolder(Path("north")).signing_key().public != before
 
+    for _ in range(2):
+        assert wardround("coordinator", "renew", "--dir", "fed").status == 0
+    wardround(*take)
+    away = wardround("site", "roster", "roster.json", "--dir", "north")  # two versions behind
+    assert away.status == 0 and away.out.startswith("roster 5 of trial")
+
     assert wardround("coordinator", "revoke", "north", "--dir", "fed").status == 0
     wardround(*take)
     mistake(wardround("site", "roster", "roster.json", "--dir", "north"), 20, "not an active member")
