@@ -88,7 +88,7 @@ class SignedSite:
         self._rounds: dict[str, int] = {}  # run -> the latest round that was asked
         self._heads: dict[str, LogHead] = {}  # run -> the latest head of the coordinator's log that was seen
         self._refused_lines = 0
-        for entry in entries.of_type(log.entries, "question"):
+        for entry in log.of_type("question"):
             self._remember(entry)
 
     @property

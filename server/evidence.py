@@ -33,7 +33,7 @@ def open_log(
         for one in _missing(log, (*versions, signed)):
             log.append(entries.roster(one))
         durable.write(checkpoints.folder / ROSTER_NAME, [rosters.dump(signed)])
-        if not entries.of_type(log.entries, "run"):
+        if not log.of_type("run"):
             run_file = sha256(checkpoints.folder / "run.json")
             log.append(entries.run(checkpoints.run_id, checkpoints.plan.digest(), run_file))
         record_rounds(log, checkpoints)
@@ -45,7 +45,7 @@ def open_log(
 
 def record_rounds(log: TransLog, checkpoints: Checkpoints) -> None:
     """An entry for every committed round that has none yet."""
-    written = {entry["round"] for entry in entries.of_type(log.entries, "round")}
+    written = {entry["round"] for entry in log.of_type("round")}
     for state, record in checkpoints.history():
         if record.round_number not in written:
             value = record.value()
@@ -59,7 +59,7 @@ def release(log: TransLog, folder: Path, files: Iterable[str], *, adapter: str) 
 
 def _missing(log: TransLog, versions: Sequence[SignedRoster]) -> list[SignedRoster]:
     """The rosters after the last one in the log, each once; only the one in force for a log that begins."""
-    known = entries.of_type(log.entries, "roster")
+    known = log.of_type("roster")
     if not known:
         return [versions[-1]]
     last = rosters.from_value({"roster": known[-1]["roster"], "signatures": known[-1]["signatures"]}).roster.version

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -41,11 +42,21 @@ class Log:
     def head(self, size: int | None = None) -> LogHead:
         """The head when the log had `size` entries; now, without one."""
         upto = len(self.leaves) if size is None else size
-        return LogHead(upto, merkle.root_of(self.leaves[:upto]).hex())
+        return LogHead(upto, self._roots[upto].hex())
+
+    @cached_property
+    def _roots(self) -> list[bytes]:
+        """The root at every size, 0 included."""
+        tree = merkle.Tree()
+        roots = [tree.root()]
+        for leaf in self.leaves:
+            tree.append(leaf)
+            roots.append(tree.root())
+        return roots
 
     def require_beginning(self, head: LogHead) -> None:
         """Refuse a log that does not begin with the one that somebody else saw. Raises: TrustError `log-fork`."""
-        if head.size > len(self.leaves) or self.head(head.size) != head:
+        if not 0 <= head.size <= len(self.leaves) or self.head(head.size) != head:
             raise fork()
 
 
@@ -54,7 +65,8 @@ class TransLog:
 
     Guarantees:
         `append` returns when the entries and the head that names them are on disk. What was acknowledged is there after
-        a crash at any instruction, byte for byte, or the log refuses to open and names the line.
+        a crash at any instruction, byte for byte, or the log refuses to open and names the line. Only the hashes of the
+        entries stay in memory: a long run does not grow with what was said in it.
     """
 
     def __init__(self, folder: Path, origin: str, key: SigningKey, descriptor: int) -> None:
@@ -62,7 +74,6 @@ class TransLog:
         self._descriptor: int | None = descriptor
         self._tree = merkle.Tree()
         self._last = FIRST
-        self.entries: list[Entry] = []
         self.leaves: list[bytes] = []
         self._turn = threading.Lock()
 
@@ -91,13 +102,12 @@ class TransLog:
         with self._turn:
             if self._descriptor is None:
                 raise _not_written()
-            lines = []
-            for entry in entries:
-                line = canonical.dump({"entry": entry, "prev": self._last})
-                self._take(line, entry)
-                lines.append(line + b"\n")
             try:
-                data = b"".join(lines)
+                data = b""
+                for entry in entries:
+                    line = canonical.dump({"entry": entry, "prev": self._last})
+                    self._take(line)
+                    data += line + b"\n"
                 while data:
                     data = data[os.write(self._descriptor, data) :]
                 os.fsync(self._descriptor)
@@ -109,8 +119,18 @@ class TransLog:
                 raise
             return self.head()
 
-    def read(self) -> Log:
-        return Log(self.origin, tuple(self.entries), tuple(self.leaves))
+    @property
+    def entries(self) -> list[Entry]:
+        """All of them, read from the disk."""
+        with self._turn:
+            return [entry for _, entry in _read_lines(self._data(), self.head())]
+
+    def of_type(self, kind: str) -> list[Entry]:
+        """Those of one type: questions and answers of a long log are not even parsed for it."""
+        mark = f'"type":"{kind}"'.encode("ascii")
+        return [
+            entry for line in self._data().split(b"\n") if mark in line and (entry := _entry(line)).get("type") == kind
+        ]
 
     def proof_since(self, size: int) -> list[bytes]:
         """Shows to whoever holds the head of this size that the log still begins with it."""
@@ -127,6 +147,9 @@ class TransLog:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _data(self) -> bytes:
+        return (self._folder / LOG_NAME).read_bytes()
+
     def _recover(self, data: bytes) -> None:
         path = self._folder / CHECKPOINT_NAME
         if not path.exists():
@@ -136,8 +159,8 @@ class TransLog:
         acknowledged = read_note(path.read_bytes(), self.origin, self._key.public)
         whole = _read_lines(data, acknowledged)
         length = 0
-        for line, entry in whole:
-            self._take(line, entry)
+        for line, _ in whole:
+            self._take(line)
             length += len(line) + 1
         assert self._descriptor is not None
         if length != len(data):
@@ -146,11 +169,10 @@ class TransLog:
             os.fsync(self._descriptor)
             self._write_head()
 
-    def _take(self, line: bytes, entry: Entry) -> None:
+    def _take(self, line: bytes) -> None:
         leaf = merkle.leaf_hash(line)
         self._tree.append(leaf)
         self.leaves.append(leaf)
-        self.entries.append(entry)
         self._last = leaf.hex()
 
     def _write_head(self) -> None:
@@ -258,6 +280,13 @@ def _read_lines(data: bytes, head: LogHead) -> list[tuple[bytes, Entry]]:
     if acknowledged.hex() != head.root:
         raise _altered(f"the first {head.size} lines are not those that the head was signed over")
     return lines
+
+
+def _entry(line: bytes) -> Entry:
+    match canonical.load(line):
+        case {"entry": dict(entry)}:
+            return entry
+    raise _altered("a line is not an entry")
 
 
 def _lock(descriptor: int) -> None:
