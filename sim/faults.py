@@ -1,6 +1,6 @@
 """Links with faults: a named site goes wrong in a named round, in a way that a real one could."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -70,17 +70,20 @@ class FaultyLink:
 
     def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
         asked = {question.site_id: question for question in questions}
+        kinds = {question.site_id: question.kind for question in questions}
         for answer in self._link.ask(questions, deadline_s=deadline_s):
             fault = self._faults.get((answer.site_id, answer.round_number))
-            question = asked.get(answer.site_id)
-            if question is None or question.kind != "train" or answer.kind != "update":
-                yield answer
-                continue
+            if kinds.get(answer.site_id) != "train" or answer.kind != "update":
+                fault = None
             for sent in self._sent(answer, fault):
-                changed = sent.payload is not answer.payload and sent.question_digest == answer.question_digest
-                yield self._sign(sent, question) if changed else sent
+                yield self._signed(sent, answer, asked)
             if (answer.site_id, answer.round_number + 1) in self._faults:
                 self._before[answer.site_id] = answer
+
+    def _signed(self, sent: Answer, answer: Answer, asked: Mapping[str, Question]) -> Answer:
+        """What a site made of this answer is signed by it; what it sends again has a seal of its own."""
+        made = sent != answer and sent.seal == answer.seal and sent.question_digest == answer.question_digest
+        return self._sign(sent, asked[sent.site_id]) if made and sent.site_id in asked else sent
 
     def _sent(self, answer: Answer, fault: FaultKind | None) -> Iterator[Answer]:
         match fault:
