@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from federation import durable
+from federation.canonical import Value
 from federation.errors import FedError, TrustError
 from federation.messages import Answer, Question, answer_to, size_bytes
 from federation.trust import entries, envelope, translog
@@ -87,6 +88,7 @@ class SignedSite:
         self._key, self._clock, self._bytes_max = key, clock, message_bytes_max
         self._rounds: dict[str, int] = {}  # run -> the latest round that was asked
         self._heads: dict[str, LogHead] = {}  # run -> the latest head of the coordinator's log that was seen
+        self._written: set[Value] = set()  # signatures of the questions since the last new round
         self._refused_lines = 0
         for entry in log.of_type("question"):
             self._remember(entry)
@@ -99,12 +101,16 @@ class SignedSite:
         """One signed answer to one question. Never raises: a door that cannot write its log answers with that code."""
         try:
             entry = entries.question(question, self._admit(question))
-            self.log.append(entry)
-            self._remember(entry)
+            again = entry["signature"] in self._written
+            if not again:  # who repeats a question on the way does not fill the disk
+                self.log.append(entry)
+                self._remember(entry)
             answer = self._signed(self.site.answer(question), question)
             digest = self.roster.current.roster.digest()
             opened = envelope.open_answer(answer, question, (self._key.public,), roster_digest=digest)
-            self.log.append(entries.answer(answer, opened))
+            if not again:
+                self.log.append(entries.answer(answer, opened))
+                self._written.add(entry["signature"])
             return answer
         except FedError as error:
             return self._refuse(question, error.code)
@@ -146,6 +152,8 @@ class SignedSite:
     def _remember(self, entry: translog.Entry) -> None:
         match entry:
             case {"statement": {"run": str(run), "round": int(number)}}:
+                if number > self._rounds.get(run, 0):
+                    self._written.clear()
                 self._rounds[run] = max(number, self._rounds.get(run, 0))
                 head = entries.head_in(entry)
                 if head is not None:

@@ -89,6 +89,7 @@ class SignedLink:
         deadline_s: float,
         later: Sequence[SignedRoster],
     ) -> Iterator[Answer]:
+        written: set[str] = set()
         for answer in self._inner.ask(self._sealed(questions, deadline_s, later), deadline_s=deadline_s):
             question = asked.get(answer.site_id)
             if question is None:
@@ -101,7 +102,9 @@ class SignedLink:
                 self._note_refused(answer, error.code)
                 refused.setdefault(answer.site_id, error.code)
                 continue
-            self._log.append(entries.answer(answer, opened))
+            if answer.digest() not in written:  # a repetition on the way does not fill the disk
+                self._log.append(entries.answer(answer, opened))
+                written.add(answer.digest())
             self._acknowledged(answer.site_id)
             answered.add(answer.site_id)
             yield answer

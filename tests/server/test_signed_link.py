@@ -359,6 +359,19 @@ def test_a_flood_of_junk_does_not_fill_the_disk(federation, monkeypatch):
     assert logged(whole.doors["north"].log) == ["unsigned"] * 3
 
 
+def test_repetitions_on_the_way_do_not_fill_the_disk(federation):
+    whole = federation()
+    sent = []
+    whole.on_the_way = lambda question: sent.append(question) or question
+    whole.on_the_way_back = lambda answer: [answer] * 5
+    assert heard(whole, question()) == [("north", "update")] * 5
+    first = whole.doors["north"].answer(sent[0])
+    again = [whole.doors["north"].answer(sent[0]) for _ in range(5)]
+
+    assert all(answer == first and answer.seal == first.seal for answer in again)
+    assert logged(whole.doors["north"].log) == logged(whole.log) == ["question", "answer"]
+
+
 def test_a_seal_nested_without_end_is_refused_on_both_sides(federation):
     deep = b'{"along":{},"signature":"","statement":' + b'{"a":' * 200 + b"0" + b"}" * 200 + b"}"
     whole = federation()
