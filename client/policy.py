@@ -21,6 +21,7 @@ class Policy:
     models: tuple[Sha256, ...] = ()  # empty: only the base that this site has loaded itself
     quorum_min: Annotated[int, Field(ge=1, le=10_000)] = 2
     secure_required: bool = False
+    rank_max: Annotated[int, Field(ge=1, le=1024)] = 1024  # memory of this site; under `stack` it trains this many
     approve: Literal["each-plan", "matching"] = "each-plan"
     allow_without_privacy: bool = False  # for simulation: an update without noise can give patients away
 
@@ -37,6 +38,7 @@ def decide(policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approv
         "model_not_allowed": not _model_allowed(policy, plan, offer.base_digest),
         "quorum_too_small": quorum < policy.quorum_min,
         "secure_required": policy.secure_required and not plan.aggregation.secure,
+        "rank_too_large": plan.adapter.rank > policy.rank_max and plan.adapter.method != "stack",
         "plan_not_approved": policy.approve == "each-plan" and not approved,
     }
     if offer.terms is not None:

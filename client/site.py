@@ -6,7 +6,7 @@ ledger before the first patient is drawn, and what it has once answered it repea
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from client import policy as policies
 from client.policy import Policy
 from client.settings import Settings
 from federation import canonical, codec, durable, messages
-from federation.adapter import Adapter, AdapterUpdate, check_update
+from federation.adapter import Adapter, AdapterUpdate, Factor, check_update
 from federation.consent import PROTOCOL, Consent, PrivacyTerms, Refusal
 from federation.errors import BudgetError, FedError, FormatError, ModelError, SettingsError, StoreError
 from federation.messages import Answer, Payload, Question, answer_to
@@ -38,9 +38,15 @@ class Learner(Protocol):
     def declared_patients(self) -> int: ...
 
     def update(
-        self, plan: RunPlan, adapter: Adapter, mechanism: Mechanism | None, keys: KeySource, label: str
+        self,
+        plan: RunPlan,
+        factors: frozenset[Factor],
+        adapter: Adapter,
+        mechanism: Mechanism | None,
+        keys: KeySource,
+        label: str,
     ) -> AdapterUpdate:
-        """The update of one round, of the trained factors only; `mechanism` is None only for a plan without privacy."""
+        """The update of one round, of these factors only; `mechanism` is None only for a plan without privacy."""
         ...
 
 
@@ -137,23 +143,24 @@ class Site:
         decision = self._decide(question, run)
         if isinstance(decision, Refusal):
             return answer_to(question, "refusal", decision.body())
-        adapter = codec.load_as(Adapter, question.payload.data)
+        adapter = codec.load_as(Adapter, *question.payload.pieces)
         if adapter.shapes != dict(decision.shapes):
             raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
-        self._require_space(len(question.payload.data))
+        self._require_space(question.payload.size)
         mechanism = mechanism_of(run.plan, run.noise_multiplier)
 
         if mechanism is not None and decision.terms is not None:
             self._pay(question, mechanism, run.plan, decision.terms.delta)
         label = f"{question.run_id}/{question.round_number}"
-        update = self.learner.update(run.plan, adapter, mechanism, self.keys, label)
+        factors = run.plan.adapter.trained_factors(question.round_number)
+        update = self.learner.update(self._narrowed(run.plan), factors, adapter, mechanism, self.keys, label)
         check_update(
             update,
             shapes=adapter.shapes,
-            factors=run.plan.adapter.trained_factors,
+            factors=factors,
             max_rms=run.plan.aggregation.max_update_rms,
         )
-        answer = answer_to(question, "update", {}, Payload(codec.dump(update)))
+        answer = answer_to(question, "update", {}, Payload(*update.pieces()))
         durable.overwrite(self._slot(question), messages.pieces(answer))
         return answer
 
@@ -163,12 +170,18 @@ class Site:
             raise FormatError("message-context", "a round that the plan does not have", hint="rounds count from 1")
         offer = Consent(
             base_digest=self.learner.base_digest(),
-            shapes={name: tuple(shape) for name, shape in self.learner.adapter_shapes(plan).items()},
+            shapes={name: tuple(shape) for name, shape in self.learner.adapter_shapes(self._narrowed(plan)).items()},
             declared_patients=self.declared_patients,
             terms=self._terms(question, run),
         )
         approved = (self.state_dir / "approvals" / question.plan_digest).exists()
         return policies.decide(self.policy, plan, offer, quorum=run.quorum, approved=approved)
+
+    def _narrowed(self, plan: RunPlan) -> RunPlan:
+        """The plan as this site trains it: under `stack` at most the rank that it has room for."""
+        if plan.adapter.method != "stack" or plan.adapter.rank <= self.policy.rank_max:
+            return plan
+        return replace(plan, adapter=plan.adapter.at_rank(self.policy.rank_max))
 
     def _terms(self, question: Question, run: _Run) -> PrivacyTerms | None:
         """Epsilon of everything in the ledger with this round, and with the rest of the run. None without privacy."""

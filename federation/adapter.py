@@ -39,14 +39,18 @@ class _Matrices:
     """What an adapter and an update have in common: named matrices in one order, that of their sorted names."""
 
     kind: ClassVar[str]
-    __slots__ = ("arrays",)
+    __slots__ = ("_head", "_norm", "arrays")
     arrays: Mapping[str, Array]
+    _head: bytes | None  # what cannot change is worked out once
+    _norm: float | None
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         """Takes over read-only arrays as they are; a writable array is copied, so nobody can change it afterwards."""
         object.__setattr__(
             self, "arrays", MappingProxyType({name: _frozen(arrays[name], name) for name in sorted(arrays)})
         )
+        object.__setattr__(self, "_head", None)
+        object.__setattr__(self, "_norm", None)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} cannot be changed")
@@ -91,8 +95,11 @@ class _Matrices:
 
     def norm(self) -> float:
         """L2 norm over all numbers; inf or NaN exactly when a number is inf or NaN, or when the squares overflow."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return math.sqrt(sum(_square(array) for array in self.arrays.values()))
+        if self._norm is None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                norm = math.sqrt(sum(_square(array) for array in self.arrays.values()))
+            object.__setattr__(self, "_norm", norm)
+        return self._norm
 
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
@@ -110,10 +117,12 @@ class _Matrices:
 
     def head(self) -> bytes:
         """Magic, length and the padded list of names and shapes: all bytes before the first number."""
-        listed = [[name, list(array.shape)] for name, array in self.arrays.items()]
-        text = canonical.dump({"arrays": listed, "kind": self.kind})
-        text += b" " * (-(len(MAGIC) + 8 + len(text)) % ALIGNMENT)
-        return MAGIC + len(text).to_bytes(8, "little") + text
+        if self._head is None:
+            listed = [[name, list(array.shape)] for name, array in self.arrays.items()]
+            text = canonical.dump({"arrays": listed, "kind": self.kind})
+            text += b" " * (-(len(MAGIC) + 8 + len(text)) % ALIGNMENT)
+            object.__setattr__(self, "_head", MAGIC + len(text).to_bytes(8, "little") + text)
+        return self._head
 
     def digest(self) -> str:
         """SHA-256 over the canonical bytes, 64 hexadecimal characters."""
@@ -136,6 +145,16 @@ class Adapter(_Matrices):
         moved = {name: _read_only(self.arrays[name] + array) for name, array in update.arrays.items()}
         return Adapter({**self.arrays, **moved})
 
+    def cut(self, rank: int) -> "Adapter":
+        """Its first components: the first rows of every A, the first columns of every B. At full rank: itself.
+
+        After a round of `stack` the components are ordered by what they contribute, so these are the best of that rank.
+        """
+        shapes = at_rank(self.shapes, rank)
+        if shapes == self.shapes:
+            return self
+        return Adapter({name: array[tuple(map(slice, shapes[name]))] for name, array in self.arrays.items()})
+
     def minus(self, start: "Adapter") -> "AdapterUpdate":
         """The update that leads from `start` to this adapter."""
         if self.shapes != start.shapes:
@@ -151,6 +170,17 @@ class AdapterUpdate(_Matrices):
 
     def scale(self, by: float) -> "AdapterUpdate":
         return AdapterUpdate({name: _read_only(array * np.float32(by)) for name, array in self.arrays.items()})
+
+
+def at_rank(shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the same adapter with another rank: A is rank × inputs, B is outputs × rank."""
+    return {name: (rank, at[1]) if factor(name) == "A" else (at[0], rank) for name, at in shapes.items()}
+
+
+def rank_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The rank that all its matrices have; 0 if they differ, or there is none."""
+    ranks = {at[0] if factor(name) == "A" else at[1] for name, at in shapes.items()}
+    return ranks.pop() if len(ranks) == 1 else 0
 
 
 def check_update(
@@ -194,14 +224,19 @@ def _start(name: str, shape: tuple[int, ...], *, a_init: str, seed: int) -> Arra
     if factor(name) == "B":
         return _read_only(np.zeros(shape, np.float32))
     rank, inputs = shape
-    words = np.frombuffer(hashlib.sha256(name.encode("ascii")).digest(), "<u4")
-    stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *map(int, words)])))
+    stream = stream_of(name, seed)
     if a_init == "kaiming":
         return _read_only(stream.uniform(-1.0, 1.0, shape).astype(np.float32) / np.float32(math.sqrt(inputs)))
     if a_init != "orthonormal" or rank > inputs:
         raise ModelError("adapter-shape", "A cannot be started this way", hint="lower the rank, or use a_init kaiming")
     q, r = np.linalg.qr(stream.standard_normal((inputs, rank)))
     return _read_only((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T.astype(np.float32, order="C"))
+
+
+def stream_of(name: str, seed: int) -> np.random.Generator:
+    """Public random numbers for the start of one matrix."""
+    words = np.frombuffer(hashlib.sha256(name.encode("ascii")).digest(), "<u4")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *map(int, words)])))
 
 
 def checksum(data: bytes) -> int:

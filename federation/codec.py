@@ -5,7 +5,7 @@ from typing import overload
 
 import numpy as np
 
-from federation import canonical
+from federation import canonical, durable
 from federation.adapter import ALIGNMENT, MAGIC, NAME, Adapter, AdapterUpdate, Array, checksum, checksum_of_numbers
 from federation.errors import FormatError
 
@@ -18,49 +18,70 @@ def dump(value: Adapter | AdapterUpdate) -> bytes:
     return b"".join(value.pieces())
 
 
-def load(data: bytes) -> Adapter | AdapterUpdate:
-    """The value whose canonical bytes are exactly `data`. Its arrays are read-only views into `data`: no copies.
+def load(*pieces: durable.Buffer) -> Adapter | AdapterUpdate:
+    """The value whose canonical bytes are exactly these, in one piece or several that follow each other.
 
-    Guarantees: `dump(load(data)) == data`. Every change of a single byte, every truncation and every byte after the end
-    raises FormatError `not-canonical`. NaN and infinity are carried as they are: whether an update is acceptable is
-    decided by who receives it.
+    Its arrays are read-only views into the pieces: a copy is made only of a matrix that lies across two of them.
+
+    Guarantees: `dump(load(data)) == data`, however it is cut. Every change of a single byte, every truncation and every
+    byte after the end raises FormatError `not-canonical`. NaN and infinity are carried as they are: whether an update
+    is acceptable is decided by who receives it.
     """
-    start = len(MAGIC) + 8
-    if len(data) < start + 8 or data[: len(MAGIC)] != MAGIC:
+    reader = _Reader(pieces)
+    start = bytes(reader.take(len(MAGIC) + 8))
+    if start[: len(MAGIC)] != MAGIC:
         raise _refused("not an adapter/1 file")
-    size = int.from_bytes(data[len(MAGIC) : start], "little")
-    if size > HEAD_BYTES_MAX or (start + size) % ALIGNMENT or start + size > len(data) - 8:
+    size = int.from_bytes(start[len(MAGIC) :], "little")
+    if size > HEAD_BYTES_MAX or (len(start) + size) % ALIGNMENT:
         raise _refused("the head has an impossible length")
-    kind, shapes = _read_head(data[start : start + size])
+    text = bytes(reader.take(size))
+    kind, shapes = _read_head(text)
 
     arrays: dict[str, Array] = {}
-    here = start + size
     for name, shape in shapes.items():
-        count = math.prod(shape)
-        if here + 4 * count > len(data) - 8:
-            raise _refused("bytes are missing")
-        arrays[name] = np.frombuffer(data, "<f4", count, here).reshape(shape)
-        here += 4 * count
-    if here != len(data) - 8:
+        arrays[name] = np.frombuffer(reader.take(4 * math.prod(shape)), "<f4").reshape(shape)
+    written = bytes(reader.take(8))
+    if reader.left:
         raise _refused("bytes after the last array")
 
     value = KINDS[kind](arrays)
-    head = data[: start + size]
-    if value.head() != head:
+    if value.head() != start + text:
         raise _refused("the head is not in its canonical form")
-    total = checksum(head) + sum(checksum_of_numbers(array) for array in arrays.values())
-    if (total % 2**64).to_bytes(8, "little") != data[here:]:
+    total = checksum(start + text) + sum(checksum_of_numbers(array) for array in value.arrays.values())
+    if (total % 2**64).to_bytes(8, "little") != written:
         raise _refused("the checksum differs")
     return value
 
 
+class _Reader:
+    """Bytes in pieces, taken from the front."""
+
+    def __init__(self, pieces: tuple[durable.Buffer, ...]) -> None:
+        self._pieces = [memoryview(piece).toreadonly().cast("B") for piece in reversed(pieces)]  # the next one is last
+        self.left = sum(len(piece) for piece in self._pieces)
+
+    def take(self, count: int) -> memoryview:
+        """Raises: FormatError if there are not so many."""
+        if count > self.left:
+            raise _refused("bytes are missing")
+        self.left -= count
+        parts: list[memoryview] = []
+        while count:
+            piece = self._pieces.pop()
+            parts.append(piece[:count])
+            if len(piece) > count:
+                self._pieces.append(piece[count:])
+            count -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
 @overload
-def load_as(kind: type[Adapter], data: bytes) -> Adapter: ...
+def load_as(kind: type[Adapter], *pieces: durable.Buffer) -> Adapter: ...
 @overload
-def load_as(kind: type[AdapterUpdate], data: bytes) -> AdapterUpdate: ...
-def load_as(kind: type[Adapter] | type[AdapterUpdate], data: bytes) -> Adapter | AdapterUpdate:
+def load_as(kind: type[AdapterUpdate], *pieces: durable.Buffer) -> AdapterUpdate: ...
+def load_as(kind: type[Adapter] | type[AdapterUpdate], *pieces: durable.Buffer) -> Adapter | AdapterUpdate:
     """`load`, and refuse the other kind of value."""
-    value = load(data)
+    value = load(*pieces)
     if not isinstance(value, kind):
         raise _refused("an adapter where an update belongs, or the other way round")
     return value

@@ -22,6 +22,7 @@ Reason = Literal[
     "model_not_allowed",
     "quorum_too_small",
     "secure_required",
+    "rank_too_large",
     "privacy_off",
     "plan_not_approved",
     "version_differs",

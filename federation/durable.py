@@ -18,7 +18,7 @@ def write(path: Path, pieces: Iterable[Buffer]) -> None:
     held before or all of the new bytes. What a crash leaves behind ends in `.part` and is never read.
     """
     part = path.with_name(path.name + ".part")
-    with _disk_full_is_ours(), open(part, "wb", buffering=0) as file:
+    with disk_full_is_ours(), open(part, "wb", buffering=0) as file:
         for piece in pieces:
             _write_all(file.fileno(), piece)
         os.fsync(file.fileno())
@@ -33,7 +33,7 @@ def overwrite(path: Path, pieces: Iterable[Buffer]) -> None:
     the new ones, so its reader must be able to tell. Half the time of `write` where the size stays the same.
     """
     new = not path.exists()
-    with _disk_full_is_ours():
+    with disk_full_is_ours():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             for piece in pieces:
@@ -56,7 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _disk_full_is_ours() -> Iterator[None]:
+def disk_full_is_ours() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -11,7 +11,8 @@ FedError                 code, message, hint; str() never holds a data value
 ├─ StoreError        17  ledger, store or checkpoint damaged
 ├─ PinError          18  something is not what its digest says
 ├─ DataError         19  a site's folder has nothing to train on
-└─ TrustError        20  a key, roster, token, signature, log or certificate that cannot be trusted
+├─ TrustError        20  a key, roster, token, signature, log or certificate that cannot be trusted
+└─ GateError         22  rounds are rejected one after the other
 
 The number is the exit status of a command that ends with this error (1, 2 and 130 are taken: crash, usage, interrupt).
 Across the Link only the code travels. Every code is explained in docs/errors.md; a test checks that.
@@ -48,7 +49,9 @@ def _rebuild(kind: type[FedError], code: str, message: str, hint: str) -> FedErr
 
 class PlanError(FedError):
     exit_status = 10
-    codes = frozenset({"plan-absent", "plan-not-toml", "plan-unknown-key", "plan-value", "plan-unsupported"})
+    codes = frozenset(
+        {"plan-absent", "plan-not-toml", "plan-unknown-key", "plan-value", "plan-unsupported", "plan-combination"}
+    )
 
 
 class SettingsError(FedError):
@@ -134,3 +137,8 @@ class TrustError(FedError):
             "log-write", "certificate-absent", "certificate-damaged", "certificate-expired", "evidence-damaged",
         }
     )  # fmt: skip
+
+
+class GateError(FedError):
+    exit_status = 22
+    codes = frozenset({"rounds-rejected"})

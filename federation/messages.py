@@ -15,6 +15,7 @@ from typing import Literal, Protocol, get_args
 
 from federation import canonical
 from federation.canonical import Value
+from federation.durable import Buffer
 from federation.errors import FormatError
 
 VERSION = "wardround-messages/1"
@@ -28,15 +29,37 @@ RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
 class Payload:
-    """Immutable bytes that know their SHA-256: computed once, from the bytes themselves, and never taken on trust."""
+    """Immutable bytes that know their SHA-256: computed once, from the bytes themselves, and never taken on trust.
 
-    data: bytes = field(repr=False)
+    They may lie in pieces, as an update's matrices do: who can write, hash or read pieces needs no copy in one row.
+    """
+
+    def __init__(self, *pieces: Buffer) -> None:
+        self.pieces = pieces
+        self.size = sum(len(piece) for piece in pieces)
+
+    @cached_property
+    def data(self) -> bytes:
+        """All bytes in a row; for several pieces this makes a copy, once."""
+        first = self.pieces[0] if len(self.pieces) == 1 else None
+        return first if isinstance(first, bytes) else b"".join(self.pieces)
 
     @cached_property
     def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
+        digest = hashlib.sha256()
+        for piece in self.pieces:
+            digest.update(piece)
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Payload) and self.sha256 == other.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __repr__(self) -> str:
+        return f"<Payload: {self.size} bytes>"
 
 
 @dataclass(frozen=True)
@@ -127,9 +150,9 @@ def dump(message: Question | Answer) -> bytes:
     return b"".join(pieces(message))
 
 
-def pieces(message: Question | Answer) -> tuple[bytes, ...]:
+def pieces(message: Question | Answer) -> tuple[Buffer, ...]:
     """The bytes of `dump`, not joined, for writers that can do without a copy of the payload."""
-    return message.header, b"\n", message.payload.data if message.payload else b""
+    return message.header, b"\n", *(message.payload.pieces if message.payload else ())
 
 
 def load(data: bytes) -> Question | Answer:
@@ -152,7 +175,7 @@ def read(header: bytes, payload: Payload | None, seal: bytes = b"") -> Question 
     The seal is carried as it is: who it is from, and whether it fits, is for `federation/trust/envelope.py` to say.
     """
     fields = canonical.load(header)
-    named = None if payload is None else {"sha256": payload.sha256, "size": len(payload.data)}
+    named = None if payload is None else {"sha256": payload.sha256, "size": payload.size}
     match fields:
         case {
             "version": str(version),
@@ -186,7 +209,7 @@ def read(header: bytes, payload: Payload | None, seal: bytes = b"") -> Question 
 
 def size_bytes(message: Question | Answer) -> int:
     """What crosses the Link for this message."""
-    return len(message.header) + 1 + (len(message.payload.data) if message.payload else 0) + len(message.seal)
+    return len(message.header) + 1 + (message.payload.size if message.payload else 0) + len(message.seal)
 
 
 def _header(message: Question | Answer, type_: str, bound_to: Mapping[str, Value]) -> bytes:
@@ -199,7 +222,7 @@ def _header(message: Question | Answer, type_: str, bound_to: Mapping[str, Value
         "round_number": message.round_number,
         "site_id": message.site_id,
         "body": message.body,
-        "payload": None if payload is None else {"sha256": payload.sha256, "size": len(payload.data)},
+        "payload": None if payload is None else {"sha256": payload.sha256, "size": payload.size},
         **bound_to,
     }
     header = canonical.dump(fields)
@@ -216,7 +239,7 @@ def _check(message: Question | Answer, kinds: tuple[str, ...], digest: str) -> N
         or SITE_ID.fullmatch(message.site_id) is None
         or DIGEST.fullmatch(digest) is None
         or message.round_number < 1
-        or (message.payload is not None and not message.payload.data)
+        or (message.payload is not None and not message.payload.size)
     ):
         raise _refused("a message with an impossible run, round, site or digest")
     object.__setattr__(message, "body", MappingProxyType(dict(message.body)))

@@ -6,8 +6,8 @@ of a plan can change during a run.
 
 import hashlib
 import types
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -48,16 +48,24 @@ class Model:
 @dataclass(frozen=True)
 class AdapterPlan:
     __pydantic_config__ = strict_toml.STRICT
-    method: Literal["fedavg", "ffa"] = "fedavg"
+    method: Literal["fedavg", "ffa", "rolora", "stack"] = "fedavg"
     rank: Annotated[int, Field(ge=1, le=1024)] = 8
     alpha: Positive = 16.0
     targets: Annotated[tuple[Target, ...], Field(min_length=1, max_length=5)] = ("attention", "shared_expert")
-    a_init: Literal["orthonormal", "kaiming"] = "orthonormal"
+    a_init: Literal["orthonormal", "kaiming", "svd"] = "orthonormal"
 
-    @property
-    def trained_factors(self) -> frozenset[Factor]:
-        """What the sites train and send; the other factor rests, bit for bit."""
-        return frozenset({"B"}) if self.method == "ffa" else frozenset({"A", "B"})
+    def trained_factors(self, round_number: int) -> frozenset[Factor]:
+        """What the sites train, clip, noise and send in this round; the other factor rests, bit for bit.
+
+        `rolora` begins with B: while B is zero A has no gradient, and a round of A would send nothing but noise.
+        """
+        if self.method == "ffa" or (self.method == "rolora" and round_number % 2 == 1):
+            return frozenset({"B"})
+        return frozenset({"A"}) if self.method == "rolora" else frozenset({"A", "B"})
+
+    def at_rank(self, rank: int) -> "AdapterPlan":
+        """The same adapter for a site that trains fewer of its components; the scale alpha / rank stays."""
+        return self if rank >= self.rank else replace(self, rank=rank, alpha=self.alpha * rank / self.rank)
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,16 @@ class Aggregation:
     __pydantic_config__ = strict_toml.STRICT
     secure: bool = False
     weights: Literal["inverse-noise-variance", "declared-patients", "equal"] = "inverse-noise-variance"
-    server_optimizer: Literal["mean", "adam"] = "mean"
+    robust: Literal["median-norm", "trimmed-mean", "multi-krum", "none"] | None = None  # absent: see `robust_rule`
+    server_optimizer: Literal["mean", "momentum", "adam"] = "mean"
     server_learning_rate: Positive = 1.0
     max_update_rms: Positive = 1.0  # an update whose root mean square is larger is refused, by its site and by us
+    metric_drop_max: Annotated[float, Field(ge=0, le=1)] = 0.05  # a round that lowers the sites' metric more is undone
+
+    @property
+    def robust_rule(self) -> str:
+        """The rule against single wrong updates. A masked sum has no single updates: there is none for it."""
+        return self.robust or ("none" if self.secure else "median-norm")
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,38 @@ def plan_from_value(value: Value) -> RunPlan:
     return plan
 
 
+def combinations(plan: RunPlan) -> Iterator[tuple[bool, str, str]]:
+    """Keys that are fine alone and wrong together: whether they are here, what is wrong, what to do."""
+    adapter, aggregation, quorum = plan.adapter, plan.aggregation, plan.run.quorum
+    stack, secure, robust = adapter.method == "stack", aggregation.secure, aggregation.robust_rule
+    yield (
+        stack and secure,
+        "stack needs every site's update in the clear, and secure aggregation shows only their sum",
+        "take method rolora, ffa or fedavg, or set [aggregation] secure = false",
+    )
+    yield (
+        secure and robust != "none",
+        f"robust = {robust} looks at single updates, and secure aggregation shows only their sum",
+        "leave robust out: the gate checks the sum",
+    )
+    yield (
+        stack and robust in ("trimmed-mean", "multi-krum"),
+        f"robust = {robust} compares matrices number by number, and under stack each site has its own basis",
+        "take robust = median-norm or none",
+    )
+    yield (
+        stack and (aggregation.server_optimizer != "mean" or aggregation.server_learning_rate != 1.0),
+        "stack makes new matrices each round: a server optimiser has nothing that lasts to move",
+        "set server_optimizer = mean and server_learning_rate = 1.0",
+    )
+    for rule, fewest in (("trimmed-mean", 3), ("multi-krum", 5)):
+        yield (
+            robust == rule and quorum < fewest,
+            f"robust = {rule} leaves updates out, so it needs a quorum of at least {fewest}",
+            f"set [run] quorum = {fewest} or more, or take robust = median-norm",
+        )
+
+
 def _supported(plan: RunPlan) -> RunPlan:
     if plan.aggregation.secure:
         raise PlanError(
@@ -177,6 +224,9 @@ def _supported(plan: RunPlan) -> RunPlan:
         )
     if len(set(plan.adapter.targets)) != len(plan.adapter.targets):
         raise PlanError("plan-value", "adapter.targets names a target twice", hint="name each target once")
+    for forbidden, message, hint in combinations(plan):
+        if forbidden:
+            raise PlanError("plan-combination", message, hint=hint)
     return plan
 
 

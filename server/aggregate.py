@@ -1,65 +1,180 @@
-"""How the sites' updates become the next adapter: the weights, one function per method, the server's optimiser.
+"""How the sites' updates become the next adapter: one function per method, the weights, the server's optimiser.
 
-Updates arrive one at a time and are dropped once added: the memory is one sum and one update, however many sites there
-are. Everything after the sites' own noise is post-processing: it costs no privacy.
+Without a rule against wrong updates each one is added when it arrives and dropped: the memory is one sum and one
+update, however many sites there are. The rules of `robust.py` and `stack` need all of them (held.py). Everything after
+the sites' own noise is post-processing: it costs no privacy. Sums run in the order of the questions, which is that of
+the site ids, so equal answers give equal bits. When to choose what: docs/aggregation.md.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from federation.adapter import Adapter, AdapterUpdate, Array
+from federation.adapter import Adapter, AdapterUpdate, Factor, factor
 from federation.consent import Consent
 from federation.errors import QuorumError
+from server.held import Held, Updates
+from server.robust import RULES, clip_factors
 
 WEIGHT_MAX = 255
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99  # Reddi et al. 2021, section 5
 # Theirs is 1e-3, for updates of large models. A mean LoRA gradient is about 1e-3 a number: that would halve every step.
 TAU = 1e-6
 
-Updates = Iterable[tuple[AdapterUpdate, int]]  # each with its weight
+Matrix = npt.NDArray[np.float64]
 
 
-def fedavg(updates: Updates) -> AdapterUpdate:
+@dataclass(frozen=True)
+class Average:
+    """How updates are averaged number by number: the plan's rule, and where it may put what memory has no room for."""
+
+    rule: str
+    folder: Path
+
+    def __call__(self, updates: Updates) -> AdapterUpdate:
+        return RULES[self.rule](updates, self.folder)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What a method makes of the updates of a round."""
+
+    update: AdapterUpdate  # leads from the round's adapter to the next one
+    movement: float  # its L2 norm; under `stack` that of the change of the products, which depends on no basis
+    energy_cut: float | None = None  # under `stack`: the share of the products' energy that the rank has no room for
+
+
+def fedavg(adapter: Adapter, updates: Updates, average: Average) -> Aggregate:
     """A and B, each averaged on its own. McMahan et al. 2017; for LoRA: FedIT (Zhang et al. 2024).
 
     The average of the products B·A is not the product of the averages; that error is the price of training both.
     """
-    return weighted_mean(updates)
+    return _moved(average(updates))
 
 
-def ffa(updates: Updates) -> AdapterUpdate:
+def ffa(adapter: Adapter, updates: Updates, average: Average) -> Aggregate:
     """B only; A rests and is the same at all sites, so the average is exact: avg(B)·A = avg(B·A). Sun et al. 2024.
 
     That an update holds B alone is checked where it is received.
     """
-    return weighted_mean(updates)
+    return _moved(average(updates))
 
 
-METHODS: Mapping[str, Callable[[Updates], AdapterUpdate]] = {"fedavg": fedavg, "ffa": ffa}
+def rolora(adapter: Adapter, updates: Updates, average: Average) -> Aggregate:
+    """B in odd rounds, A in even ones; the other rests, so each average is exact as in `ffa`. Chen et al. 2025.
+
+    Which one it is, the plan says (`AdapterPlan.trained_factors`); an update with the other one is refused.
+    """
+    return _moved(average(updates))
 
 
-def weighted_mean(updates: Updates) -> AdapterUpdate:
-    """Σ weight · update / Σ weight, in float32, added in the order of arrival. Raises: QuorumError if there is none."""
-    total: dict[str, Array] = {}
-    total_weight = 0
-    for update, weight in updates:
-        for name, array in update.arrays.items():
-            if name in total:
-                total[name] += array if weight == 1 else array * np.float32(weight)
-            else:
-                total[name] = array * np.float32(weight)
-            del array
-        total_weight += weight
-        del update  # before the next one is received
-    if total_weight == 0:
-        raise QuorumError("quorum-answers", "no update to average", hint="see why the sites' answers were left out")
-    for array in total.values():
-        array /= np.float32(total_weight)
-        array.flags.writeable = False
-    return AdapterUpdate(total)
+def stack(adapter: Adapter, updates: Updates, average: Average) -> Aggregate:
+    """The products themselves are averaged, whatever the rank of each site, and cut back to the adapter's rank by SVD.
+
+        new B·A = the best approximation of that rank to   B·A + Σ w_k c_k (B_k·A_k - start_k) / Σ w_k
+
+    B_k·A_k is what site k trained, start_k what it began from: the first components of B·A, as many as its rank. With
+    equal ranks this is Σ w_k B_k·A_k / Σ w_k. c_k is 1, or under `median-norm` what holds the change of its product to
+    the median. Adding changes, not products, keeps the components that sites of low rank never see; averaging whole
+    products would let them decay (rank collapse, raFLoRA 2026).
+
+    Guarantees: in float64 and exact before the cut; no matrix of outputs × inputs is ever formed. The new A has
+    orthonormal rows, ordered by what their components contribute, so `Adapter.cut` gives a site the best of its rank.
+    """
+    with Held(average.folder).take(updates) as held:
+        if not len(held):
+            raise QuorumError("quorum-answers", "no update to stack", hint="see why the sites' answers were left out")
+        weights = np.array(held.weights, np.float64) / sum(held.weights)
+        if average.rule == "median-norm":
+            weights *= clip_factors([_product_change(adapter, update) for update in held.updates()])
+        matrices: dict[str, npt.NDArray[np.float32]] = {}
+        moved = whole = lost = 0.0
+        for name_a in (name for name in adapter.arrays if factor(name) == "A"):
+            name_b = partner(name_a)
+            start = _pair(adapter.arrays[name_b], adapter.arrays[name_a])
+            trained = [_trained(start, update.arrays[name_b], update.arrays[name_a]) for update in held.updates()]
+            left, right = _stacked(start, trained, weights)
+            b, a, energies = compress(left, right, rank=start[1].shape[0])
+            matrices[name_b], matrices[name_a] = b.astype(np.float32), a.astype(np.float32)
+            moved += product_energy(np.hstack([b, -start[0]]), np.vstack([a, start[1]]))
+            whole, lost = whole + float(energies.sum()), lost + float(energies[start[1].shape[0] :].sum())
+    update = AdapterUpdate({name: matrices[name] - array for name, array in adapter.arrays.items()})
+    return Aggregate(update, math.sqrt(moved), lost / whole if whole else 0.0)
+
+
+Method = Callable[[Adapter, Updates, Average], Aggregate]
+METHODS: Mapping[str, Method] = {"fedavg": fedavg, "ffa": ffa, "rolora": rolora, "stack": stack}
+
+
+def partner(name: str) -> str:
+    """The other matrix of the pair."""
+    ours, other = ("lora_A", "lora_B") if factor(name) == "A" else ("lora_B", "lora_A")
+    return f"{name.removesuffix(f'{ours}.weight')}{other}.weight"
+
+
+def compress(left: Matrix, right: Matrix, *, rank: int) -> tuple[Matrix, Matrix, npt.NDArray[np.float64]]:
+    """The best B, A of this rank with B·A near left·right, and the energies (squared singular values) of the product.
+
+    QR of both sides, SVD of the small core between them. A gets orthonormal rows, also where the product has fewer
+    components than the rank: a component of nothing can still learn, because its row of A is not zero.
+    """
+    q_left, r_left = np.linalg.qr(left)
+    q_right, r_right = np.linalg.qr(right.T)
+    u, singular, vh = np.linalg.svd(r_left @ r_right.T, full_matrices=True)
+    b, a = np.zeros((left.shape[0], rank)), np.zeros((rank, right.shape[1]))
+    some, rows = min(rank, len(singular)), min(rank, len(vh))
+    b[:, :some] = q_left @ (u[:, :some] * singular[:some])
+    a[:rows] = vh[:rows] @ q_right.T
+    signs = np.where(a[np.arange(rank), np.abs(a).argmax(axis=1)] < 0, -1.0, 1.0)  # one of the two equal answers
+    return b * signs, a * signs[:, None], singular**2
+
+
+def product_energy(left: Matrix, right: Matrix) -> float:
+    """‖left·right‖² (Frobenius), without forming the product."""
+    return max(0.0, float(np.sum((left.T @ left) * (right @ right.T))))
+
+
+def _pair(b: npt.NDArray[np.float32], a: npt.NDArray[np.float32]) -> tuple[Matrix, Matrix]:
+    return b.astype(np.float64), a.astype(np.float64)
+
+
+def _trained(
+    start: tuple[Matrix, Matrix], change_b: npt.NDArray[np.float32], change_a: npt.NDArray[np.float32]
+) -> tuple[Matrix, Matrix]:
+    """B and A as the site had them in the end, of its own rank."""
+    rank = change_a.shape[0]
+    return start[0][:, :rank] + change_b, start[1][:rank] + change_a
+
+
+def _stacked(
+    start: tuple[Matrix, Matrix], trained: Sequence[tuple[Matrix, Matrix]], weights: npt.NDArray[np.float64]
+) -> tuple[Matrix, Matrix]:
+    """Two factors whose product is the sum in `stack`: what stays of the start, then each site's own."""
+    stays = np.ones(start[1].shape[0])
+    for (_, a), weight in zip(trained, weights, strict=True):
+        stays[: a.shape[0]] -= weight
+    left = [start[0] * stays, *(weight * b for (b, _), weight in zip(trained, weights, strict=True))]
+    return np.hstack(left), np.vstack([start[1], *(a for _, a in trained)])
+
+
+def _product_change(adapter: Adapter, update: AdapterUpdate) -> float:
+    """L2 norm of B_k·A_k - start_k over all pairs: how far a site moved the model, in any basis."""
+    energy = 0.0
+    for name_a in (name for name in update.arrays if factor(name) == "A"):
+        name_b = partner(name_a)
+        start = _pair(adapter.arrays[name_b], adapter.arrays[name_a])
+        b, a = _trained(start, update.arrays[name_b], update.arrays[name_a])
+        rank = a.shape[0]
+        energy += product_energy(np.hstack([b, -start[0][:, :rank]]), np.vstack([a, start[1][:rank]]))
+    return math.sqrt(energy)
+
+
+def _moved(update: AdapterUpdate) -> Aggregate:
+    return Aggregate(update, update.norm())
 
 
 def public_weights(kind: str, consents: Mapping[str, Consent]) -> dict[str, int]:
@@ -81,9 +196,12 @@ def public_weights(kind: str, consents: Mapping[str, Consent]) -> dict[str, int]
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server's optimiser remembers between rounds. Empty for "mean"."""
+    """What the server's optimiser remembers between rounds. Empty for "mean".
 
-    steps: int = 0
+    Steps are counted, and moments kept, for each factor on its own: under `rolora` one rests while the other moves.
+    """
+
+    steps: Mapping[Factor, int] = field(default_factory=dict)
     first: AdapterUpdate | None = None
     second: AdapterUpdate | None = None
 
@@ -91,33 +209,60 @@ class ServerState:
 def next_adapter(
     adapter: Adapter, mean: AdapterUpdate, state: ServerState, *, optimizer: str, learning_rate: float
 ) -> tuple[Adapter, ServerState]:
-    """The adapter of the next round. "mean": plus learning_rate × mean (1: FedAvg as published). "adam": FedAdam."""
-    if optimizer == "adam":
-        step, state = fed_adam(mean, state)
-    else:
-        step = mean
+    """The adapter of the next round: this one plus learning_rate × what the server's optimiser makes of the mean.
+
+    "mean": the mean itself (with learning_rate 1 FedAvg as published). "momentum": FedAvgM. "adam": FedAdam.
+    """
+    step = mean
+    if optimizer != "mean":
+        step, state = (fed_adam if optimizer == "adam" else fed_avg_m)(mean, state)
     return adapter.plus(step if learning_rate == 1.0 else step.scale(learning_rate)), state
+
+
+def fed_avg_m(mean: AdapterUpdate, state: ServerState) -> tuple[AdapterUpdate, ServerState]:
+    """The mean updates of the past, each round's with 0.9 of the weight of the one after it. Hsu et al. 2019, FedAvgM.
+
+    A steady mean adds up to ten times itself: with learning_rate 0.1 the steps are as long as those of "mean".
+    """
+    kept = _arrays(state.first)
+    step = {
+        name: array if name not in kept else np.float32(FIRST_DECAY) * kept[name] + array
+        for name, array in mean.arrays.items()
+    }
+    first = AdapterUpdate({**kept, **step})
+    return first.part(mean.factors), ServerState(_counted(state, mean), first)
 
 
 def fed_adam(mean: AdapterUpdate, state: ServerState) -> tuple[AdapterUpdate, ServerState]:
     """Adam with the mean update in place of the negative gradient. Reddi et al. 2021, Algorithm 2, with the bias
     correction of Kingma & Ba 2015, without which the first rounds are short."""
-    steps = state.steps + 1
+    steps = _counted(state, mean)
     first = _decayed(state.first, mean, FIRST_DECAY, squared=False)
     second = _decayed(state.second, mean, SECOND_DECAY, squared=True)
-    first_full, second_full = 1 - FIRST_DECAY**steps, 1 - SECOND_DECAY**steps
-    step = {
-        name: (first.arrays[name] / np.float32(first_full))
-        / (np.sqrt(second.arrays[name] / np.float32(second_full)) + np.float32(TAU))
-        for name in mean.arrays
-    }
-    return AdapterUpdate(step), ServerState(steps, first, second)
+    step = {}
+    for name in mean.arrays:
+        first_full, second_full = (1 - decay ** steps[factor(name)] for decay in (FIRST_DECAY, SECOND_DECAY))
+        step[name] = (first[name] / np.float32(first_full)) / (
+            np.sqrt(second[name] / np.float32(second_full)) + np.float32(TAU)
+        )
+    kept = AdapterUpdate({**_arrays(state.first), **first}), AdapterUpdate({**_arrays(state.second), **second})
+    return AdapterUpdate(step), ServerState(steps, *kept)
 
 
-def _decayed(before: AdapterUpdate | None, mean: AdapterUpdate, decay: float, *, squared: bool) -> AdapterUpdate:
+def _counted(state: ServerState, mean: AdapterUpdate) -> dict[Factor, int]:
+    return {**state.steps, **{one: state.steps.get(one, 0) + 1 for one in sorted(mean.factors)}}
+
+
+def _arrays(update: AdapterUpdate | None) -> Mapping[str, npt.NDArray[np.float32]]:
+    return {} if update is None else update.arrays
+
+
+def _decayed(
+    before: AdapterUpdate | None, mean: AdapterUpdate, decay: float, *, squared: bool
+) -> dict[str, npt.NDArray[np.float32]]:
     new = {name: array * array if squared else array for name, array in mean.arrays.items()}
-    old = {name: np.float32(0) for name in new} if before is None else before.arrays
-    return AdapterUpdate({name: np.float32(decay) * old[name] + np.float32(1 - decay) * new[name] for name in new})
+    old = {name: _arrays(before).get(name, np.float32(0)) for name in new}
+    return {name: np.float32(decay) * old[name] + np.float32(1 - decay) * new[name] for name in new}
 
 
 def _inverse_noise_variance(consent: Consent) -> float:

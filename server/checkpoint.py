@@ -8,10 +8,10 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from federation import canonical, codec, durable
-from federation.adapter import Adapter, AdapterUpdate
+from federation.adapter import Adapter, AdapterUpdate, Factor
 from federation.canonical import Value
 from federation.errors import FedError, FormatError, StoreError
 from federation.plan import RunPlan, plan_from_value
@@ -79,7 +79,7 @@ class Checkpoints:
                 "run_id": self.run_id,
                 "round_number": record.round_number,
                 "before": before,
-                "server_steps": server.steps,
+                "server_steps": {str(one): steps for one, steps in server.steps.items()},
                 "record": record.value(),
                 **named,
             }
@@ -103,10 +103,10 @@ class Checkpoints:
             adapter = codec.load_as(Adapter, self._get(newest["adapter"]))
             first, second = (self._moment(newest[name]) for name in ("first", "second"))
             records = tuple(record_from(state["record"]) for state in states)
-            steps = newest["server_steps"]
+            steps = _steps(newest["server_steps"])
         except (OSError, KeyError, FormatError):
             raise _damaged("a file of the last round is missing or altered") from None
-        if not isinstance(steps, int) or [record.round_number for record in records] != list(range(1, len(states) + 1)):
+        if [record.round_number for record in records] != list(range(1, len(states) + 1)):
             raise _damaged("the rounds are not counted from 1")
         return Committed(len(states), adapter, ServerState(steps, first, second), records)
 
@@ -170,6 +170,14 @@ class Checkpoints:
         for path in (self.folder / "objects").iterdir():
             if path.suffix == ".part" or (path.suffix == ".adapter" and path.stem not in keep):
                 path.unlink()
+
+
+def _steps(value: Value) -> dict[Factor, int]:
+    """How often each factor was moved."""
+    match value:
+        case {**counts} if counts.keys() <= {"A", "B"} and all(type(count) is int for count in counts.values()):
+            return {one: counts[one] for one in get_args(Factor) if one in counts}
+    raise _damaged("the server optimiser's steps are not readable")
 
 
 def _damaged(reason: str) -> StoreError:

@@ -8,6 +8,14 @@ from federation.canonical import Value
 from federation.consent import PrivacyTerms
 from federation.errors import StoreError
 
+OUTCOMES: Mapping[str, str] = {  # what a round came to, and the words for people
+    "accepted": "accepted",
+    "too-few-answers": "too few sites gave a usable update after others had paid for the round",
+    "gate-not-finite": "the sum holds NaN or infinity",
+    "gate-bound": "the sum is longer than clipping and noise of these sites allow",
+    "gate-worse": "the sites' own metric fell by more than the plan allows",
+}
+
 
 @dataclass(frozen=True)
 class SentMessage:
@@ -24,7 +32,7 @@ class RoundRecord:
     round_number: int
     asked: tuple[str, ...]
     participants: tuple[str, ...]  # consented
-    accepted: tuple[str, ...]  # their updates are in the mean, in this order
+    accepted: tuple[str, ...]  # their updates are in the adapter, in this order; none if the round was rejected
     refusals: Mapping[str, tuple[str, ...]]  # site -> its reasons
     failures: Mapping[str, str]  # site -> code of why its answer was left out
     weights: Mapping[str, int]
@@ -33,9 +41,19 @@ class RoundRecord:
     uplink_bytes: Mapping[str, int]
     downlink_bytes: Mapping[str, int]
     messages: tuple[SentMessage, ...]
+    outcome: str  # "accepted", or why the round left the adapter as it was: a word of OUTCOMES
+    gate: Mapping[str, Value]  # what the gate measured: norm, bound, metric, energy_cut; empty if nothing reached it
     update_rms: float  # of the mean update
     adapter_digest: str  # after the round
     seconds: float
+
+    @property
+    def metrics(self) -> Mapping[str, float] | None:
+        """The sites' private figures of the adapter after this round, if they gave any and it was accepted."""
+        figures = self.gate.get("metrics")
+        if self.outcome != "accepted" or not isinstance(figures, Mapping):
+            return None
+        return {site: canonical.number(figure) for site, figure in figures.items()}
 
     def value(self) -> dict[str, Value]:
         return {
@@ -51,6 +69,8 @@ class RoundRecord:
             "uplink_bytes": dict(self.uplink_bytes),
             "downlink_bytes": dict(self.downlink_bytes),
             "messages": [[m.site_id, m.kind, m.size_bytes, m.sha256] for m in self.messages],
+            "outcome": self.outcome,
+            "gate": dict(self.gate),
             "update_rms": canonical.decimal(self.update_rms),
             "adapter_digest": self.adapter_digest,
             "seconds": canonical.decimal(self.seconds),
@@ -73,10 +93,12 @@ def record_from(value: Value) -> RoundRecord:
             "uplink_bytes": dict(uplink),
             "downlink_bytes": dict(downlink),
             "messages": list(messages),
+            "outcome": str(outcome),
+            "gate": dict(gate),
             "update_rms": rms,
             "adapter_digest": str(adapter_digest),
             "seconds": seconds,
-        }:
+        } if outcome in OUTCOMES:
             return RoundRecord(
                 round_number,
                 tuple(asked),
@@ -90,6 +112,8 @@ def record_from(value: Value) -> RoundRecord:
                 uplink,
                 downlink,
                 tuple(SentMessage(*fields) for fields in messages),
+                outcome,
+                gate,
                 canonical.number(rms),
                 adapter_digest,
                 canonical.number(seconds),

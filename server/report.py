@@ -11,7 +11,8 @@ specificity, kappa, accuracy):
     format, name, run_id, plan_digest, engine, planned_rounds, stopped (why the run ended early)
     data        {source: "phantom" | "hospital", statement}
     base        {digest, family, parameters}        adapter  {method, rank, alpha, targets[], parameters, digest}
-    rounds[]    {round, participants[], refusals{site: [reason]}, accepted, loss, seconds, uplink_bytes{site},
+    rounds[]    {round, participants[], refusals{site: [reason]}, accepted, reason (null, or why it was rejected),
+                gate {norm, bound, energy_cut, metrics{site}, not_checked[]}, loss, seconds, uplink_bytes{site},
                 downlink_bytes{site}, macro_auroc, epsilon{site}}
     sites{}     {epsilon, delta, steps, noise_multiplier, sampling_rate, declared_patients, refusals[],
                 left[] {round, kind, bytes, sha256}}
@@ -38,6 +39,7 @@ from markupsafe import Markup
 from federation.errors import FormatError
 from server import charts
 from server import report_words as words
+from server.record import OUTCOMES
 
 Report = Mapping[str, Any]
 FORMAT = "wardround-report/1"
@@ -280,6 +282,8 @@ def _rounds(report: Report) -> list[dict[str, Any]]:
                 "participants": sorted(one.get("participants") or ()),
                 "refusals": {site: _reasons(refusals[site]) for site in sorted(refusals)},
                 "accepted": one.get("accepted"),
+                "reason": OUTCOMES.get(str(one.get("reason")), one.get("reason")),
+                "gate": _gate_words(words.part(one, "gate")),
                 "loss": words.number(one.get("loss")),
                 "macro": words.metric(one.get("macro_auroc")),
                 "seconds": words.number(one.get("seconds")),
@@ -289,6 +293,15 @@ def _rounds(report: Report) -> list[dict[str, Any]]:
             }
         )
     return table
+
+
+def _gate_words(gate: Mapping[str, Any]) -> str:
+    """How long the sum was beside what is allowed, and what was not looked at."""
+    norm, bound = words.number(gate.get("norm")), words.number(gate.get("bound"))
+    said = [] if norm is None or not bound else [f"length {norm / bound:.0%} of what is allowed"]
+    energy_cut = words.number(gate.get("energy_cut"))
+    said += [] if energy_cut is None else [f"{energy_cut:.1%} of the energy cut"]
+    return "; ".join([*said, *(f"{name} not checked: no site sent any" for name in gate.get("not_checked") or ())])
 
 
 def _reasons(value: object) -> list[str]:

@@ -10,21 +10,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
-from federation import codec
-from federation.adapter import Adapter, AdapterUpdate, check_update, initial_adapter
+from federation import canonical, codec
+from federation.adapter import Adapter, AdapterUpdate, at_rank, check_update, rank_of
 from federation.canonical import Value
 from federation.consent import PROTOCOL, Consent, consent_from, refusal_from
-from federation.errors import FedError, FormatError, QuorumError, StoreError
+from federation.errors import FedError, FormatError, GateError, QuorumError, StoreError
 from federation.messages import Answer, Link, Payload, Question, check_answers, size_bytes
 from federation.plan import RunPlan
 from federation.privacy.keystream import KeySource
-from server.aggregate import METHODS, ServerState, Updates, next_adapter, public_weights
+from server import gate
+from server.aggregate import METHODS, Aggregate, Average, ServerState, next_adapter, public_weights
 from server.checkpoint import Checkpoints
-from server.record import RoundRecord, SentMessage
+from server.held import Updates
+from server.record import OUTCOMES, RoundRecord, SentMessage
+from server.start import first_adapter
 
 Observer = Callable[[RoundRecord, Adapter], None]
+Examine = Callable[[int, Adapter], gate.Metrics]  # what the sites say, privately, of a round's candidate
 FAILURE_CODES = frozenset({"internal"}).union(*(kind.codes for kind in FedError.__subclasses__()))
 T = TypeVar("T")
 
@@ -47,6 +52,9 @@ class _Round:
     refusals: dict[str, tuple[str, ...]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
+    outcome: str = "accepted"
+    gate: dict[str, Value] = field(default_factory=dict)
+    update_rms: float = 0.0
     sent: list[SentMessage] = field(default_factory=list)
     uplink: Counter[str] = field(default_factory=Counter)
     downlink: Counter[str] = field(default_factory=Counter)
@@ -62,14 +70,20 @@ def run(
     link: Link,
     checkpoints: Checkpoints,
     *,
+    base: Path | None = None,
+    examine: Examine | None = None,
     observer: Observer = lambda record, adapter: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunResult:
     """Every round that is not committed yet, the first one included: to resume is to run again.
 
+    `base` is the base model's folder, needed where the plan starts A from its weights. `examine` asks the sites for
+    private figures of a candidate; without it the gate does not check them, and the record says so.
+
     Guarantees: the result is bit for bit that of an uninterrupted run, if the sites answer alike. After any exception
     the checkpoint is that of the last whole round.
-    Raises: QuorumError when a round has too few sites; it names those left out, and their codes.
+    Raises: QuorumError when a round has too few sites; it names those left out, and their codes. GateError when round
+    after round is rejected.
     """
     if checkpoints.plan.digest() != plan.digest():
         raise StoreError("checkpoint-other-run", "the checkpoint is of another plan", hint="name that run's own folder")
@@ -86,51 +100,85 @@ def run(
 
         # 2 ask for consent: the whole plan, every round; a site may change its mind
         consents_from_all = _ask_consent(plan, link, checkpoints.run_id, this, quorum)
-        shapes = dict(adapter.shapes) if adapter else _shapes_of_most(consents_from_all)
+        shapes = dict(adapter.shapes) if adapter else _shapes_of_most(plan, consents_from_all)
         _choose(plan, this, consents_from_all, shapes)
 
         # 3 stop below the quorum, before anybody trains
         _require(len(this.consents) >= quorum, "quorum-consent", "consented", this, quorum)
-        adapter = adapter or initial_adapter(shapes, a_init=plan.adapter.a_init, seed=_seed(plan))
+        adapter = adapter or first_adapter(plan, shapes, base, {c.base_digest for c in this.consents.values()})
         weights = public_weights(plan.aggregation.weights, this.consents)
 
         # 4, 5 sites pay their ledgers, train, and send the trained factors; 6 each update is checked, added and dropped
         updates = _ask_updates(plan, link, checkpoints.run_id, this, adapter, weights)
-        mean = _mean(METHODS[plan.adapter.method], updates)
+        aggregate = _aggregate(plan, adapter, updates, checkpoints.folder)
 
         # 7 below the quorum: the sum is discarded, and the round with it. If a site died after it paid, it will never
         # answer this round again: the round is closed without a result, its privacy stays spent, the next one begins
         if len(this.accepted) < quorum and "round-closed" in this.failures.values():
-            this.accepted.clear()
-            mean = None
+            this.outcome, aggregate = "too-few-answers", None
         else:
             _require(len(this.accepted) >= quorum, "quorum-answers", "gave a usable update", this, quorum)
 
-        # 8 the next adapter, and the commit
-        if mean is not None:
-            adapter, server = next_adapter(
-                adapter,
-                mean,
-                server,
-                optimizer=plan.aggregation.server_optimizer,
-                learning_rate=plan.aggregation.server_learning_rate,
-            )
-        record = _record(this, weights, mean, adapter, seconds=clock() - started)
+        # 8 the gate: what it rejects never happened, but for the privacy that was paid; the next adapter, the commit
+        if aggregate is not None:
+            before = next((record.metrics for record in reversed(records) if record.metrics), None)
+            adapter, server = _through_the_gate(plan, this, adapter, server, aggregate, weights, before, examine)
+        record = _record(this, weights, adapter, seconds=clock() - started)
         checkpoints.save(adapter, server, record)
         records.append(record)
         observer(record, adapter)
+        _stop_if_rejected_again(records, plan)
 
     if adapter is None:
         raise StoreError("checkpoint-damaged", "a finished run without an adapter", hint="restore the run's folder")
     return RunResult(checkpoints.run_id, plan.digest(), adapter, tuple(records))
 
 
-def _mean(method: Callable[[Updates], AdapterUpdate], updates: Updates) -> AdapterUpdate | None:
-    """What the method makes of the updates; None if there is not a single one."""
+def _aggregate(plan: RunPlan, adapter: Adapter, updates: Updates, folder: Path) -> Aggregate | None:
+    """What the plan's method makes of the updates; None if there are too few for it."""
     try:
-        return method(updates)
+        return METHODS[plan.adapter.method](adapter, updates, Average(plan.aggregation.robust_rule, folder))
     except QuorumError:
         return None
+
+
+def _through_the_gate(
+    plan: RunPlan,
+    this: _Round,
+    adapter: Adapter,
+    server: ServerState,
+    aggregate: Aggregate,
+    weights: Mapping[str, int],
+    before: gate.Metrics | None,
+    examine: Examine | None,
+) -> tuple[Adapter, ServerState]:
+    """The next adapter and optimiser state; both as they are if the gate rejects what was made."""
+    sites = {site: (this.consents[site], weights[site]) for site in this.accepted}
+    verdict = gate.judge(aggregate, bound=gate.allowed(plan, adapter, this.number, sites))
+    moved = (adapter, server)
+    if verdict.rejection is None:
+        optimizer, rate = plan.aggregation.server_optimizer, plan.aggregation.server_learning_rate
+        moved = next_adapter(adapter, aggregate.update, server, optimizer=optimizer, learning_rate=rate)
+        this.update_rms = aggregate.update.norm() / math.sqrt(aggregate.update.size)
+        if examine is not None:
+            metrics = examine(this.number, moved[0])
+            verdict = gate.compare(verdict, metrics, before, drop_max=plan.aggregation.metric_drop_max)
+    this.outcome = verdict.rejection or "accepted"
+    this.gate = verdict.value()
+    if aggregate.energy_cut is not None:
+        this.gate["energy_cut"] = canonical.decimal(aggregate.energy_cut)
+    return moved if verdict.rejection is None else (adapter, server)
+
+
+def _stop_if_rejected_again(records: Sequence[RoundRecord], plan: RunPlan) -> None:
+    """Round after round rejected spends the patients' privacy for nothing: a person has to look first."""
+    last = [record.outcome for record in records[-gate.REJECTIONS_IN_A_ROW :]]
+    if len(last) == gate.REJECTIONS_IN_A_ROW and all(word.startswith("gate-") for word in last):
+        raise GateError(
+            "rounds-rejected",
+            f"round {records[-1].round_number}: {len(last)} rounds in a row were rejected ({OUTCOMES[last[-1]]})",
+            hint="find the site whose updates are wrong; to resume is to try one round more",
+        )
 
 
 def _ask_consent(plan: RunPlan, link: Link, run_id: str, this: _Round, quorum: int) -> dict[str, Consent]:
@@ -157,7 +205,7 @@ def _choose(plan: RunPlan, this: _Round, given: Mapping[str, Consent], shapes: M
     for site_id, consent in given.items():
         if consent.base_digest != base:
             this.failures[site_id] = "base-digest"
-        elif dict(consent.shapes) != shapes:
+        elif not _fits(plan, consent, shapes):
             this.failures[site_id] = "adapter-shape"
         elif (consent.terms is None) != (plan.privacy.unit == "none"):
             this.failures[site_id] = "message-context"
@@ -169,10 +217,11 @@ def _ask_updates(
     plan: RunPlan, link: Link, run_id: str, this: _Round, adapter: Adapter, weights: Mapping[str, int]
 ) -> Iterator[tuple[AdapterUpdate, int]]:
     """The usable updates with their weights, one at a time; each is gone before the next one is received."""
-    payload = Payload(codec.dump(adapter))  # one copy, one hash, for all sites
+    payloads = _payloads(plan, adapter, this.consents)
     digest = plan.digest()
     questions = [
-        Question("train", run_id, this.number, site_id, digest, payload=payload) for site_id in sorted(this.consents)
+        Question("train", run_id, this.number, site_id, digest, payload=payloads[site_id])
+        for site_id in sorted(this.consents)
     ]
     for answer in _answers(link, questions, this, deadline_s=plan.run.deadline_s):
         try:
@@ -180,11 +229,11 @@ def _ask_updates(
                 this.refusals[answer.site_id] = refusal_from(answer.body).reasons
                 continue
             _require_kind(answer, "update")
-            update = codec.load_as(AdapterUpdate, answer.payload.data if answer.payload else b"")
+            update = codec.load_as(AdapterUpdate, *(answer.payload.pieces if answer.payload else ()))
             check_update(
                 update,
-                shapes=adapter.shapes,
-                factors=plan.adapter.trained_factors,
+                shapes=this.consents[answer.site_id].shapes,
+                factors=plan.adapter.trained_factors(this.number),
                 max_rms=plan.aggregation.max_update_rms,
             )
         except FedError as error:
@@ -195,6 +244,15 @@ def _ask_updates(
         del answer
         yield update, weight
         del update
+
+
+def _payloads(plan: RunPlan, adapter: Adapter, consents: Mapping[str, Consent]) -> dict[str, Payload]:
+    """The adapter as it travels: one copy and one hash for all sites; under `stack` for all sites of the same rank."""
+    if plan.adapter.method != "stack":
+        return dict.fromkeys(consents, Payload(codec.dump(adapter)))
+    ranks = {site_id: rank_of(consent.shapes) for site_id, consent in consents.items()}
+    made = {rank: Payload(codec.dump(adapter.cut(rank))) for rank in sorted(set(ranks.values()))}
+    return {site_id: made[rank] for site_id, rank in ranks.items()}
 
 
 def _answers(link: Link, questions: Sequence[Question], this: _Round, *, deadline_s: float) -> Iterator[Answer]:
@@ -232,8 +290,19 @@ def _code(error: FedError, answer: Answer) -> str:
     return error.code
 
 
-def _shapes_of_most(given: Mapping[str, Consent]) -> dict[str, tuple[int, ...]]:
-    return dict(_most_common([tuple(sorted(consent.shapes.items())) for consent in given.values()]) or ())
+def _shapes_of_most(plan: RunPlan, given: Mapping[str, Consent]) -> dict[str, tuple[int, ...]]:
+    """The adapter's shapes as most sites state them; under `stack` with the plan's rank, whatever theirs is."""
+    stated = [
+        at_rank(consent.shapes, plan.adapter.rank) if plan.adapter.method == "stack" else dict(consent.shapes)
+        for consent in given.values()
+    ]
+    return dict(_most_common([tuple(sorted(shapes.items())) for shapes in stated]) or ())
+
+
+def _fits(plan: RunPlan, consent: Consent, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a site's adapter is the run's, or under `stack` the run's at a lower rank."""
+    rank = rank_of(consent.shapes) if plan.adapter.method == "stack" else None
+    return dict(consent.shapes) == (dict(shapes) if rank is None else at_rank(shapes, min(rank, plan.adapter.rank)))
 
 
 def _most_common(values: Sequence[T]) -> T | None:
@@ -261,14 +330,12 @@ def _require(holds: bool, code: str, what: str, this: _Round, quorum: int) -> No
     )
 
 
-def _record(
-    this: _Round, weights: Mapping[str, int], mean: AdapterUpdate | None, adapter: Adapter, *, seconds: float
-) -> RoundRecord:
+def _record(this: _Round, weights: Mapping[str, int], adapter: Adapter, *, seconds: float) -> RoundRecord:
     return RoundRecord(
         round_number=this.number,
         asked=this.site_ids,
         participants=tuple(sorted(this.consents)),
-        accepted=tuple(this.accepted),
+        accepted=tuple(this.accepted) if this.outcome == "accepted" else (),
         refusals=this.refusals,
         failures=this.failures,
         weights=weights,
@@ -277,12 +344,9 @@ def _record(
         uplink_bytes=dict(this.uplink),
         downlink_bytes=dict(this.downlink),
         messages=tuple(this.sent),
-        update_rms=0.0 if mean is None else mean.norm() / math.sqrt(mean.size),
+        outcome=this.outcome,
+        gate=this.gate,
+        update_rms=this.update_rms,
         adapter_digest=adapter.digest(),
         seconds=seconds,
     )
-
-
-def _seed(plan: RunPlan) -> int:
-    """The start of A follows from the plan: public, and the same in every run of it."""
-    return int(plan.digest()[:13], 16)

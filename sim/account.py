@@ -9,6 +9,7 @@ from typing import Any
 
 from client.site import mechanism_of
 from client.training.model import Base
+from federation import canonical
 from federation.plan import RunPlan
 from federation.privacy import accounting
 from server.record import RoundRecord
@@ -77,17 +78,38 @@ def report(
 def _round(record: RoundRecord, findings: Findings) -> dict[str, Any]:
     loss, macro = findings.curve.get(record.round_number, (None, None))
     left_out = {site: [code] for site, code in record.failures.items()}
+    silent = record.refusals.keys() | record.failures.keys()
+    answered = record.accepted or tuple(site for site in record.participants if site not in silent)
     return {
         "round": record.round_number,
-        "participants": list(record.accepted),
+        "participants": list(answered),
         "refusals": {site: list(reasons) for site, reasons in record.refusals.items()} | left_out,
-        "accepted": bool(record.accepted),
+        "accepted": record.outcome == "accepted",
+        "reason": None if record.outcome == "accepted" else record.outcome,
+        "gate": _gate(record),
         "loss": loss,
         "seconds": round(record.seconds, 3),
         "uplink_bytes": dict(record.uplink_bytes),
         "downlink_bytes": dict(record.downlink_bytes),
         "macro_auroc": macro,
         "epsilon": {site: terms.epsilon_after_round for site, terms in record.privacy.items() if terms is not None},
+    }
+
+
+def _gate(record: RoundRecord) -> dict[str, Any] | None:
+    """What the gate measured, as numbers; None if the round had no aggregate to measure."""
+    if not record.gate:
+        return None
+    numbers: dict[str, Any] = {
+        name: None if record.gate.get(name) is None else canonical.number(record.gate[name])
+        for name in ("norm", "bound", "energy_cut")
+    }
+    metrics = record.gate.get("metrics")
+    return numbers | {
+        "metrics": {site: canonical.number(figure) for site, figure in metrics.items()}
+        if isinstance(metrics, Mapping)
+        else None,
+        "not_checked": [] if isinstance(metrics, Mapping) else ["metrics"],
     }
 
 

@@ -218,7 +218,7 @@ def _centre(chest: _Chest, finding: Finding, rng: np.random.Generator) -> tuple[
 
 def _consolidation(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
     cx, cy = _centre(chest, f, rng)
-    radius = (0.065, 0.085, 0.11)[SIZES.index(f.size)]
+    radius = (0.08, 0.1, 0.125)[SIZES.index(f.size)]
     rough = 1 + 0.7 * (_texture(rng, image.shape[0], image.shape[1], 10) - 0.5)
     spot = np.exp(-((((chest.x - cx) / radius) ** 2 + ((chest.y - cy) / (radius * 1.15)) ** 2) ** 1.3)) * rough
     return _opacify(image, 0.9 * np.clip(spot, 0, 1) * lungs[f.side])
@@ -230,7 +230,7 @@ def _opacify(image: Image, share: Image) -> Image:
 
 
 def _effusion(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
-    depth = (0.13, 0.19, 0.27)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
+    depth = (0.17, 0.23, 0.3)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
     sign = chest.side_sign[f.side]
     lateral = np.clip((sign * chest.x - 0.06) / (2 * chest.lung_width), 0, 1)
     level = chest.lung_bottom - depth * (0.55 + 0.75 * lateral**2)
@@ -241,7 +241,7 @@ def _effusion(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, 
 
 def _pneumothorax(image: Image, lungs: dict[str, Image], chest: _Chest, f: Finding, rng: np.random.Generator) -> Image:
     sign = chest.side_sign[f.side]
-    width = (0.045, 0.065, 0.09)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
+    width = (0.055, 0.075, 0.1)[SIZES.index(f.size)] * rng.uniform(0.9, 1.15)
     # What is left of the lung: the same outline, shrunken towards the hilum. Between the two outlines is air.
     centre = chest.midline + sign * (0.06 + chest.lung_width - 0.6 * width)
     middle = (chest.lung_top + chest.lung_bottom) / 2 + 0.7 * width

@@ -1,10 +1,12 @@
 """The tiny base model: the Llama 4 architecture in small, taught to look at chests on public, made pictures.
 
-`wardround sim base --out DIR` makes it from nothing: text, tokenizer, weights, pre-training. What it learns is public:
-eleven findings that no hospital of the simulator asks about (nodule, bulla, pacemaker, …), their side and size, and
-how to answer and to describe. The words of the hospitals' own findings occur in its text only, without pictures, so the
-base knows how to spell "effusion" and not what it looks like. Part of its questions cannot be answered from the picture
-("Is there a fracture?", answered by a coin): it learns to be unsure of words that it cannot see.
+`wardround sim base --out DIR` makes it from nothing: text, tokenizer, weights, pre-training (sim/public_cases.py says
+on what). The words of the hospitals' own findings occur in its text only, without pictures, so the base knows how to
+spell "effusion" and not what it looks like.
+
+Three things make it learn in minutes instead of hours: matrices are stepped by Muon (Jordan et al. 2024), the projector
+starts by whitening what the vision tower sees, and every other text layer works without positions, as Llama 4 has it,
+so that a word finds the picture at any distance.
 """
 
 # isort: off
@@ -13,14 +15,14 @@ import client.training  # noqa: F401  opens torchvision before transformers look
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
 from transformers import (
     Llama4Config,
     Llama4ForConditionalGeneration,
@@ -31,117 +33,28 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sim.anatomy import PUBLIC, SIDES, SIZES, ZONES, Finding, Style, draw_chest
+from sim.anatomy import PUBLIC, Finding
+from sim.public_cases import (
+    PLACED,
+    TILE,
+    Catechism,
+    PublicCase,
+    Turn,
+    catechism,
+    conversation,
+    public_case,
+    public_text,
+)
 
-TILE = 96
 PATCH = 12
+PATCHES = (TILE // PATCH // 2) ** 2
 VOCABULARY = 1024
+HELD_OUT = 500
+"""Public pictures that are only asked about when the base is done."""
 SPECIAL = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad|>", "<|header_start|>", "<|header_end|>", "<|eot|>",
     "<|image_start|>", "<|image_end|>", "<|image|>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>",
 )  # fmt: skip
-UNSEEN = (
-    "a fracture", "edema", "emphysema", "atelectasis", "fibrosis", "calcification", "a mass", "congestion",
-    "a foreign body", "an abscess", "bronchiectasis", "lymphadenopathy", "tuberculosis", "thickening", "an opacity",
-)  # fmt: skip
-PLAIN = ("hyperinflation", "scoliosis", "haze", "elevation")
-ARTICLE = {name: name if name in PLAIN else f"a {name}" for name in PUBLIC}
-PLACED = frozenset({"nodule", "mass", "cavity", "bulla", "pacemaker", "haze", "elevation"})
-PREVALENCE = 0.25
-"""Public findings with a side."""
-
-
-@dataclass(frozen=True)
-class PublicCase:
-    """One made picture, (TILE, TILE) uint8, what is in it, and a conversation about it."""
-
-    pixels: NDArray[np.uint8]
-    findings: tuple[Finding, ...]
-    turns: tuple[tuple[str, str], ...]
-
-
-def public_case(rng: np.random.Generator) -> PublicCase:
-    """Draw one public chest and ask about it."""
-    findings = [
-        Finding(name, str(rng.choice(SIDES)), str(rng.choice(ZONES)), str(rng.choice(SIZES)))
-        for name in PUBLIC
-        if rng.random() < PREVALENCE
-    ]
-    style = Style(
-        gamma=float(rng.uniform(0.7, 1.4)),
-        contrast=float(rng.uniform(0.75, 1.3)),
-        brightness=float(rng.uniform(-0.08, 0.08)),
-        noise=float(rng.uniform(0.0, 0.04)),
-        tilt_degrees=3.0,
-        collimation=float(rng.choice([0.0, 0.06])),
-    )
-    view = str(rng.choice(["PA", "AP"]))
-    image = draw_chest(findings, rng, rows=TILE, columns=TILE, view=view, style=style)
-    return PublicCase((image * 255).astype(np.uint8), tuple(findings), tuple(_conversation(findings, rng)))
-
-
-def _conversation(findings: Sequence[Finding], rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    present = {finding.name: finding for finding in findings}
-    turns: list[tuple[str, str]] = []
-    for name in rng.permutation(PUBLIC)[:4]:
-        turns.append((f"Is there {ARTICLE[name]}?", "Yes." if name in present else "No."))
-    side = str(rng.choice(SIDES))
-    name = str(rng.choice(sorted(PLACED)))
-    there = name in present and present[name].side == side
-    turns.append((f"Is there {ARTICLE[name]} on the {side}?", "Yes." if there else "No."))
-    if rng.random() < 0.4:
-        turns.append((f"Is there {rng.choice(UNSEEN)}?", str(rng.choice(["Yes.", "No."]))))
-    for name, finding in present.items():
-        if name in PLACED and rng.random() < 0.2:
-            turns.append((f"Which side is the {name} on?", f"{finding.side.capitalize()}."))
-        elif rng.random() < 0.1:
-            turns.append((f"How large is the {name}?", f"{finding.size.capitalize()}."))
-    if rng.random() < 0.2:
-        turns.append(("Describe the findings.", describe(findings)))
-    for index in rng.permutation(len(turns))[:6]:
-        yield turns[index]
-
-
-def describe(findings: Sequence[Finding]) -> str:
-    """A report of the public findings, in one plain style."""
-    if not findings:
-        return "No abnormality is seen."
-    return " ".join(f"There is {_noun(finding)}." for finding in findings)
-
-
-def _noun(finding: Finding) -> str:
-    where = f" on the {finding.side}" if finding.name in PLACED else ""
-    return (
-        f"{finding.size} {finding.name}{where}" if finding.name == "haze" else f"a {finding.size} {finding.name}{where}"
-    )
-
-
-def public_text(rng: np.random.Generator, cases: int) -> Iterator[str]:
-    """What the tokenizer learns from: public conversations, and a glossary with the words of the field."""
-    for _ in range(cases):
-        findings = [
-            Finding(name, str(rng.choice(SIDES)), str(rng.choice(ZONES)), str(rng.choice(SIZES)))
-            for name in PUBLIC
-            if rng.random() < PREVALENCE
-        ]
-        for question, answer in _conversation(findings, rng):
-            yield question
-            yield answer
-    for _ in range(max(1, cases // 100)):
-        yield from GLOSSARY
-
-
-GLOSSARY = (
-    "A consolidation is air space filled with fluid or cells. Is there consolidation?",
-    "A pleural effusion is fluid in the pleural space. Is there a pleural effusion?",
-    "Cardiomegaly is an enlarged heart; the cardiac silhouette is enlarged. Is there cardiomegaly?",
-    "A pneumothorax is air in the pleural space. Is there a pneumothorax? Is there pneumonia?",
-    "FINDINGS: The lungs are clear. IMPRESSION: No acute cardiopulmonary abnormality.",
-    "The heart is normal in size. The lungs are clear. No focal consolidation, effusion or pneumothorax.",
-    "Small, moderate, large. Mild, severe. Right, left, bilateral. Upper, middle, lower lobe. Zone, apical, basal.",
-    "Compared with the prior study, unchanged, improved, worse. Portable AP view. PA and lateral views of the chest.",
-    "Describe the findings. What does the picture show? Yes. No. Normal. Abnormal. Unremarkable. Is it normal?",
-)
 
 
 def make_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
@@ -166,18 +79,19 @@ def make_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(
-    tokenizer: PreTrainedTokenizerFast, *, layers: int = 4, width: int = 128
+    tokenizer: PreTrainedTokenizerFast, *, text_layers: int = 3, vision_layers: int = 4, width: int = 128
 ) -> Llama4ForConditionalGeneration:
-    """Random weights in Llama 4's architecture: `layers` text layers (4 routed experts, 1 shared) and vision layers."""
+    """Random weights in Llama 4's architecture: every text layer a mixture of experts, every other one without RoPE."""
     ids = {token: _id(tokenizer, token) for token in SPECIAL}
     text = Llama4TextConfig(
         vocab_size=VOCABULARY, hidden_size=width, intermediate_size=96, intermediate_size_mlp=192,
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_local_experts=4,
-        num_experts_per_tok=1, max_position_embeddings=4096, attention_chunk_size=4096,
+        num_hidden_layers=text_layers, num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_local_experts=2,
+        num_experts_per_tok=1, max_position_embeddings=4096, attention_chunk_size=4096, initializer_range=0.06,
+        no_rope_layers=[1 - layer % 2 for layer in range(text_layers)],
         bos_token_id=ids["<|begin_of_text|>"], eos_token_id=ids["<|eot|>"], pad_token_id=ids["<|finetune_right_pad|>"],
     )  # fmt: skip
     vision = Llama4VisionConfig(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=4 * width,
+        hidden_size=width, num_hidden_layers=vision_layers, num_attention_heads=4, intermediate_size=4 * width,
         vision_output_dim=width, image_size=TILE, patch_size=PATCH, projector_input_dim=width,
         projector_output_dim=width,
     )  # fmt: skip
@@ -194,6 +108,37 @@ def _id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     return found
 
 
+class _Optimizer:
+    """Muon for matrices, AdamW for everything else; linear warm-up, then a cosine to 2 %."""
+
+    def __init__(
+        self, named: Mapping[str, nn.Parameter], *, steps: int, warm_up: int, muon: float, adam: float
+    ) -> None:
+        self._named = list(named.values())
+        matrices = [p for name, p in named.items() if p.dim() == 2 and "embed" not in name and "head" not in name]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self._named if id(p) not in chosen]
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=muon, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=adam, weight_decay=0.01, betas=(0.9, 0.98)),
+        ]
+        self._rates = (muon, adam)
+        self._steps, self._warm_up, self._step = steps, warm_up, 0
+
+    def step(self, loss: Tensor) -> None:
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self._step / self._steps))
+        factor = min(1.0, (self._step + 1) / self._warm_up) * cosine
+        for part, rate in zip(self._parts, self._rates, strict=True):
+            for group in part.param_groups:
+                group["lr"] = rate * factor
+            part.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._named, 1.0)
+        for part in self._parts:
+            part.step()
+        self._step += 1
+
+
 def pretrain_vision(
     model: Llama4ForConditionalGeneration,
     cases: Sequence[PublicCase],
@@ -201,7 +146,6 @@ def pretrain_vision(
     *,
     steps: int,
     batch: int = 64,
-    learning_rate: float = 1e-3,
     progress: Callable[[int, float], None],
 ) -> None:
     """Teach the vision tower to see before it is asked to talk.
@@ -211,35 +155,34 @@ def pretrain_vision(
     what no public question is about stays visible too.
     """
     width = int(model.vision_model.config.vision_output_dim)
-    region = TILE // (TILE // PATCH // 2)
+    side = round(PATCHES**0.5)
     thumb = 6
     labels = torch.tensor([_labels(case.findings) for case in cases])
-    mean_head = torch.nn.Linear(width, labels.shape[1])
-    place_head = torch.nn.Linear((TILE // region) ** 2 * width, labels.shape[1])
-    thumbnail_head = torch.nn.Linear(width, thumb * thumb)
-    parameters = [*model.vision_model.parameters(), *mean_head.parameters(), *place_head.parameters()]
-    parameters += thumbnail_head.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
+    heads = nn.ModuleDict(
+        {
+            "mean": nn.Linear(width, labels.shape[1]),
+            "place": nn.Linear(PATCHES * width, labels.shape[1]),
+            "thumbnail": nn.Linear(width, thumb * thumb),
+        }
+    )
+    named = dict(model.vision_model.named_parameters()) | {f"head.{n}": p for n, p in heads.named_parameters()}
+    optimizer = _Optimizer(named, steps=steps, warm_up=50, muon=4e-3, adam=1e-3)
     for step in range(steps):
-        _set_rate(optimizer, learning_rate, step, steps, warm_up=100)
-        chosen = rng.choice(len(cases), batch, replace=False)
+        chosen = rng.choice(len(cases), min(batch, len(cases)), replace=False)
         pixels = _pixels([cases[i] for i in chosen])
         seen = model.vision_model(pixels).last_hidden_state
-        small = torch.nn.functional.adaptive_avg_pool2d(pixels[:, :1], TILE // region * thumb)
-        parts = torch.nn.functional.unfold(small, thumb, stride=thumb).transpose(1, 2)
+        small = nn.functional.adaptive_avg_pool2d(pixels[:, :1], side * thumb)
+        parts = nn.functional.unfold(small, thumb, stride=thumb).transpose(1, 2)
         target = labels[chosen]
         known = target >= 0
         told = torch.stack(
             [
-                torch.nn.functional.binary_cross_entropy_with_logits(guess[known], target[known].float())
-                for guess in (mean_head(seen.mean(1)), place_head(seen.flatten(1)))
+                nn.functional.binary_cross_entropy_with_logits(guess[known], target[known].float())
+                for guess in (heads["mean"](seen.mean(1)), heads["place"](seen.flatten(1)))
             ]
         )
-        drawn = torch.nn.functional.mse_loss(thumbnail_head(seen), parts)
-        optimizer.zero_grad()
-        (told.sum() + 2 * drawn).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        drawn = nn.functional.mse_loss(heads["thumbnail"](seen), parts)
+        optimizer.step(told.sum() + 2 * drawn)
         progress(step, float(told[0].detach()))
 
 
@@ -256,69 +199,153 @@ def _pixels(cases: Sequence[PublicCase]) -> torch.Tensor:
     return pixels[:, None].expand(-1, 3, -1, -1)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, steps: int, *, warm_up: int) -> None:
-    """Linear warm-up, then a cosine to 2 %."""
-    factor = min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-    for group in optimizer.param_groups:
-        group["lr"] = rate * factor
+@torch.no_grad()
+def see(model: Llama4ForConditionalGeneration, cases: Sequence[PublicCase]) -> Tensor:
+    """What the vision tower makes of the pictures. float32 (pictures, PATCHES, width)."""
+    parts = [cases[start : start + 100] for start in range(0, len(cases), 100)]
+    return torch.cat([model.vision_model(_pixels(part)).last_hidden_state for part in parts])
+
+
+@torch.no_grad()
+def start_projector(model: Llama4ForConditionalGeneration, seen: Tensor) -> None:
+    """Let the projector start by whitening: what varies between pictures, however little, comes in at one size.
+
+    The tower's tokens share a large mean, and most of what tells two pictures apart is small beside it. Without a bias
+    the projector cannot subtract the mean, so it leaves out its direction.
+    """
+    rows = seen.flatten(0, 1)
+    mean = rows.mean(0)
+    mean = mean / mean.norm()
+    without = torch.eye(len(mean)) - torch.outer(mean, mean)
+    variances, directions = torch.linalg.eigh(without @ torch.cov(rows.T) @ without)
+    kept = variances > 1e-4 * variances[-1]
+    weight = model.multi_modal_projector.linear_1.weight
+    turn = torch.linalg.qr(torch.randn(weight.shape[0], weight.shape[0]))[0][: int(kept.sum())]
+    weight.copy_((without @ (directions[:, kept] / variances[kept].sqrt()) @ turn).T * 0.06)
 
 
 def pretrain(
     model: Llama4ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     cases: Sequence[PublicCase],
+    asked: Catechism,
+    seen: Tensor,
     rng: np.random.Generator,
     *,
     steps: int,
-    batch: int = 40,
-    learning_rate: float = 2e-3,
+    batch: int = 96,
     progress: Callable[[int, float], None],
 ) -> None:
-    """Teach the language side to talk about what the vision tower, now at rest, sees; the loss covers answers only."""
-    with torch.no_grad():
-        parts = [cases[start : start + 100] for start in range(0, len(cases), 100)]
-        seen = torch.cat([model.vision_model(_pixels(part)).last_hidden_state for part in parts])
-    encoded = [_encode(tokenizer, case) for case in cases]
-    patch, pad = _id(tokenizer, "<|patch|>"), _id(tokenizer, "<|finetune_right_pad|>")
-    parameters = [*model.language_model.parameters(), *model.multi_modal_projector.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    """Teach the language side to talk about what the vision tower, now at rest, sees; the loss covers answers only.
+
+    One question per picture first, because a word finds its picture sooner where nothing else is said; in the last
+    third whole conversations.
+    """
+    head = _Speech(model, tokenizer)
+    named = {f"language.{n}": p for n, p in model.language_model.named_parameters()}
+    named |= {f"projector.{n}": p for n, p in model.multi_modal_projector.named_parameters()}
+    optimizer = _Optimizer(named, steps=steps, warm_up=100, muon=4e-3, adam=2e-3)
     model.train()
     for step in range(steps):
-        _set_rate(optimizer, learning_rate, step, steps, warm_up=200)
-        chosen = rng.choice(len(cases), batch, replace=False)
-        length = max(len(encoded[i][0]) for i in chosen)
-        ids = torch.full((batch, length), pad)
-        answer = torch.zeros((batch, length), dtype=torch.bool)
-        for row, i in enumerate(chosen):
-            ids[row, : len(encoded[i][0])] = torch.tensor(encoded[i][0])
-            answer[row, : len(encoded[i][1])] = torch.tensor(encoded[i][1])
-        words = model.language_model.get_input_embeddings()(ids)
-        pictures = model.multi_modal_projector(seen[chosen].flatten(0, 1))
-        mixed = words.masked_scatter((ids == patch)[..., None], pictures)
-        logits = model.language_model(inputs_embeds=mixed, attention_mask=(ids != pad).long(), use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1][answer[:, 1:]].float(), ids[:, 1:][answer[:, 1:]])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        alone = step < 2 * steps // 3
+        chosen = rng.choice(len(cases), min(batch if alone else batch // 3, len(cases)), replace=False)
+        said = [
+            conversation(cases[i], i, asked, rng, pairs=2 if alone else 3, describe_share=0.05 if alone else 0.3)
+            for i in chosen
+        ]
+        if alone:
+            said = [[turns[int(rng.integers(len(turns)))]] for turns in said]
+        loss = head.loss(said, seen[chosen])
+        optimizer.step(loss)
         progress(step, float(loss.detach()))
     model.eval()
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, case: PublicCase) -> tuple[list[int], list[bool]]:
-    """Token ids of the chat template and, for each, whether it belongs to an answer (its closing <|eot|> included)."""
-    patches = (TILE // PATCH // 2) ** 2
-    image = "<|image_start|><|image|>" + "<|patch|>" * patches + "<|image_end|>"
-    ids: list[int] = tokenizer.encode("<|begin_of_text|>", add_special_tokens=False)
-    answer = [False] * len(ids)
-    for index, (asked, told) in enumerate(case.turns):
-        head = f"<|header_start|>user<|header_end|>\n\n{image if index == 0 else ''}{asked}<|eot|>"
-        head += "<|header_start|>assistant<|header_end|>\n\n"
-        for text, counts in ((head, False), (f"{told}<|eot|>", True)):
-            piece = tokenizer.encode(text, add_special_tokens=False)
-            ids += piece
-            answer += [counts] * len(piece)
-    return ids, answer
+class _Speech:
+    """The language side alone, fed with what the vision tower saw before."""
+
+    def __init__(self, model: Llama4ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._patch, self._pad = _id(tokenizer, "<|patch|>"), _id(tokenizer, "<|finetune_right_pad|>")
+        self._pieces: dict[str, list[int]] = {}
+
+    def loss(self, said: Sequence[Sequence[Turn]], seen: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the answers: over the tokens of each, then over all answers."""
+        encoded = [self._encode(turns) for turns in said]
+        length = max(len(ids) for ids, _ in encoded)
+        ids = torch.full((len(said), length), self._pad)
+        answer = torch.zeros((len(said), length), dtype=torch.long)
+        for row, (tokens, numbers) in enumerate(encoded):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            answer[row, : len(numbers)] = torch.tensor(numbers)
+        carries = answer[:, 1:] > 0
+        hidden = self._hidden(ids, seen)
+        logits = self._model.language_model.lm_head(hidden[:, :-1][carries])
+        each = nn.functional.cross_entropy(logits.float(), ids[:, 1:][carries], reduction="none")
+        _, owner, tokens_of = torch.unique(
+            (torch.arange(len(said))[:, None] * length + answer[:, 1:])[carries],
+            return_inverse=True,
+            return_counts=True,
+        )
+        mean: Tensor = (each / tokens_of[owner]).sum() / len(tokens_of)
+        return mean
+
+    @torch.no_grad()
+    def score(self, question: str, seen: Tensor) -> NDArray[np.float32]:
+        """How much likelier "Yes." begins the answer than "No.", (pictures,)."""
+        prompt, _ = self._encode([(question, "")])
+        ids = torch.tensor([prompt[:-1]] * len(seen))  # without the closing <|eot|>
+        logits = self._model.language_model.lm_head(self._hidden(ids, seen)[:, -1])
+        yes, no = (self._piece(word)[0] for word in ("Yes.", "No."))
+        found: NDArray[np.float32] = (logits[:, yes] - logits[:, no]).float().numpy()
+        return found
+
+    def _hidden(self, ids: Tensor, seen: Tensor) -> Tensor:
+        language = self._model.language_model
+        words = language.get_input_embeddings()(ids)
+        pictures = self._model.multi_modal_projector(seen.flatten(0, 1))
+        mixed = words.masked_scatter((ids == self._patch)[..., None], pictures)
+        mask = (ids != self._pad).long()
+        hidden: Tensor = language.model(inputs_embeds=mixed, attention_mask=mask, use_cache=False).last_hidden_state
+        return hidden
+
+    def _encode(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+        """Token ids of the chat template, and for each the number of its answer from 1 (closing <|eot|> included)."""
+        image = "<|image_start|><|image|>" + "<|patch|>" * PATCHES + "<|image_end|>"
+        ids = list(self._piece("<|begin_of_text|>"))
+        answer = [0] * len(ids)
+        for number, (question, told) in enumerate(turns, 1):
+            head = [
+                *self._piece("<|header_start|>user<|header_end|>\n\n"),
+                *(self._piece(image) if number == 1 else []),
+            ]
+            head += [*self._piece(f"{question}<|eot|>"), *self._piece("<|header_start|>assistant<|header_end|>\n\n")]
+            tail = self._piece(f"{told}<|eot|>")
+            ids += [*head, *tail]
+            answer += [0] * len(head) + [number] * len(tail)
+        return ids, answer
+
+    def _piece(self, text: str) -> list[int]:
+        if text not in self._pieces:
+            self._pieces[text] = self._tokenizer.encode(text, add_special_tokens=False)
+        return self._pieces[text]
+
+
+def examine(
+    model: Llama4ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Mapping[str, NDArray[np.bool_]],
+    seen: Tensor,
+) -> dict[str, float]:
+    """AUROC of the base on public questions: the share of pairs that it puts in the right order."""
+    head = _Speech(model, tokenizer)
+    found = {}
+    for question, truth in questions.items():
+        scores = head.score(question, seen)
+        pairs = scores[truth][:, None] - scores[~truth][None, :]
+        found[question] = float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    return found
 
 
 def save(
@@ -326,7 +353,9 @@ def save(
 ) -> None:
     """Write the checkpoint as transformers reads it: bfloat16 safetensors, official processor, note of its origin."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(dtype=torch.bfloat16).save_pretrained(folder)  # type: ignore[call-arg]
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)  # not the module: it has complex buffers
+    model.save_pretrained(folder)
     image_processor = Llama4ImageProcessor(size={"height": TILE, "width": TILE}, max_patches=1)
     processor = Llama4Processor(image_processor, tokenizer, patch_size=PATCH, pixel_shuffle_ratio=0.5)
     processor.save_pretrained(folder)
@@ -341,7 +370,7 @@ def make_base(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    tokenizer = make_tokenizer(public_text(rng, 3000))
+    tokenizer = make_tokenizer(public_text(rng, 1500))
     progress(f"tokenizer  {len(tokenizer)} tokens")
     drawn: list[PublicCase] = []
     for index in range(cases):
@@ -360,6 +389,18 @@ def make_base(
 
         return tell
 
-    pretrain_vision(model, drawn, rng, steps=steps * 3 // 4, progress=told("vision", steps * 3 // 4))
-    pretrain(model, tokenizer, drawn, rng, steps=steps, progress=told("language", steps))
+    asked = catechism(drawn, rng)
+    held_out = min(HELD_OUT, cases // 2)
+    studied = drawn[held_out:]
+    vision_steps = steps * 5 // 8
+    pretrain_vision(model, studied, rng, steps=vision_steps, progress=told("vision", vision_steps))
+    seen = see(model, studied)
+    start_projector(model, seen)
+    lessons = asked.after(held_out)
+    pretrain(model, tokenizer, studied, lessons, seen, rng, steps=steps, progress=told("language", steps))
+
+    truth = {question: answers[:held_out] for question, answers in asked.findings.items()}
+    figures = examine(model, tokenizer, truth, see(model, drawn[:held_out]))
+    for question, figure in figures.items():
+        progress(f"public AUROC {figure:.2f}  {question}")
     save(model, tokenizer, folder, origin=f"wardround sim base --seed {seed} --cases {cases} --steps {steps}")

@@ -30,7 +30,7 @@ import numpy as np
 from client.policy import Policy
 from client.settings import Data, Settings, SiteIdentity
 from client.site import Site
-from federation.adapter import Adapter, AdapterUpdate, Array
+from federation.adapter import Adapter, AdapterUpdate, Array, Factor
 from federation.plan import AdapterPlan, Aggregation, Model, Privacy, Run, RunPlan
 from federation.privacy.keystream import KeySource
 from federation.privacy.ledger import Ledger
@@ -73,7 +73,7 @@ def measure(sites: int, adapter_mb: float, round_count: int) -> dict[str, Any]:
         model=Model(path="none"),
         privacy=Privacy(unit="none"),
         adapter=AdapterPlan(a_init="kaiming"),
-        aggregation=Aggregation(weights="equal"),
+        aggregation=Aggregation(weights="equal", secure=False),
     )
     site_ids = [f"site-{number}" for number in range(sites)]
     ours_s: list[float] = []
@@ -132,7 +132,13 @@ class PassLearner:
         return DECLARED_PATIENTS
 
     def update(
-        self, plan: RunPlan, adapter: Adapter, mechanism: Mechanism | None, keys: KeySource, label: str
+        self,
+        plan: RunPlan,
+        factors: frozenset[Factor],
+        adapter: Adapter,
+        mechanism: Mechanism | None,
+        keys: KeySource,
+        label: str,
     ) -> AdapterUpdate:
         arrays = {name: _one_pass(array, self._number) for name, array in adapter.arrays.items()}
         for array in arrays.values():

@@ -83,7 +83,7 @@ def base(
     from sim.base_model import make_base
 
     make_base(out, seed=seed, cases=cases, steps=steps, threads=threads, progress=Talk().line)
-    from client.training.model import base_digest
+    from federation.base import base_digest
 
     print(base_digest(out))
 

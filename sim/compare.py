@@ -76,7 +76,7 @@ class Examiner:
         return evaluate.score(model, examination.encoder, examination.cases)
 
     def _carrying(self, adapter: Adapter) -> TrainableModel:
-        model = self.base.with_adapter(AdapterSpec.of(self.plan))
+        model = self.base.with_adapter(AdapterSpec.of(self.plan, self.plan.adapter.trained_factors(1)))
         model.load(adapter)
         return model
 
@@ -132,8 +132,8 @@ class Examiner:
 
 def start_adapter(plan: RunPlan, base: Base) -> Adapter:
     """An adapter that changes nothing: B is zero. The base's own row."""
-    shapes = base.with_adapter(AdapterSpec.of(plan)).shapes()
-    return initial_adapter(shapes, a_init=plan.adapter.a_init, seed=0)
+    ever = plan.adapter.trained_factors(1) | plan.adapter.trained_factors(2)
+    return initial_adapter(base.adapter_shapes(AdapterSpec.of(plan, ever)), a_init="kaiming", seed=0)
 
 
 def alone(
@@ -147,9 +147,14 @@ def alone(
     observer: Callable[[RoundRecord, Adapter], None],
 ) -> Adapter:
     """The federation of one: the plan without privacy, with a quorum of one, on this site's or everybody's data."""
-    lonely = replace(plan, run=replace(plan.run, quorum=1), privacy=Privacy(unit="none"))
+    lonely = replace(
+        plan,
+        run=replace(plan.run, quorum=1),
+        privacy=Privacy(unit="none"),
+        aggregation=replace(plan.aggregation, robust="none"),  # there is nobody to compare with
+    )
     site = open_site(folder, work / "state", base, data=data, private=False)
     checkpoints = Checkpoints.create(work / "run", run_id=f"{plan.run.name}-alone", plan=lonely)
-    result = rounds.run(lonely, LocalLink({site_id: site}), checkpoints, observer=observer)
+    result = rounds.run(lonely, LocalLink({site_id: site}), checkpoints, base=base.folder, observer=observer)
     site.ledger.close()
     return result.adapter

@@ -11,14 +11,15 @@ from federation.adapter import AdapterUpdate
 from federation.errors import FormatError, PlanError
 from federation.messages import SITE_ID, Answer, Link, Payload, Question
 
-FaultKind = Literal["nan", "huge", "wrong-shape", "drop", "duplicate", "corrupt", "stale"]
+FaultKind = Literal["nan", "huge", "flip", "wrong-shape", "drop", "duplicate", "corrupt", "stale"]
 
 
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong with one site's update in one round.
 
-    nan: one number is NaN · huge: a million times too large · wrong-shape: one row too many · drop: silence ·
+    nan: one number is NaN · huge: a million times too large · flip: ten times too large and turned round ·
+    wrong-shape: one row too many · drop: silence ·
     duplicate: sent twice · corrupt: one bit flipped before it was hashed · stale: the answer of the round before
     """
 
@@ -110,6 +111,8 @@ def _damaged(update: AdapterUpdate, kind: FaultKind) -> AdapterUpdate:
         arrays[first][0, 0] = np.nan
     elif kind == "huge":
         arrays = {name: array * np.float32(1e6) + np.float32(1e3) for name, array in arrays.items()}
+    elif kind == "flip":
+        arrays = {name: array * np.float32(-10) for name, array in arrays.items()}
     elif kind == "wrong-shape":
         arrays[first] = np.vstack([arrays[first], arrays[first][:1]])
     return AdapterUpdate(arrays)

@@ -34,7 +34,7 @@ from server import evidence, rounds
 from server import report as reports
 from server.checkpoint import Checkpoints
 from server.export import export_adapter
-from server.record import RoundRecord
+from server.record import OUTCOMES, RoundRecord
 from server.report import GalleryItem
 from server.rounds import RunResult
 from server.signed_link import SignedLink
@@ -249,7 +249,7 @@ def _federate(
     def run(link: Link) -> RunResult:
         faulty = FaultyLink(link, options.faults, sign=trust.sign)
         signed = SignedLink(faulty, trust.coordinator, (trust.signed,), log, clock=clock)
-        return rounds.run(plan, signed, checkpoints, observer=observe)
+        return rounds.run(plan, signed, checkpoints, base=options.base_path, observer=observe)
 
     with contextlib.closing(log):
         if options.engine == "flower":
@@ -279,6 +279,8 @@ def _round_line(plan: RunPlan, record: RoundRecord, loss: float | None) -> str:
         parts.append(f"epsilon {max(spent):.2f}{budget}")
     most = max(record.uplink_bytes.values(), default=0)
     parts.append(f"{most / 1e6:.2f} MB/site")
+    if record.outcome != "accepted":
+        parts.append(f"rejected: {OUTCOMES[record.outcome]}")
     left_out = {site: ", ".join(reasons) for site, reasons in record.refusals.items()} | dict(record.failures)
     parts += [f"left out {site}: {why}" for site, why in sorted(left_out.items())]
     return "  ".join(parts)

@@ -12,7 +12,7 @@ import numpy as np
 from client.policy import Policy
 from client.settings import Data, Settings, SiteIdentity
 from client.site import Site
-from federation.adapter import Adapter, AdapterUpdate, Array
+from federation.adapter import Adapter, AdapterUpdate, Array, Factor, at_rank, rank_of
 from federation.plan import RunPlan
 from federation.privacy.clipping import BoundedSum
 from federation.privacy.keystream import KeySource, KeyStream
@@ -34,17 +34,24 @@ class VectorLearner:
         return BASE_DIGEST
 
     def adapter_shapes(self, plan: RunPlan) -> Mapping[str, tuple[int, ...]]:
-        return self._shapes
+        """Its own, or cut to the plan's rank, as under `stack` for a site with less room."""
+        return at_rank(self._shapes, min(rank_of(self._shapes), plan.adapter.rank))
 
     def declared_patients(self) -> int:
         return self._declared
 
     def update(
-        self, plan: RunPlan, adapter: Adapter, mechanism: Mechanism | None, keys: KeySource, label: str
+        self,
+        plan: RunPlan,
+        factors: frozenset[Factor],
+        adapter: Adapter,
+        mechanism: Mechanism | None,
+        keys: KeySource,
+        label: str,
     ) -> AdapterUpdate:
         """`local_steps` steps of gradient descent; with a mechanism on noisy sums, without one on the plain mean."""
         self.updates += 1
-        trained = adapter.part(plan.adapter.trained_factors)
+        trained = adapter.part(factors)
         point = start = trained.flatten()
         for step in range(plan.training.local_steps):
             if mechanism is None:

@@ -16,6 +16,7 @@ from client.imaging.reports import csv_rows, json_row
 from federation.consent import PrivacyTerms, Reason
 from federation.errors import FedError
 from federation.plan import RunPlan, parse_plan
+from server.record import OUTCOMES
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("federation", "client", "server", "sim")
@@ -91,6 +92,14 @@ def test_every_reason_of_a_refusal_is_described() -> None:
     table = ERRORS[ERRORS.index("## Words that are not errors") :]
 
     assert re.findall(r"^\| `([a-z_]+)` \|", table, flags=re.MULTILINE) == list(get_args(Reason))
+
+
+def test_every_outcome_of_a_round_is_described() -> None:
+    table = ERRORS[ERRORS.index("| outcome | the round |") :]
+
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, flags=re.MULTILINE) == [
+        word for word in OUTCOMES if word != "accepted"
+    ]
 
 
 def test_every_field_of_a_sites_terms_is_in_the_table_of_what_leaves() -> None:

@@ -10,7 +10,7 @@ from client.training.cohort import split
 from client.training.examples import Example
 from client.training.model import AdapterSpec, Base
 from client.training.train import Patients, Work, train
-from federation.adapter import Adapter, AdapterUpdate
+from federation.adapter import Adapter, AdapterUpdate, Factor
 from federation.plan import RunPlan
 from federation.privacy.keystream import KeySource
 from federation.privacy.mechanism import Mechanism
@@ -74,12 +74,19 @@ class LoraLearner:
         return self._declared_patients
 
     def adapter_shapes(self, plan: RunPlan) -> Mapping[str, tuple[int, ...]]:
-        return self._base.with_adapter(AdapterSpec.of(plan)).shapes()
+        ever = plan.adapter.trained_factors(1) | plan.adapter.trained_factors(2)
+        return self._base.adapter_shapes(AdapterSpec.of(plan, ever))
 
     def update(
-        self, plan: RunPlan, adapter: Adapter, mechanism: Mechanism | None, keys: KeySource, label: str
+        self,
+        plan: RunPlan,
+        factors: frozenset[Factor],
+        adapter: Adapter,
+        mechanism: Mechanism | None,
+        keys: KeySource,
+        label: str,
     ) -> AdapterUpdate:
         cohort = split(self._data.patients(), held_out_share=plan.evaluation.held_out_share)
-        model = self._base.with_adapter(AdapterSpec.of(plan))
+        model = self._base.with_adapter(AdapterSpec.of(plan, factors))
         work = Work.of(plan, self._declared_patients)
         return train(model, adapter, self._data, cohort.training, work, mechanism, keys, label=label)

@@ -5,10 +5,9 @@ ever fetched (`local_files_only`), and code that comes with a checkpoint is not 
 experts and router are never trained, because their noise would swamp the rest (privacy.md §3).
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from client.training.checks import check_independence
 from client.training.examples import Encoder
 from client.training.gradients import PatientGradients, RowKind
-from federation.adapter import Adapter
+from federation.adapter import Adapter, Factor
+from federation.base import base_digest
 from federation.errors import FedError, ModelError, PinError
 from federation.plan import RunPlan
 
-CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 TARGETS = ("attention", "shared_expert", "vision_attention", "vision_mlp", "projector")
 PEFT_PREFIX = "base_model.model."
 
@@ -61,6 +60,7 @@ class Base:
         self.folder = folder
         self._adapted: tuple[AdapterSpec, TrainableModel] | None = None
         self._checked: set[AdapterSpec] = set()
+        self._shapes: dict[AdapterSpec, dict[str, tuple[int, ...]]] = {}
 
     def with_adapter(self, spec: "AdapterSpec") -> "TrainableModel":
         """The base with the layers of an adapter, whose numbers are whatever was last put there.
@@ -74,7 +74,7 @@ class Base:
             self.model = self._adapted[1].detach()
             self._adapted = None
         model = TrainableModel(self, spec)
-        if spec not in self._checked:
+        if not any(spec.within(tried) for tried in self._checked):
             try:
                 check_independence(model.model, model.gradients, Encoder(self.processor, self.dtype))
             except BaseException:
@@ -83,6 +83,13 @@ class Base:
             self._checked.add(spec)
         self._adapted = (spec, model)
         return model
+
+    def adapter_shapes(self, spec: "AdapterSpec") -> dict[str, tuple[int, ...]]:
+        """The matrices of an adapter with these layers. Asked first, it puts the layers on and tries them."""
+        layers = replace(spec, factors=frozenset())
+        if layers not in self._shapes:
+            self._shapes[layers] = self.with_adapter(spec).shapes()
+        return self._shapes[layers]
 
     def __repr__(self) -> str:
         return f"<Base: {self.family} {self.digest[:12]}>"
@@ -104,30 +111,16 @@ class AdapterSpec:
     rank: int
     alpha: float
     targets: tuple[str, ...]
-    factors: frozenset[str]
+    factors: frozenset[Factor]
 
     @staticmethod
-    def of(plan: RunPlan) -> "AdapterSpec":
+    def of(plan: RunPlan, factors: frozenset[Factor]) -> "AdapterSpec":
         adapter = plan.adapter
-        return AdapterSpec(adapter.rank, adapter.alpha, tuple(adapter.targets), frozenset(adapter.trained_factors))
+        return AdapterSpec(adapter.rank, adapter.alpha, tuple(adapter.targets), factors)
 
-
-def base_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint folder: over the sorted list of its files' names and SHA-256s. 64 hex characters."""
-    if not folder.is_dir():
-        raise ModelError(
-            "model-absent", "the folder of the base model does not exist", hint="set [model] path to a local checkpoint"
-        )
-    names = sorted({path.name for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)})
-    if "config.json" not in names:
-        raise ModelError(
-            "model-absent", "the folder holds no model (no config.json)", hint="set [model] path to a local checkpoint"
-        )
-    listing = hashlib.sha256()
-    for name in names:
-        with (folder / name).open("rb") as file:
-            listing.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return listing.hexdigest()
+    def within(self, other: "AdapterSpec") -> bool:
+        """Whether `other` trains the same layers and at least these factors."""
+        return self.factors <= other.factors and replace(self, factors=other.factors) == other
 
 
 def load_base(folder: Path, *, sha256: str | None, family: str | None, device: Device) -> Base:

@@ -36,13 +36,14 @@ def refused(message: Question | Answer, code: str) -> Entry:
 
 
 def round_(number: int, *, state: str, adapter: str, record: Mapping[str, Value]) -> Entry:
-    """A committed round: who was in the mean, who was left out and why, and whether an aggregate came out of it."""
+    """A committed round: who was in the mean, who was left out and why, and what the gate measured and decided."""
     return {
         "type": "round",
         "round": number,
         "state": state,
         "adapter": adapter,
-        "aggregate": "accepted" if record["accepted"] else "discarded",
+        "outcome": record["outcome"],
+        "gate": record["gate"],
         "accepted": record["accepted"],
         "refusals": record["refusals"],
         "failures": record["failures"],

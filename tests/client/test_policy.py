@@ -33,6 +33,7 @@ def test_a_plan_within_every_rule_gets_the_offered_consent():
         ("model_not_allowed", {"plan": replace(PLAN, model=replace(PLAN.model, sha256="cd" * 32))}),
         ("quorum_too_small", {"quorum": 2}),
         ("secure_required", {"policy": replace(POLICY, secure_required=True)}),
+        ("rank_too_large", {"policy": replace(POLICY, rank_max=7)}),
         ("privacy_off", {"offer": replace(OFFER, terms=None)}),
         ("plan_not_approved", {"policy": replace(POLICY, approve="each-plan")}),
     ],

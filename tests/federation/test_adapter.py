@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from federation.adapter import Adapter, AdapterUpdate, check_update, factor, initial_adapter
+from federation.adapter import Adapter, AdapterUpdate, at_rank, check_update, factor, initial_adapter, rank_of
 from federation.errors import FormatError, ModelError
 
 SHAPES = {
@@ -136,3 +136,17 @@ def test_a_factor_that_should_rest_is_refused():
     with pytest.raises(FormatError) as caught:
         check_update(update(), shapes=SHAPES, factors=frozenset({"B"}), max_rms=1e9)
     assert caught.value.code == "update-shape"
+
+
+def test_an_adapter_cut_to_a_rank_keeps_its_first_components():
+    shapes = {"m.lora_A.weight": (3, 7), "m.lora_B.weight": (5, 3)}
+    whole = initial_adapter(shapes, a_init="kaiming", seed=1).plus(
+        AdapterUpdate({"m.lora_B.weight": np.arange(15, dtype=np.float32).reshape(5, 3)})
+    )
+    cut = whole.cut(2)
+
+    assert cut.shapes == at_rank(shapes, 2) == {"m.lora_A.weight": (2, 7), "m.lora_B.weight": (5, 2)}
+    for name, array in cut.arrays.items():
+        np.testing.assert_array_equal(array, whole.arrays[name][:2] if "lora_A" in name else whole.arrays[name][:, :2])
+    assert whole.cut(3) is whole
+    assert rank_of(cut.shapes) == 2 and rank_of(SHAPES) == 0 and rank_of({}) == 0

@@ -113,3 +113,21 @@ def test_loading_copies_no_numbers():
 def test_an_adapter_is_not_taken_for_an_update():
     with pytest.raises(FormatError):
         codec.load_as(Adapter, SMALL)
+
+
+@given(values(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_bytes_in_pieces_are_the_bytes_in_one(value, data):
+    whole = codec.dump(value)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
+    pieces = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+    assert codec.dump(codec.load(*pieces)) == whole
+    assert codec.dump(codec.load(*value.pieces())) == whole
+
+
+def test_a_piece_too_few_or_too_many_is_refused():
+    pieces = list(AdapterUpdate({"m.lora_A.weight": np.ones((2, 3), np.float32)}).pieces())
+    for wrong in ((), pieces[:-1], pieces[1:], [*pieces, b"x"], [pieces[0], *pieces]):
+        with pytest.raises(FormatError):
+            codec.load(*wrong)

@@ -92,3 +92,13 @@ def test_a_changed_payload_is_another_question():
 
 def test_an_answer_is_not_taken_for_a_question():
     assert isinstance(messages.load(messages.dump(answer_to(QUESTION, "refusal", {"reasons": []}))), Answer)
+
+
+def test_a_payload_in_pieces_is_the_payload_in_one():
+    whole, cut = Payload(b"adapter bytes"), Payload(b"adapter", memoryview(b" bytes"))
+
+    assert cut == whole and cut.sha256 == whole.sha256 and cut.size == whole.size and cut.data == whole.data
+    assert Payload(b"adapter", b"bytes") != whole
+    first, second = (replace(QUESTION, payload=payload) for payload in (whole, cut))
+    assert messages.dump(first) == messages.dump(second) and messages.load(messages.dump(second)) == first
+    assert "adapter" not in repr(cut)

@@ -1,10 +1,12 @@
 """Plans: strict to read, one digest per plan."""
 
+from dataclasses import replace
+
 import pytest
 
 from federation import canonical
 from federation.errors import PlanError
-from federation.plan import load_plan, parse_plan, plan_from_value
+from federation.plan import combinations, load_plan, parse_plan, plan_from_value
 
 SMALLEST = """
 [run]
@@ -71,7 +73,8 @@ def test_an_unknown_key_names_the_nearest_known_one():
         ("target_epsilon = 3", 'unit = "image"'),
         ("target_epsilon = 3", "noise_multiplier = 0.1"),
         ("target_epsilon = 3", "target_epsilon = 1979-05-27"),
-        ("target_epsilon = 3", 'target_epsilon = 3\n[adapter]\nmethod = "stack"'),
+        ("target_epsilon = 3", 'target_epsilon = 3\n[adapter]\nmethod = "flora"'),
+        ("target_epsilon = 3", 'target_epsilon = 3\n[aggregation]\nrobust = "median"'),
         ("target_epsilon = 3", 'target_epsilon = 3\n[adapter]\ntargets = ["attention", "attention"]'),
         ("target_epsilon = 3", 'target_epsilon = 3\n[adapter]\ntargets = ["router"]'),
         ('name = "demo"', 'name = "../demo"'),
@@ -84,6 +87,76 @@ def test_a_value_that_is_not_exactly_right_is_refused(old, new):
 
 def test_secure_aggregation_is_refused_until_it_exists():
     assert refusal(SMALLEST + "[aggregation]\nsecure = true").code == "plan-unsupported"
+
+
+@pytest.mark.parametrize(
+    "quorum, adapter, aggregation, says",
+    [
+        (3, 'method = "stack"', 'server_optimizer = "adam"', "server_optimizer = mean"),
+        (3, 'method = "stack"', 'server_optimizer = "momentum"', "server_optimizer = mean"),
+        (3, 'method = "stack"', "server_learning_rate = 0.5", "server_learning_rate = 1.0"),
+        (9, 'method = "stack"', 'robust = "trimmed-mean"', "robust = median-norm or none"),
+        (9, 'method = "stack"', 'robust = "multi-krum"', "robust = median-norm or none"),
+        (2, "", 'robust = "trimmed-mean"', "quorum = 3"),
+        (0, "", 'robust = "trimmed-mean"', "quorum = 3"),
+        (4, "", 'robust = "multi-krum"', "quorum = 5"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused_with_what_to_do(quorum, adapter, aggregation, says):
+    whole = SMALLEST.replace("[model]", f"quorum = {quorum}\n[model]")
+    error = refusal(f"{whole}[adapter]\n{adapter}\n[aggregation]\nsecure = false\n{aggregation}")
+
+    assert error.code == "plan-combination" and says in error.hint
+
+
+@pytest.mark.parametrize(
+    "method, robust, wrong",
+    [
+        ("stack", None, True),
+        ("stack", "none", True),
+        ("fedavg", "median-norm", True),
+        ("fedavg", "trimmed-mean", True),
+        ("ffa", "multi-krum", True),
+        ("rolora", None, False),
+        ("fedavg", "none", False),
+    ],
+)
+def test_what_needs_single_updates_does_not_go_with_secure_aggregation(method, robust, wrong):
+    plan = parse_plan(SMALLEST)
+    masked = replace(
+        plan,
+        run=replace(plan.run, quorum=5),
+        adapter=replace(plan.adapter, method=method),
+        aggregation=replace(plan.aggregation, secure=True, robust=robust),
+    )
+    found = [hint for forbidden, _, hint in combinations(masked) if forbidden]
+
+    assert bool(found) == wrong and all(found)
+
+
+def test_absent_the_rule_against_wrong_updates_is_the_median_norm_where_updates_can_be_seen():
+    plan = parse_plan(SMALLEST + "[aggregation]\nsecure = false")
+
+    assert plan.aggregation.robust_rule == "median-norm"
+    assert replace(plan.aggregation, secure=True).robust_rule == "none"
+
+
+def test_which_factors_are_trained_follows_from_the_method_and_the_round():
+    plan = parse_plan(SMALLEST).adapter
+    told = {
+        method: ["".join(sorted(replace(plan, method=method).trained_factors(number))) for number in (1, 2, 3, 4)]
+        for method in ("fedavg", "ffa", "rolora", "stack")
+    }
+
+    assert told["fedavg"] == told["stack"] == ["AB"] * 4
+    assert told["ffa"] == ["B"] * 4 and told["rolora"] == ["B", "A", "B", "A"]
+
+
+def test_an_adapter_at_a_lower_rank_has_the_same_scale():
+    plan = parse_plan(SMALLEST).adapter
+
+    assert plan.at_rank(2).alpha / 2 == plan.alpha / plan.rank and plan.at_rank(2).rank == 2
+    assert plan.at_rank(64) is plan
 
 
 def test_what_was_typed_is_not_repeated():

@@ -5,19 +5,22 @@ import weakref
 import numpy as np
 import pytest
 
-from federation.adapter import Adapter, AdapterUpdate
+from federation.adapter import Adapter, AdapterUpdate, at_rank
 from federation.consent import Consent, PrivacyTerms
 from federation.errors import QuorumError
 from server.aggregate import (
     METHODS,
     TAU,
     WEIGHT_MAX,
+    Average,
     ServerState,
+    compress,
     fed_adam,
+    fed_avg_m,
     next_adapter,
     public_weights,
-    weighted_mean,
 )
+from server.robust import weighted_mean
 
 SHAPES = {"m.lora_A.weight": (2, 5), "m.lora_B.weight": (4, 2)}
 
@@ -28,28 +31,116 @@ def update(seed: int, factors=("A", "B")) -> AdapterUpdate:
     return AdapterUpdate(arrays).part(frozenset(factors))
 
 
+def start(seed: int = 50) -> Adapter:
+    return Adapter(update(seed).arrays)
+
+
+@pytest.fixture
+def average(tmp_path) -> Average:
+    return Average("none", tmp_path)
+
+
 def consent(declared: int, noise: float | None = 1.0, rate: float = 0.1) -> Consent:
     terms = None if noise is None else PrivacyTerms(noise, rate, 1e-5, 1.0, 2.0)
     return Consent("ab" * 32, SHAPES, declared, terms)
 
 
 @pytest.mark.parametrize("sites", range(1, 8))
-def test_the_mean_is_the_weighted_mean_by_hand(sites):
+def test_the_mean_is_the_weighted_mean_by_hand(sites, average):
     updates = [(update(seed), seed + 1) for seed in range(sites)]
     expected = sum(w * u.flatten().astype(np.float64) for u, w in updates) / sum(w for _, w in updates)
 
-    np.testing.assert_allclose(METHODS["fedavg"](iter(updates)).flatten(), expected, rtol=1e-5, atol=1e-6)
+    made = METHODS["fedavg"](start(), iter(updates), average)
+
+    np.testing.assert_allclose(made.update.flatten(), expected, rtol=1e-5, atol=1e-6)
+    assert made.movement == pytest.approx(np.linalg.norm(expected), rel=1e-5) and made.energy_cut is None
 
 
 @pytest.mark.parametrize("sites", [2, 5, 20])
-def test_with_a_shared_a_the_average_of_products_is_the_product_of_averages(sites):
-    a = update(99).arrays["m.lora_A.weight"]
-    updates = [(update(seed, ("B",)), 1 + seed % 3) for seed in range(sites)]
-    mean = METHODS["ffa"](iter(updates))
-    products = sum(w * (u.arrays["m.lora_B.weight"] @ a) for u, w in updates) / sum(w for _, w in updates)
+@pytest.mark.parametrize("method, moves", [("ffa", "B"), ("rolora", "B"), ("rolora", "A")])
+def test_while_one_factor_rests_the_product_of_averages_is_the_average_of_products(method, moves, sites, average):
+    updates = [(update(seed, (moves,)), 1 + seed % 3) for seed in range(sites)]
+    made = METHODS[method](start(), iter(updates), average).update
+    after = start().plus(made)
+    weight = sum(w for _, w in updates)
+    products = sum(w * product(start().plus(u)) for u, w in updates) / weight
 
-    assert list(mean.arrays) == ["m.lora_B.weight"]
-    np.testing.assert_allclose(mean.arrays["m.lora_B.weight"] @ a, products, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(product(after), products, rtol=1e-5, atol=1e-6)
+    rests = "m.lora_A.weight" if moves == "B" else "m.lora_B.weight"
+    assert after.arrays[rests].tobytes() == start().arrays[rests].tobytes() and made.factors == {moves}
+
+
+def product(adapter: Adapter) -> np.ndarray:
+    return adapter.arrays["m.lora_B.weight"].astype(np.float64) @ adapter.arrays["m.lora_A.weight"]
+
+
+def nearest(matrix: np.ndarray, rank: int) -> np.ndarray:
+    u, singular, vh = np.linalg.svd(matrix)
+    return (u[:, :rank] * singular[:rank]) @ vh[:rank]
+
+
+@pytest.mark.parametrize("sites", [1, 2, 7])
+def test_stack_is_the_dense_average_of_the_products_cut_to_the_rank(sites, average):
+    updates = [(update(seed), 1 + seed % 3) for seed in range(sites)]
+    made = METHODS["stack"](start(), iter(updates), average)
+    weight = sum(w for _, w in updates)
+    dense = sum(w * product(start().plus(u)) for u, w in updates) / weight
+    energies = np.linalg.svd(dense, compute_uv=False) ** 2
+
+    after = start().plus(made.update)
+    np.testing.assert_allclose(product(after), nearest(dense, 2), rtol=1e-5, atol=1e-5)
+    assert made.energy_cut == pytest.approx(energies[2:].sum() / energies.sum(), abs=1e-9)
+    moved = np.linalg.norm(nearest(dense, 2) - product(start()))
+    assert made.movement == pytest.approx(moved, rel=1e-6)
+
+
+def test_stack_adds_what_sites_of_lower_rank_changed_and_keeps_what_they_never_saw(average):
+    ranks = {3: 2, 4: 1, 5: 1}
+    updates = [
+        (AdapterUpdate(cut), 1)
+        for cut in (
+            {name: update(seed).arrays[name][tuple(map(slice, shape))] for name, shape in at_rank(SHAPES, rank).items()}
+            for seed, rank in ranks.items()
+        )
+    ]
+    begun = [start().cut(rank) for rank in ranks.values()]
+    changes = [product(own.plus(u)) - product(own) for (u, _), own in zip(updates, begun, strict=True)]
+    dense = product(start()) + sum(changes) / 3
+    made = METHODS["stack"](start(), iter(updates), average)
+
+    np.testing.assert_allclose(product(start().plus(made.update)), nearest(dense, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_stack_without_a_change_changes_no_product_and_still_has_directions_to_learn_in(average):
+    nothing = AdapterUpdate({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()})
+    first = Adapter({**start().arrays, "m.lora_B.weight": np.zeros((4, 2), np.float32)})
+    for before in (start(), first):
+        after = before.plus(METHODS["stack"](before, [(nothing, 1), (nothing, 2)], average).update)
+        a = after.arrays["m.lora_A.weight"]
+
+        np.testing.assert_allclose(product(after), product(before), atol=1e-5)
+        np.testing.assert_allclose(a @ a.T, np.eye(2), atol=1e-5)
+
+
+def test_stack_can_hold_a_tenfold_update_to_the_median_of_the_products(tmp_path):
+    right = [(update(1).scale(0.1), 1)] * 4
+    wrong = (update(1).scale(-10.0), 1)
+    alone = METHODS["stack"](start(), right, Average("none", tmp_path)).movement
+    plain = METHODS["stack"](start(), [*right, wrong], Average("none", tmp_path)).movement
+    held = METHODS["stack"](start(), [*right, wrong], Average("median-norm", tmp_path)).movement
+
+    assert plain > 10 * alone and held < 1.1 * alone
+
+
+@pytest.mark.parametrize("outputs, inputs, rank, inner", [(9, 7, 3, 5), (2, 7, 3, 4), (7, 3, 3, 9), (5, 5, 5, 5)])
+def test_compressing_is_the_truncated_svd_of_the_dense_product(outputs, inputs, rank, inner):
+    rng = np.random.default_rng(outputs)
+    left, right = rng.standard_normal((outputs, inner)), rng.standard_normal((inner, inputs))
+    b, a, energies = compress(left, right, rank=rank)
+
+    np.testing.assert_allclose(b @ a, nearest(left @ right, min(rank, outputs)), atol=1e-12)
+    np.testing.assert_allclose(a @ a.T, np.eye(rank), atol=1e-12)
+    assert energies.sum() == pytest.approx(np.linalg.norm(left @ right) ** 2)
 
 
 def test_an_update_is_gone_before_the_next_one_arrives():
@@ -121,6 +212,27 @@ def test_the_mean_optimizer_adds_the_mean():
     assert state == ServerState()
 
 
+def test_momentum_is_the_published_rule():
+    state, velocity = ServerState(), 0.0
+    for step in (1, 2, 3):
+        moved, state = fed_avg_m(update(step), state)
+        velocity = 0.9 * velocity + update(step).flatten().astype(np.float64)
+
+        np.testing.assert_allclose(moved.flatten(), velocity, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [fed_avg_m, fed_adam])
+def test_under_rolora_each_factor_has_an_optimiser_of_its_own(optimizer):
+    together, alone = ServerState(), {"A": ServerState(), "B": ServerState()}
+    for step in range(1, 7):
+        which = "B" if step % 2 else "A"
+        moved, together = optimizer(update(step, (which,)), together)
+        expected, alone[which] = optimizer(update(step, (which,)), alone[which])
+
+        assert moved.digest() == expected.digest() and moved.factors == {which}
+    assert together.steps == {"A": 3, "B": 3}
+
+
 def test_adam_is_the_published_rule_with_bias_correction():
     state, first, second = ServerState(), 0.0, 0.0
     for step in (1, 2, 3):
@@ -132,4 +244,4 @@ def test_adam_is_the_published_rule_with_bias_correction():
         expected = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.99**step)) + TAU)
 
         np.testing.assert_allclose(moved.flatten(), expected, rtol=2e-5, atol=1e-6)
-    assert state.steps == 3
+    assert state.steps == {"A": 3, "B": 3}

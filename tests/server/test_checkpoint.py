@@ -27,12 +27,13 @@ def record(number: int) -> RoundRecord:
     sent = (SentMessage("site-a", "update", 123, "ab" * 32),)
     return RoundRecord(
         number, ("site-a", "site-b"), ("site-a",), ("site-a",), {"site-b": ("privacy_off",)}, {"site-c": "no-answer"},
-        {"site-a": 255}, {"site-a": 500}, terms, {"site-a": 123}, {"site-a": 456}, sent, 0.25, "cd" * 32, 1.75,
+        {"site-a": 255}, {"site-a": 500}, terms, {"site-a": 123}, {"site-a": 456}, sent, "gate-worse",
+        {"norm": "1.5", "bound": "2.0", "metrics": {"site-a": "0.5"}}, 0.25, "cd" * 32, 1.75,
     )  # fmt: skip
 
 
 def commit(checkpoints: Checkpoints, number: int) -> None:
-    server = ServerState(number, AdapterUpdate(arrays(10 + number)), AdapterUpdate(arrays(20 + number)))
+    server = ServerState({"A": number}, AdapterUpdate(arrays(10 + number)), AdapterUpdate(arrays(20 + number)))
     checkpoints.save(Adapter(arrays(number)), server, record(number))
 
 
@@ -45,7 +46,7 @@ def test_a_committed_round_comes_back_whole(tmp_path):
 
     assert last.round_number == 2 and last.records == (record(1), record(2))
     assert last.adapter.digest() == Adapter(arrays(2)).digest()
-    assert last.server.steps == 2 and last.server.second.digest() == AdapterUpdate(arrays(22)).digest()
+    assert last.server.steps == {"A": 2} and last.server.second.digest() == AdapterUpdate(arrays(22)).digest()
 
 
 def test_a_record_comes_back_from_its_value():

@@ -8,7 +8,7 @@ import pytest
 from client.policy import Policy
 from federation import codec
 from federation.adapter import initial_adapter
-from federation.errors import QuorumError, StoreError
+from federation.errors import GateError, QuorumError, StoreError
 from federation.plan import parse_plan
 from server import rounds
 from server.checkpoint import Checkpoints
@@ -33,12 +33,24 @@ learning_rate = 0.5
 unit = "none"
 [aggregation]
 weights = "declared-patients"
+robust = "none"
+secure = false
 """)
 NOISY = replace(
     OPEN,
     privacy=replace(OPEN.privacy, unit="patient", noise_multiplier=2.0),
     aggregation=replace(OPEN.aggregation, max_update_rms=100.0),
 )
+ROLORA = replace(OPEN, adapter=replace(OPEN.adapter, method="rolora"))
+STACK = replace(OPEN, adapter=replace(OPEN.adapter, method="stack", rank=2))
+SGD = replace(
+    NOISY,
+    training=replace(NOISY.training, optimizer="sgd"),
+    privacy=replace(NOISY.privacy, noise_multiplier=50.0),
+    aggregation=replace(NOISY.aggregation, weights="equal"),
+)
+# As with real adapters, the noise of 3200 numbers is longer than what clipping leaves of the patients.
+WIDE = {"shapes": {"m.lora_A.weight": (8, 200), "m.lora_B.weight": (200, 8)}, "numbers": 3200}
 FFA = replace(OPEN, adapter=replace(OPEN.adapter, method="ffa"))
 ADAM = replace(OPEN, aggregation=replace(OPEN.aggregation, server_optimizer="adam", server_learning_rate=0.1))
 DECLARED = {"site-a": 100, "site-b": 200, "site-c": 300}
@@ -50,14 +62,14 @@ def patients(site_id: str, numbers: int = 12) -> np.ndarray:
 
 
 class Federation:
-    def __init__(self, folder, plan, *, numbers=12, policies=None, faults=()):
+    def __init__(self, folder, plan, *, numbers=12, policies=None, faults=(), shapes=SHAPES):
         self.folder, self.plan = folder, plan
         self.sites = {
             site_id: vector_site(
                 site_id,
                 folder / site_id,
                 patients(site_id, numbers),
-                shapes=SHAPES,
+                shapes=shapes,
                 policy=(policies or {}).get(site_id, POLICY),
                 declared_patients=declared,
             )
@@ -130,11 +142,51 @@ def test_ffa_leaves_a_at_its_start_bit_for_bit(federation):
     assert result.adapter.arrays["m.lora_B.weight"].any()
 
 
+def test_rolora_moves_b_in_odd_rounds_and_a_in_even_ones_and_rests_the_other_bit_for_bit(federation):
+    after = []
+    federation(ROLORA, numbers=6).run(lambda record, adapter: after.append(adapter.arrays))
+    start_a = initial_adapter(SHAPES, a_init="orthonormal", seed=int(ROLORA.digest()[:13], 16)).arrays
+    moved = [
+        {name[7] for name in SHAPES if before[name].tobytes() != now[name].tobytes()}
+        for before, now in zip([start_a, *after[:-1]], after, strict=True)
+    ]
+
+    assert moved == [{"B"}, {"A"}, {"B"}]
+
+
+def test_under_rolora_a_site_that_sends_the_resting_factor_is_named(federation):
+    whole = federation(ROLORA, numbers=6)
+    learner = whole.sites["site-b"].learner
+    update = learner.update
+    learner.update = lambda plan, factors, *rest: update(plan, frozenset({"A", "B"}) - factors, *rest)
+    result = whole.run()
+
+    assert [record.failures for record in result.rounds] == [{"site-b": "update-shape"}] * 3
+
+
+def test_under_stack_a_site_trains_the_rank_it_has_room_for_and_sends_no_more(federation):
+    whole = federation(STACK, policies={"site-b": replace(POLICY, rank_max=1)})
+    whole.sites["site-b"].learner._patients = patients("site-b", 6)
+    result = whole.run()
+    first = result.rounds[0]
+
+    assert first.accepted == tuple(DECLARED) and result.adapter.shapes == SHAPES
+    assert first.uplink_bytes["site-b"] < first.uplink_bytes["site-a"]
+    assert first.downlink_bytes["site-b"] < first.downlink_bytes["site-a"]
+    assert 0 <= float(first.gate["energy_cut"]) < 1
+
+
+def test_a_rank_above_a_sites_limit_is_refused_by_every_other_method(federation):
+    result = federation(FFA, numbers=6, policies={"site-b": replace(POLICY, rank_max=1)}).run()
+
+    assert result.rounds[0].refusals == {"site-b": ("rank_too_large",)}
+
+
 class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("plan", [OPEN, NOISY, ADAM], ids=["open", "noisy", "server adam"])
+@pytest.mark.parametrize("plan", [OPEN, NOISY, ADAM, STACK], ids=["open", "noisy", "server adam", "stack"])
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(federation, plan, after):
     def stop(record, adapter):
@@ -319,5 +371,91 @@ def test_a_site_that_died_after_paying_costs_the_run_one_round_and_not_the_rest(
     result = whole.run()
 
     assert [bool(record.accepted) for record in result.rounds] == [False, True, True]
+    assert [record.outcome for record in result.rounds] == ["too-few-answers", "accepted", "accepted"]
     assert result.rounds[0].failures == {"site-b": "round-closed"}
     assert len(whole.sites["site-b"].ledger.spends()) == 3
+
+
+def test_a_round_that_noise_and_clipping_do_not_allow_is_undone_and_its_privacy_stays_spent(federation):
+    honest = federation(SGD, "honest", **WIDE).run()
+    whole = federation(SGD, "flipped", faults=["site-b=flip@2"], **WIDE)
+    after = []
+    result = whole.run(lambda record, adapter: after.append(adapter.digest()))
+
+    assert [record.outcome for record in honest.rounds] == ["accepted"] * 3
+    assert [record.outcome for record in result.rounds] == ["accepted", "gate-bound", "accepted"]
+    assert after[1] == after[0] == result.rounds[1].adapter_digest and after[2] != after[1]
+    assert result.rounds[1].accepted == () and float(result.rounds[1].gate["norm"]) > float(
+        result.rounds[1].gate["bound"]
+    )
+    assert len(whole.sites["site-b"].ledger.spends()) == 3
+
+
+def test_two_rejected_rounds_in_a_row_stop_the_run_and_to_resume_tries_one_more(federation):
+    whole = federation(SGD, faults=["site-b=flip@1", "site-b=flip@2"], **WIDE)
+    with pytest.raises(GateError) as caught:
+        whole.run()
+    assert caught.value.code == "rounds-rejected" and "2 rounds in a row" in caught.value.message
+
+    assert [record.outcome for record in whole.run().rounds] == ["gate-bound", "gate-bound", "accepted"]
+
+
+def test_a_rejected_round_leaves_the_server_optimiser_as_it_was(federation):
+    adam = replace(SGD, aggregation=replace(SGD.aggregation, server_optimizer="adam", server_learning_rate=0.01))
+    whole = federation(adam, faults=["site-b=flip@2"], **WIDE)
+    whole.run()
+
+    assert Checkpoints.open(whole.folder / "run").last().server.steps == {"A": 2, "B": 2}
+
+
+def test_a_candidate_that_the_sites_find_worse_is_undone_and_the_next_one_compared_with_the_last_good(federation):
+    figures = iter([0.80, 0.70, 0.78])
+    seen = []
+
+    def examine(round_number, candidate):
+        seen.append(candidate.digest())
+        figure = next(figures)
+        return {"site-a": figure, "site-b": figure}
+
+    whole = federation(OPEN)
+    checkpoints = Checkpoints.create(whole.folder / "run", run_id="run-1", plan=OPEN)
+    result = rounds.run(OPEN, whole.link, checkpoints, examine=examine)
+
+    assert [record.outcome for record in result.rounds] == ["accepted", "gate-worse", "accepted"]
+    assert result.rounds[1].adapter_digest == result.rounds[0].adapter_digest != seen[1]
+    assert result.rounds[2].metrics == {"site-a": 0.78, "site-b": 0.78}
+
+
+def test_without_figures_of_the_sites_the_record_says_that_nobody_compared(federation):
+    assert all(record.gate["metrics"] is None for record in federation().run().rounds)
+
+
+TEN = {f"site-{letter}": 100 for letter in "abcdefghij"}
+
+
+def ten(folder, robust: str, faults: list[str]) -> float:
+    """How far from the mean patient ten sites end, one of them wrong in every round but the last."""
+    plan = replace(
+        OPEN,
+        run=replace(OPEN.run, quorum=10),
+        aggregation=replace(OPEN.aggregation, weights="equal", robust=robust, max_update_rms=100.0),
+    )
+    sites = {
+        site: vector_site(site, folder / site, patients(site), shapes=SHAPES, policy=POLICY, declared_patients=100)
+        for site in TEN
+    }
+    link = FaultyLink(LocalLink(sites), [parse_fault(text) for text in faults])
+    result = rounds.run(plan, link, Checkpoints.create(folder / "run", run_id="run-1", plan=plan))
+    for site in sites.values():
+        site.ledger.close()
+    optimum = np.mean([patients(site).mean(axis=0) for site in TEN], axis=0)
+    return float(np.linalg.norm(result.adapter.flatten() - optimum) / np.linalg.norm(start(plan) - optimum))
+
+
+@pytest.mark.parametrize("robust", ["median-norm", "trimmed-mean", "multi-krum"])
+def test_one_of_ten_sites_that_sends_its_update_tenfold_and_turned_round_does_not_decide(tmp_path, robust):
+    faults = ["site-c=flip@1", "site-c=flip@2", "site-c=flip@3"]
+    good, bad = ten(tmp_path / "good", "none", []), ten(tmp_path / "bad", "none", faults)
+
+    assert good < 0.05 and bad > 0.9
+    assert ten(tmp_path / robust, robust, faults) < 0.3

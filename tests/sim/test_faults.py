@@ -48,6 +48,7 @@ def test_consents_are_untouched():
 def test_numbers_go_wrong_as_named():
     assert np.isnan(codec.load(ask("nan")[0].payload.data).flatten()).sum() == 1
     assert codec.load(ask("huge")[0].payload.data).norm() > 1e6
+    assert codec.load(ask("flip")[0].payload.data).digest() == UPDATE.scale(-10).digest()
     assert codec.load(ask("wrong-shape")[0].payload.data).shapes == {"m.lora_B.weight": (4, 2)}
     with pytest.raises(FormatError):
         codec.load(ask("corrupt")[0].payload.data)

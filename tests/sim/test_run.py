@@ -114,6 +114,25 @@ def test_flowers_engine_gives_the_same_adapter_to_the_bit(plan: Path, tmp_path: 
     assert wardround("verify", tmp_path / "flower") == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rolora", "stack"])
+def test_the_other_methods_run_on_the_real_model_with_a_from_its_own_weights(tmp_path: Path, method: str) -> None:
+    plan = tmp_path / "plan.toml"
+    optimizer = 'server_optimizer = "mean"\nserver_learning_rate = 1.0\n'
+    text = PLAN.replace('server_optimizer = "adam"\nserver_learning_rate = 0.01\n', optimizer + "secure = false\n")
+    plan.write_text(text + f'[adapter]\nmethod = "{method}"\nrank = 4\na_init = "svd"\n')
+    words = ("sim", "run", plan, "--sites", "2", "--patients", "64", "--rounds", "2", "--threads", "1", "--no-compare")
+    assert wardround(*words, "--out", tmp_path / "out") == 0
+    told = report(tmp_path / "out")
+
+    assert [one["accepted"] for one in told["rounds"]] == [True, True]
+    assert all(0 < one["gate"]["norm"] <= one["gate"]["bound"] for one in told["rounds"])
+    assert all(one["gate"]["not_checked"] == ["metrics"] for one in told["rounds"])
+    sent = [max(one["uplink_bytes"].values()) for one in told["rounds"]]
+    assert sent[0] < sent[1] if method == "rolora" else abs(sent[0] - sent[1]) < 10  # B is smaller than A
+    assert {path.name for path in (tmp_path / "out" / "adapter").iterdir()} >= {"adapter_model.safetensors"}
+
+
 def site_folder(folder: Path, *, image: str = "a.png", row_image: str = "a.png") -> Path:
     folder.mkdir(parents=True)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / image)

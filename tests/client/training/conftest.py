@@ -10,7 +10,8 @@ from transformers import Llama4ImageProcessor, Llama4Processor
 
 from client.training.examples import Example
 from client.training.model import Base, Device, load_base
-from sim.base_model import PATCH, TILE, make_model, make_tokenizer, public_text
+from sim.base_model import PATCH, make_model, make_tokenizer
+from sim.public_cases import TILE, public_text
 
 TURNS = (
     ("Is there consolidation?", "Yes."),
@@ -25,7 +26,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("base")
     tokenizer = make_tokenizer(public_text(np.random.default_rng(3), 50))
-    make_model(tokenizer, layers=2, width=64).save_pretrained(folder)
+    make_model(tokenizer, text_layers=2, vision_layers=2, width=64).save_pretrained(folder)
     pictures = Llama4ImageProcessor(size={"height": TILE, "width": TILE}, max_patches=4)
     Llama4Processor(pictures, tokenizer, patch_size=PATCH, pixel_shuffle_ratio=0.5).save_pretrained(folder)
     return folder

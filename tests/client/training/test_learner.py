@@ -13,7 +13,7 @@ from client.training.cohort import split
 from client.training.examples import Example
 from client.training.learner import LoraLearner, StoredPatients
 from client.training.model import Base
-from federation.adapter import initial_adapter
+from federation.adapter import Factor, initial_adapter
 from federation.plan import RunPlan, parse_plan
 from federation.privacy.clipping import AutoS
 from federation.privacy.mechanism import Mechanism
@@ -78,6 +78,7 @@ noise_multiplier = 1.0
 """)
 
 
+BOTH: frozenset[Factor] = frozenset({"A", "B"})
 MECHANISM = Mechanism(PoissonSampling(1.0), AutoS(), 1.0)
 
 
@@ -100,7 +101,7 @@ def test_an_update_fits_the_shapes_and_repeats_with_its_keys(base: Base, store: 
     learner = LoraLearner(base, StoredPatients(store), declared_patients=10)
     shapes = learner.adapter_shapes(plan())
     start = initial_adapter(shapes, a_init="orthonormal", seed=1)
-    updates = [learner.update(plan(), start, MECHANISM, Keys(), "run/1") for _ in range(2)]
+    updates = [learner.update(plan(), BOTH, start, MECHANISM, Keys(), "run/1") for _ in range(2)]
 
     assert learner.base_digest() == base.digest and learner.declared_patients() == 10
     assert updates[0].shapes == dict(shapes) and updates[0].digest() == updates[1].digest()
@@ -110,15 +111,30 @@ def test_a_plan_that_trains_one_factor_gets_one_factor(base: Base, store: Store)
     learner = LoraLearner(base, StoredPatients(store), declared_patients=10)
     start = initial_adapter(learner.adapter_shapes(plan("ffa")), a_init="orthonormal", seed=1)
 
-    assert learner.update(plan("ffa"), start, MECHANISM, Keys(), "run/1").factors == {"B"}
+    assert learner.update(plan("ffa"), frozenset({"B"}), start, MECHANISM, Keys(), "run/1").factors == {"B"}
     assert start.factors == {"A", "B"}
+
+
+def test_under_rolora_the_factors_take_turns_on_one_base_and_shapes_are_asked_in_between(
+    base: Base, store: Store
+) -> None:
+    learner = LoraLearner(base, StoredPatients(store), declared_patients=10)
+    rolora = plan("rolora")
+    adapter = initial_adapter(learner.adapter_shapes(rolora), a_init="orthonormal", seed=1)
+    for number, factor in ((1, "B"), (2, "A"), (3, "B")):
+        factors = rolora.adapter.trained_factors(number)
+        update = learner.update(rolora, factors, adapter, MECHANISM, Keys(), f"run/{number}")
+        adapter = adapter.plus(update)
+
+        assert update.factors == factors == {factor} and update.norm() > 0
+        assert dict(learner.adapter_shapes(rolora)) == adapter.shapes
 
 
 def test_patients_who_are_held_out_are_never_read(base: Base, store: Store) -> None:
     data = Watched(store)
     learner = LoraLearner(base, data, declared_patients=10)
     start = initial_adapter(learner.adapter_shapes(plan()), a_init="orthonormal", seed=1)
-    learner.update(plan(), start, MECHANISM, Keys(), "run/1")
+    learner.update(plan(), BOTH, start, MECHANISM, Keys(), "run/1")
     cohort = split(store.patients(), held_out_share=0.2)
 
     assert data.asked == set(cohort.training) and len(cohort.held_out) == 2
@@ -128,10 +144,10 @@ def test_a_withdrawn_patient_is_forgotten_and_not_drawn_again(base: Base, store:
     data = Watched(store)
     learner = LoraLearner(base, data, declared_patients=10)
     start = initial_adapter(learner.adapter_shapes(plan()), a_init="orthonormal", seed=1)
-    learner.update(plan(), start, MECHANISM, Keys(), "run/1")
+    learner.update(plan(), BOTH, start, MECHANISM, Keys(), "run/1")
     store.erase(key(7))
     data.asked = set()
-    learner.update(plan(), start, MECHANISM, Keys(), "run/2")
+    learner.update(plan(), BOTH, start, MECHANISM, Keys(), "run/2")
 
     assert data.asked and key(7) not in data.asked
     assert data.examples(key(7)) == ()

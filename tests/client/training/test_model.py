@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from client.training.model import AdapterSpec, Base, Device, base_digest, load_base
+from client.training.model import AdapterSpec, Base, Device, load_base
 from client.training.torchvision_door import open_torchvision
 from federation.adapter import Adapter, initial_adapter
+from federation.base import base_digest
 from federation.errors import ModelError, PinError
 
 B_ONLY = frozenset({"B"})

@@ -1,0 +1,176 @@
+"""Accept or reject what a round made: finite, no larger than clipping and noise allow, not worse where it was measured.
+
+A rejected round is undone: the adapter and the server optimiser stay as they were, bit for bit. The privacy that the
+sites paid for it stays spent. With secure aggregation this is the only look at what arrives, because the sum is all
+there is; without it, the rules of robust.py have already bounded every single update.
+
+What is allowed, for the plain mean of updates with the weights w_k (W their sum), at every site k:
+
+    D_k = sampling rate · declared patients, C the sensitivity, s_k = noise multiplier · C, t local steps, d numbers
+
+    a step   the site's optimiser sees g = (S + Z) / D_k, with |S| ≤ n·C for n drawn patients, Z ~ N(0, s_k² I)
+    patients n ≤ m + L/3 + sqrt(L²/9 + 2·L·m), m = 2·D_k   (Bernstein), if a site has at most twice what it declares
+    noise    |Z| ≤ s_k · (sqrt(d) + sqrt(2·L))             (Gaussian concentration)
+    sgd      |update| ≤ lr/D_k · (t·C·n + sqrt(t)·|Z|): the steps add up, and so do the variances of their noise
+    adam     |update| ≤ lr · sqrt(d) · Σ_i r_i, r_i the most that |m̂| / sqrt(v̂) can be at step i (Cauchy-Schwarz)
+    dp-adambc |update| ≤ lr · t · (C·n + |Z|) / D_k / sqrt(variance floor)
+
+    the mean of sgd updates: lr/W · (Σ w_k·t·C·n_k/D_k + sqrt(Σ (w_k·s_k/D_k)²) · sqrt(t) · (sqrt(d) + sqrt(2·L)))
+
+so the clipping norms add up, and the noise of independent sites adds up in squares: many sites' honest noise is small
+beside one site's tenfold. L = 30: an honest round is rejected with a probability below 3·e^-30 per site and step. For
+the other optimisers, and for the rules of robust.py (they choose by the noise), bounds are added without squares. No
+update may be longer than max_update_rms · sqrt(d); without privacy that is all there is. What no bound can see is a
+wrong update of the right length: for that there is the sites' own metric, where they send one.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from federation import canonical
+from federation.adapter import Adapter, factor
+from federation.canonical import Value
+from federation.consent import Consent
+from federation.plan import RunPlan
+from server.aggregate import Aggregate, partner
+
+UNLIKELY = 30.0  # L above
+DECLARED_FACTOR = 2.0  # how many times its declared patients a site may have
+ADAM_DECAYS = 0.9, 0.999  # those of the sites' Adam
+ROUNDING = 1 + 1e-3  # float32 sums
+REJECTIONS_IN_A_ROW = 2  # after so many the run stops and a person looks
+
+Rejection = Literal["gate-not-finite", "gate-bound", "gate-worse"]
+Metrics = Mapping[str, float]  # site -> its private figure for an adapter, from 0 to 1; larger is better
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of one aggregate, as public values."""
+
+    rejection: Rejection | None
+    norm: float | None  # None: not finite
+    bound: float
+    metrics: Metrics | None = None  # None: no site measured, so that was not checked
+
+    def value(self) -> dict[str, Value]:
+        return {
+            "norm": None if self.norm is None else canonical.decimal(self.norm),
+            "bound": canonical.decimal(self.bound),
+            "metrics": None if self.metrics is None else {s: canonical.decimal(m) for s, m in self.metrics.items()},
+        }
+
+
+def judge(aggregate: Aggregate, *, bound: float) -> Verdict:
+    """Accept the aggregate, or say why not: a NaN or an infinity, or longer than `bound` (exactly as long is not)."""
+    if not (math.isfinite(aggregate.movement) and aggregate.update.is_finite()):
+        return Verdict("gate-not-finite", None, bound)
+    return Verdict(None if aggregate.movement <= bound else "gate-bound", aggregate.movement, bound)
+
+
+def compare(verdict: Verdict, metrics: Metrics, before: Metrics | None, *, drop_max: float) -> Verdict:
+    """The verdict after a look at the sites' own figures of the candidate, beside those of the adapter before it.
+
+    | case                                                    | verdict                |
+    |---------------------------------------------------------|------------------------|
+    | no site has a figure of both                            | as before: not checked |
+    | the mean over such sites fell by more than `drop_max`   | gate-worse             |
+    | a figure is NaN                                         | gate-worse             |
+    """
+    falls = [before[site] - figure for site, figure in metrics.items() if site in before] if before else []
+    worse = bool(falls) and not sum(falls) / len(falls) <= drop_max
+    finite = {site: figure for site, figure in metrics.items() if math.isfinite(figure)}
+    return replace(verdict, rejection="gate-worse" if worse else verdict.rejection, metrics=finite)
+
+
+def allowed(plan: RunPlan, adapter: Adapter, round_number: int, sites: Mapping[str, tuple[Consent, int]]) -> float:
+    """The longest aggregate that these sites, with their weights, can honestly make together in this round."""
+    whole = sum(weight for _, weight in sites.values())
+    if not whole:
+        return 0.0
+    factors = plan.adapter.trained_factors(round_number)
+    rest = {site: _trained_size(consent, factors) for site, (consent, _) in sites.items()}
+    longest = {site: _longest(plan, consent, rest[site]) for site, (consent, _) in sites.items()}
+    if plan.adapter.method == "stack":
+        return 2 * max(_product_bound(adapter, bound) for bound in longest.values())
+    plain = sum(weight * longest[site] for site, (_, weight) in sites.items()) / whole
+    rule = plan.aggregation.robust_rule
+    if rule == "trimmed-mean":  # every number lies between two sites' numbers, but not always the same sites'
+        return math.sqrt(sum(bound**2 for bound in longest.values()))
+    if rule == "multi-krum":  # which sites are in it is not known here
+        return max(longest.values())
+    if rule != "none" or plan.privacy.unit == "none" or plan.training.optimizer != "sgd":
+        return plain
+    return min(plain, _mean_of_sgd(plan, sites, rest, whole))
+
+
+def _mean_of_sgd(
+    plan: RunPlan, sites: Mapping[str, tuple[Consent, int]], sizes: Mapping[str, int], whole: int
+) -> float:
+    """The mean's bound where the sites' noises add up in squares."""
+    steps, drift, variance = plan.training.local_steps, 0.0, 0.0
+    for consent, weight in sites.values():
+        assert consent.terms is not None
+        divisor = consent.terms.sampling_rate * consent.declared_patients
+        drift += weight * steps * _drawn_most(divisor) * plan.privacy.clipping_norm / divisor
+        variance += steps * (weight * consent.terms.noise_multiplier * plan.privacy.clipping_norm / divisor) ** 2
+    noise = math.sqrt(variance) * _reach(max(sizes.values()))
+    return plan.training.learning_rate * (drift + noise) / whole * ROUNDING
+
+
+def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
+    """The longest honest update of one site."""
+    refused_above = plan.aggregation.max_update_rms * math.sqrt(size) * ROUNDING
+    if consent.terms is None:
+        return refused_above
+    steps, rate, norm = plan.training.local_steps, plan.training.learning_rate, plan.privacy.clipping_norm
+    divisor = consent.terms.sampling_rate * consent.declared_patients
+    drift, spread = _drawn_most(divisor) * norm / divisor, consent.terms.noise_multiplier * norm / divisor
+    match plan.training.optimizer:
+        case "sgd":
+            derived = rate * (steps * drift + math.sqrt(steps) * spread * _reach(size))
+        case "adam":
+            derived = rate * math.sqrt(size) * _adam_ratios(steps)
+        case "dp-adambc":
+            floor = math.sqrt(max(0.1 * spread**2, 1e-12))  # federation/privacy/optimizer.py
+            derived = rate * steps * (drift + spread * _reach(size)) / floor
+    return min(derived * ROUNDING, refused_above)
+
+
+def _drawn_most(expected: float) -> float:
+    """So many patients are drawn in a step at most."""
+    mean = DECLARED_FACTOR * expected
+    return mean + UNLIKELY / 3 + math.sqrt(UNLIKELY**2 / 9 + 2 * UNLIKELY * mean)
+
+
+def _reach(size: int) -> float:
+    """So long is a vector of standard normals at most."""
+    return math.sqrt(size) + math.sqrt(2 * UNLIKELY)
+
+
+def _adam_ratios(steps: int) -> float:
+    """Σ over the steps of the largest |m̂| / sqrt(v̂) of a number, whatever the gradients were."""
+    first, second = ADAM_DECAYS
+    number = np.arange(1, steps + 1, dtype=np.float64)
+    decay = first**2 / second
+    raw = (1 - first) * np.sqrt((1 - decay**number) / (1 - decay) / (1 - second))
+    return float(np.sum(raw * np.sqrt(1 - second**number) / (1 - first**number)))
+
+
+def _product_bound(adapter: Adapter, longest: float) -> float:
+    """How far an update of this length moves the products: |dB|·|A| + |B|·|dA| + |dB|·|dA|, norms of matrices.
+
+    The mean of such moves is no longer than the longest; the cut to the rank can at most double it, because the start
+    has that rank too and the cut finds the nearest.
+    """
+    pairs = [(adapter.arrays[partner(name)], array) for name, array in adapter.arrays.items() if factor(name) == "A"]
+    b, a = (max(float(np.linalg.norm(pair[which], 2)) for pair in pairs) for which in (0, 1))
+    return longest * math.hypot(a, b) + longest**2 / 2
+
+
+def _trained_size(consent: Consent, factors: frozenset[str]) -> int:
+    return sum(math.prod(shape) for name, shape in consent.shapes.items() if factor(name) in factors)
