@@ -11,6 +11,7 @@ FedError                 code, message, hint; str() never holds a data value
 ├─ StoreError        17  ledger, store or checkpoint damaged
 ├─ PinError          18  something is not what its digest says
 ├─ DataError         19  a site's folder has nothing to train on
+├─ TrustError        20  a key, roster, token, signature, log or certificate that cannot be trusted
 └─ GateError         22  rounds are rejected one after the other
 
 The number is the exit status of a command that ends with this error (1, 2 and 130 are taken: crash, usage, interrupt).
@@ -121,6 +122,21 @@ class PinError(FedError):
 class DataError(FedError):
     exit_status = 19
     codes = frozenset({"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "site-name"})
+
+
+class TrustError(FedError):
+    exit_status = 20
+    codes = frozenset(
+        {
+            "key-exists", "key-absent", "key-damaged", "key-permissions", "fingerprint-differs",
+            "invitation-damaged", "token-wrong", "token-used", "token-expired", "enrolment-damaged",
+            "roster-damaged", "roster-signatures", "roster-officer", "roster-version", "roster-expired",
+            "roster-absent", "roster-key", "roster-site", "unsigned", "envelope-damaged", "signature", "oversized",
+            "wrong-direction", "wrong-site", "wrong-run", "wrong-round", "wrong-plan", "wrong-message",
+            "wrong-question", "wrong-roster", "replayed", "late", "clock", "log-altered", "log-fork", "log-busy",
+            "log-write", "certificate-absent", "certificate-damaged", "certificate-expired", "evidence-damaged",
+        }
+    )  # fmt: skip
 
 
 class GateError(FedError):

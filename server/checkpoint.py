@@ -110,6 +110,17 @@ class Checkpoints:
             raise _damaged("the rounds are not counted from 1")
         return Committed(len(states), adapter, ServerState(steps, first, second), records)
 
+    def history(self) -> tuple[tuple[str, RoundRecord], ...]:
+        """Every committed round with the digest of its state, oldest first. Raises: StoreError `checkpoint-damaged`."""
+        head = self._head()
+        if head is None:
+            return ()
+        try:
+            states = self._states(head)
+            return tuple((canonical.digest(state), record_from(state["record"])) for state in states)
+        except (OSError, KeyError, FormatError):
+            raise _damaged("a state of the run is missing or altered") from None
+
     def _head(self) -> str | None:
         path = self.folder / "HEAD"
         if not path.exists():

@@ -1,6 +1,6 @@
 """Links with faults: a named site goes wrong in a named round, in a way that a real one could."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -50,11 +50,19 @@ def parse_fault(text: str) -> Fault:
     return Fault(site_id, kind, int(number))  # type: ignore[arg-type]
 
 
-class FaultyLink:
-    """Another Link, with faults in its answers to training questions."""
+Sign = Callable[[Answer, Question], Answer]
 
-    def __init__(self, link: Link, faults: Sequence[Fault]) -> None:
+
+class FaultyLink:
+    """Another Link, with faults in its answers to training questions.
+
+    A site that goes wrong signs what it says: `sign` puts the site's own seal on a damaged answer. A stale one keeps
+    the seal that it had.
+    """
+
+    def __init__(self, link: Link, faults: Sequence[Fault], *, sign: Sign = lambda answer, question: answer) -> None:
         self._link = link
+        self._sign = sign
         self._faults = {(fault.site_id, fault.round_number): fault.kind for fault in faults}
         self._before: dict[str, Answer] = {}  # last answers of the sites that will send a stale one
 
@@ -62,14 +70,21 @@ class FaultyLink:
         return self._link.site_ids()
 
     def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
+        asked = {question.site_id: question for question in questions}
         kinds = {question.site_id: question.kind for question in questions}
         for answer in self._link.ask(questions, deadline_s=deadline_s):
             fault = self._faults.get((answer.site_id, answer.round_number))
             if kinds.get(answer.site_id) != "train" or answer.kind != "update":
                 fault = None
-            yield from self._sent(answer, fault)
+            for sent in self._sent(answer, fault):
+                yield self._signed(sent, answer, asked)
             if (answer.site_id, answer.round_number + 1) in self._faults:
                 self._before[answer.site_id] = answer
+
+    def _signed(self, sent: Answer, answer: Answer, asked: Mapping[str, Question]) -> Answer:
+        """What a site made of this answer is signed by it; what it sends again has a seal of its own."""
+        made = sent != answer and sent.seal == answer.seal and sent.question_digest == answer.question_digest
+        return self._sign(sent, asked[sent.site_id]) if made and sent.site_id in asked else sent
 
     def _sent(self, answer: Answer, fault: FaultKind | None) -> Iterator[Answer]:
         match fault:

@@ -28,13 +28,16 @@ from federation.errors import DataError, StoreError
 from federation.messages import SITE_ID, Link
 from federation.plan import RunPlan
 from federation.privacy.keystream import OperatingSystemKeys
+from federation.trust import roster as rosters
+from federation.trust.keys import SigningKey
+from server import evidence, rounds
 from server import report as reports
-from server import rounds
 from server.checkpoint import Checkpoints
 from server.export import export_adapter
 from server.record import OUTCOMES, RoundRecord
 from server.report import GalleryItem
 from server.rounds import RunResult
+from server.signed_link import SignedLink
 from sim import account
 from sim.account import Findings
 from sim.compare import Examination, Examiner, alone, start_adapter
@@ -44,6 +47,7 @@ from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.phantoms import write_hospital
 from sim.sites import Hospital
+from sim.trust import clock, door, establish
 from sim.virtual_site import Pool, open_base, open_site, openers, prepare
 
 CURVE_POINTS = 8
@@ -122,7 +126,20 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
         command=options.command, wall_s=wall_s,
     )  # fmt: skip
     reports.write(options.out, told, gallery)
+    _release(options, result)
     return told
+
+
+def _release(options: Options, result: RunResult) -> None:
+    """The last line of the run's log: what was given out, so that `wardround verify` finds a change of any byte."""
+    checkpoints = Checkpoints.open(options.out / "run")
+    log_key = SigningKey.load(options.out / "trust" / "log.key")
+    signed = rosters.load((options.out / "trust" / "roster.json").read_bytes())
+    with evidence.open_log(checkpoints, signed, log_key) as log:
+        names = [str(path.relative_to(options.out)) for path in (options.out / "adapter").rglob("*") if path.is_file()]
+        evidence.release(
+            log, options.out, [*names, "report.json", "report.html", "run/curve.json"], adapter=result.adapter.digest()
+        )
 
 
 def _claim(options: Options) -> None:
@@ -210,6 +227,8 @@ def _federate(
         keys = OperatingSystemKeys() if options.seed is None else SeededKeys(options.seed).child("coordinator")
         run_id = rounds.new_run_id(plan, keys)
         checkpoints = Checkpoints.create(folder, run_id=run_id, plan=plan)
+    trust = establish(options.out, dict(folders), options.seed)
+    log = evidence.open_log(checkpoints, trust.signed, trust.log)
     curve = folder / "curve.json"
     if curve.exists():
         findings.curve = {int(number): tuple(point) for number, point in json.loads(curve.read_text()).items()}
@@ -217,6 +236,7 @@ def _federate(
     every = max(1, plan.run.rounds // CURVE_POINTS)
 
     def observe(record: RoundRecord, adapter: Adapter) -> None:
+        evidence.record_rounds(log, checkpoints)
         loss = None
         if record.round_number % every == 0 or record.round_number in (1, plan.run.rounds):
             scored = examiner.scores(adapter, some)
@@ -227,16 +247,23 @@ def _federate(
         talk.line(_round_line(plan, record, loss))
 
     def run(link: Link) -> RunResult:
-        return rounds.run(plan, FaultyLink(link, options.faults), checkpoints, base=options.base_path, observer=observe)
+        faulty = FaultyLink(link, options.faults, sign=trust.sign)
+        signed = SignedLink(faulty, trust.coordinator, (trust.signed,), log, clock=clock)
+        return rounds.run(plan, signed, checkpoints, base=options.base_path, observer=observe)
 
-    if options.engine == "flower":
-        return run_with_flower(run, openers(folders, plan, options.base_path, private=private, threads=options.threads))
-    sites = {site_id: open_site(path, path / "state", base, private=private) for site_id, path in folders.items()}
-    try:
-        return run(LocalLink(sites))
-    finally:
-        for site in sites.values():
-            site.ledger.close()
+    with contextlib.closing(log):
+        if options.engine == "flower":
+            return run_with_flower(
+                run, openers(folders, plan, options.base_path, private=private, threads=options.threads)
+            )
+        sites = {site_id: open_site(path, path / "state", base, private=private) for site_id, path in folders.items()}
+        doors = {site_id: door(folders[site_id], site) for site_id, site in sites.items()}
+        try:
+            return run(LocalLink(doors))
+        finally:
+            for site_id, site in sites.items():
+                site.ledger.close()
+                doors[site_id].log.close()
 
 
 def _round_line(plan: RunPlan, record: RoundRecord, loss: float | None) -> str:

@@ -3,6 +3,7 @@
     <folder>/dicom/      what the hospital has (made, or a link to the real folder is given instead)
     <folder>/store/      what is left after de-identification
     <folder>/state/      answers, approvals, and the ledger of privacy spent
+    <folder>/trust/      its key, the roster it accepted, the log of its door
     <folder>/site.json   facts of the simulation: id, declared patients, seed or none
 
 What differs from a real hospital: plans that match the policy need no person's approval, a plan without privacy is
@@ -25,6 +26,7 @@ from client.imaging.pseudonyms import SiteKeys
 from client.imaging.store import Store
 from client.policy import Policy
 from client.settings import Data, Settings, SiteIdentity
+from client.signed_site import SignedSite
 from client.site import Site
 from client.training.cohort import split
 from client.training.examples import Example
@@ -37,6 +39,7 @@ from federation.plan import RunPlan, plan_from_value
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.privacy.ledger import Ledger
 from sim.keys import SeededKeys
+from sim.trust import door
 
 PICTURE_SIDE = 384  # the simulator's models are small; a site keeps up to 1024
 NOW = "2026-01-01T00:00:00Z"  # the ledger's clock in a simulation: equal runs give equal bytes
@@ -157,13 +160,13 @@ def _tell(site_id: str, error: Exception) -> None:
             traceback.print_exception(error)
 
 
-def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int) -> Site:
-    """For a process of its own (Flower's engine): load the base too, once per process."""
+def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int) -> SignedSite:
+    """For a process of its own (Flower's engine): load the base too, once per process. Behind its door."""
     plan = plan_from_value(canonical.load(plan_text))
     key = (base_path, plan.model.sha256, threads)
     if key not in _bases:
         _bases[key] = open_base(plan, base_path, threads=threads)
-    return open_site(folder, folder / "state", _bases[key], private=private)
+    return door(folder, open_site(folder, folder / "state", _bases[key], private=private))
 
 
 # One base per process, shared by the sites that are opened in it, as the in-process engine shares it.
@@ -172,7 +175,7 @@ _bases: dict[tuple[Path, str | None, int], Base] = {}
 
 def openers(
     folders: Mapping[str, Path], plan: RunPlan, base_path: Path, *, private: bool, threads: int
-) -> dict[str, Callable[[], Site]]:
+) -> dict[str, Callable[[], SignedSite]]:
     """Picklable functions that open each site in another process."""
     text = plan.canonical()
     return {

@@ -4,8 +4,11 @@ stdout is data, stderr is talk: lower case, no full stop, `wardround: error: …
 that fails ends with the number of its error's class (docs/errors.md).
 """
 
+import json
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 # Nothing is fetched and nothing is reported, whatever these libraries do by default. Set before their first import.
 for _name, _value in {
@@ -34,6 +37,28 @@ for _group, _name in ((client.cli.app, "site"), (server.cli.app, "coordinator"),
 @app.callback()
 def _wardround() -> None:
     """Keep `wardround` a group, however few commands it has."""
+
+
+@app.command("verify", epilog="Example: wardround verify out/demo")
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="RUNDIR", help="what a run left: report.json, adapter/, run/")],
+    words: Annotated[str | None, typer.Option(help="the officers' twelve words, if you know them")] = None,
+    site_log: Annotated[list[Path] | None, typer.Option(help="a site's log.jsonl, to hold against the run's")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Check a run offline: signatures, log, files, rounds, privacy sums. The first thing that is wrong is named."""
+    from server import verify as verifying
+
+    steps = verifying.verify(folder, words=words, site_logs=site_log or ())
+    if as_json:
+        passed = all(step.passed for step in steps)
+        told = {"passed": passed, "steps": [vars(step) for step in steps], "not_shown": verifying.CANNOT}
+        print(json.dumps(told, indent=2))
+    else:
+        for step in steps:
+            print(f"{'ok' if step.passed else 'WRONG':<6}{step.name:<11}{step.says}")
+        print(verifying.CANNOT)
+    verifying.require_passed(steps)
 
 
 def main() -> None:
