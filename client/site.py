@@ -21,7 +21,7 @@ from federation.errors import BudgetError, FedError, FormatError, ModelError, Se
 from federation.messages import Answer, Payload, Question, answer_to
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy import accounting
-from federation.privacy.clipping import AutoS, FlatClipping
+from federation.privacy.clipping import clipping_rule
 from federation.privacy.keystream import KeySource
 from federation.privacy.ledger import Ledger, Spend, ensure_within_budget
 from federation.privacy.mechanism import Mechanism
@@ -288,10 +288,7 @@ def mechanism_of(plan: RunPlan, noise_multiplier: float | None) -> Mechanism | N
     """The private step that a plan and a site's noise mean; None for a plan without privacy."""
     if noise_multiplier is None:
         return None
-    privacy = plan.privacy
-    clipping = (
-        FlatClipping(privacy.clipping_norm) if privacy.clipping == "flat" else AutoS(radius=privacy.clipping_norm)
-    )
+    clipping = clipping_rule(plan.privacy.clipping, plan.privacy.clipping_norm)
     return Mechanism(PoissonSampling(plan.training.sampling_rate), clipping, noise_multiplier)
 
 

@@ -80,6 +80,11 @@ class AutoS:
         return np.where(usable, self.radius / (norms + self.gamma), 0.0)
 
 
+def clipping_rule(name: str, norm: float) -> FlatClipping | AutoS:
+    """The rule that a plan names: "flat" at the norm C, "auto-s" with the radius R."""
+    return FlatClipping(norm) if name == "flat" else AutoS(radius=norm)
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class BoundedSum:
     """A sum over patients. Adding or removing one patient moves it by at most `sensitivity` (L2 norm).

@@ -74,19 +74,17 @@ def test_one_patient_moves_the_sum_by_at_most_the_clipping_norm(
     base: Base, patients: list[list[Example]], targets: tuple[str, ...], rule: FlatClipping | AutoS
 ) -> None:
     model, encoder = trainable(base, targets), Encoder(base.processor, base.dtype)
-    whole = clipped_sum(model, encoder, patients, mechanism(rule), micro_batch_patients=4)
+    whole = clipped_sum(model, encoder, patients, rule, micro_batch_patients=4)
 
     for index in range(len(patients)):
         others = patients[:index] + patients[index + 1 :]
-        without = clipped_sum(model, encoder, others, mechanism(rule), micro_batch_patients=4)
+        without = clipped_sum(model, encoder, others, rule, micro_batch_patients=4)
         assert np.linalg.norm(whole.total - without.total) <= whole.sensitivity * (1 + 1e-5)
 
 
 def test_the_size_of_a_micro_batch_does_not_change_the_sum(base: Base, patients: list[list[Example]]) -> None:
     model, encoder = trainable(base), Encoder(base.processor, base.dtype)
-    sums = [
-        clipped_sum(model, encoder, patients, mechanism(AutoS()), micro_batch_patients=size).total for size in (1, 4, 6)
-    ]
+    sums = [clipped_sum(model, encoder, patients, AutoS(), micro_batch_patients=size).total for size in (1, 4, 6)]
 
     assert np.linalg.norm(sums[0] - sums[2]) <= 1e-5 * np.linalg.norm(sums[2])
     assert np.linalg.norm(sums[1] - sums[2]) <= 1e-5 * np.linalg.norm(sums[2])
@@ -94,7 +92,7 @@ def test_the_size_of_a_micro_batch_does_not_change_the_sum(base: Base, patients:
 
 def test_an_empty_draw_is_a_zero_sum(base: Base) -> None:
     model = trainable(base)
-    nothing = clipped_sum(model, Encoder(base.processor, base.dtype), [], mechanism(AutoS()), micro_batch_patients=4)
+    nothing = clipped_sum(model, Encoder(base.processor, base.dtype), [], AutoS(), micro_batch_patients=4)
 
     assert not nothing.total.any() and nothing.total.shape == (model.gradients.size,)
 
