@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag
 
 from client.imaging.header import refusal
 from client.imaging.profile import DeidProfile
-from client.imaging.pseudonyms import SiteKeys
+from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 
 # Attributes of type 2 (must exist, may be empty) and type 1 in the modules of the image classes we accept (PS3.3).
 _TYPE_2 = frozenset(
@@ -27,6 +27,7 @@ _TYPE_2 = frozenset(
     "SeriesNumber InstanceNumber AcquisitionDate AcquisitionTime ContentDate ContentTime".split()
 )
 _NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "AT"})
+_PIXEL_DATA = 0x7FE00010
 _TABLE_DATA = frozenset({"OB", "OW", "OB or OW", "US or OW", "US or SS or OW", "US or SS"})
 _NUMBER_TEXT = re.compile(r"[ +\-0-9.eE]{1,16}")
 _DUMMIES: dict[str, object] = {
@@ -34,7 +35,11 @@ _DUMMIES: dict[str, object] = {
     "PN": "REMOVED", "LO": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "LT": "REMOVED", "UT": "REMOVED",
     "UC": "REMOVED", "AE": "REMOVED", "UR": "",
 }  # fmt: skip
-_REGISTERED = "1.2.840.10008."
+_TABLES = {
+    "LUTData": "LUTDescriptor",
+    **{f"{colour}PaletteColorLookupTableData": f"{colour}PaletteColorLookupTableDescriptor"
+       for colour in ("Red", "Green", "Blue")},
+}  # fmt: skip
 
 
 def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dataset:
@@ -44,10 +49,15 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     group lengths and padding never are. UIDs map alike in every object of the site, registered ones stay. Dates move
     back by one secret number of days per patient, and times become zero. An age over 89 becomes 90.
 
+    | the file | the copy |
+    |---|---|
+    | no PatientID | a pseudonym of its own per study: two unknown patients are never made one |
+    | pixels inside a sequence (icons) | dropped |
+    | palettes and look-up tables longer than they say | cut to their length |
+
     Raises: DeidError limit-nesting, limit-size.
     """
-    issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
-    patient_key = keys.patient_key(issuer, str(dataset.get("PatientID", "") or ""))
+    patient_key = _patient_key(dataset, profile, keys)
     walk = _Walk(profile, keys, patient_key, str(dataset.get("StudyInstanceUID", "") or ""))
     out = walk.clean(dataset, depth=0)
     out.SpecificCharacterSet = "ISO_IR 192"
@@ -57,6 +67,15 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     out.DeidentificationMethod = "Wardround profile " + profile.digest[:16]
     out.DeidentificationMethodCodeSequence = Sequence([_code(*code) for code in profile.codes.items()])
     return out
+
+
+def _patient_key(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> str:
+    patient_id = str(dataset.get("PatientID", "") or "")
+    if normal_id(patient_id):
+        issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
+        return keys.patient_key(issuer, patient_id)
+    study = str(dataset.get("StudyInstanceUID", "") or "") or str(dataset.get("SOPInstanceUID", "") or "")
+    return pseudonym(keys.patient, "no patient id", study, "")
 
 
 class _Walk:
@@ -74,8 +93,11 @@ class _Walk:
             self.elements += 1
             if self.elements > self.profile.limits.elements:
                 raise refusal("limit-size", "the object has more elements than the limit")
-            if not _refused_group(tag):
+            if not _refused_group(tag) and not (depth and tag == _PIXEL_DATA):
                 self._element(dataset, tag, out, depth)
+        for data, descriptor in _TABLES.items():
+            if data in out:
+                _cut_table(out, data, descriptor)
         if "CodeValue" in out:
             _rederive_meaning(out)
         return out
@@ -133,7 +155,7 @@ class _Walk:
             out[element.tag] = DataElement(element.tag, "SQ", Sequence(items))
 
     def _uid(self, uid: str, keyword: str) -> str:
-        if uid in UID_dictionary or uid.startswith(_REGISTERED):
+        if uid in UID_dictionary:
             return uid
         return self.keys.new_uid(uid, within=self.study_uid if keyword == "FrameOfReferenceUID" else "")
 
@@ -179,6 +201,23 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
     if vr in _TABLE_DATA:  # palettes, look-up tables and the pixels themselves
         return True
     return keyword == "CodeValue"  # checked against the code dictionary with its scheme, below
+
+
+def _cut_table(item: Dataset, data: str, descriptor: str) -> None:
+    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); without a descriptor it goes."""
+    stated = item.get(descriptor)
+    try:
+        count, _, bits = (int(number) for number in stated)
+    except (TypeError, ValueError):
+        del item[data]
+        return
+    value = item[data].value
+    entries = count or 65536
+    if isinstance(value, bytes):
+        size = entries * (2 if bits > 8 or len(value) >= 2 * entries else 1)
+        item[data].value = value[: size + size % 2]
+    elif isinstance(value, MultiValue | list):
+        item[data].value = list(value)[:entries]
 
 
 def _rederive_meaning(item: Dataset) -> None:

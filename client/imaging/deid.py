@@ -11,9 +11,11 @@ from datetime import date
 
 from pydicom.dataset import Dataset
 
+from client.imaging.burned_in import flagged
 from client.imaging.dataset import age_years, clean_dataset
 from client.imaging.header import border, class_code, open_file, read, refusal
 from client.imaging.identifiers import Identifiers, collect, fold_id, name_words, parse_day
+from client.imaging.ocr import Reader, shipped
 from client.imaging.pixels import Rendered, render, render_picture, spread
 from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
@@ -26,17 +28,19 @@ from client.imaging.reports import RawTurn
 __all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys"]
 
 
-def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> CleanStudy:
-    """The training record of a study.
+def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | None = None) -> CleanStudy:
+    """The training record of a study. Without a `reader` of burned-in text the shipped one is opened.
 
-    Guarantees: pictures carry no metadata; field values are numbers or words of the profile's lists; no name, id,
-    UID, date or place of the study's headers is left in a question or an answer; one patient only.
+    Guarantees: pictures carry no metadata; every picture was searched for burned-in text, and what was found is blank;
+    field values are numbers or words of the profile's lists; no name, id, UID, date or place of the study's headers is
+    left in a question or an answer; one patient only.
 
     Raises: DeidError with the reason for quarantine; its message never holds a value.
     """
     if raw.code is not None:
         raise refusal(raw.code, "the study, its report row or its patient cannot be used")
     images = _sampled(raw, profile)
+    reader = reader or shipped()
     found = Identifiers()
     pictures: list[CleanPicture] = []
     study_key, sex, age = "", "", None
@@ -47,7 +51,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> CleanStudy:
         if image.kind == "picture":
             found = found.plus(_of_picture(image))
             with open_file(image.path) as file:
-                rendered = [render_picture(file.read(profile.limits.file_bytes), profile)]
+                rendered = [render_picture(file.read(profile.limits.file_bytes), profile, reader)]
             fields = PictureFields()
         else:
             with border("malformed", "a header field does not convert"):
@@ -59,7 +63,9 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> CleanStudy:
                 study_key = study_key or pseudonym(keys.uid, str(dataset.get("StudyInstanceUID", "")))
                 sex = sex or str(header.get("PatientSex", "") or "")
                 age = _age(dataset, header) if age is None else age
-                rendered = render(dataset, profile)
+                rendered = render(dataset, profile, reader)
+                if flagged(dataset) and not any(one.blanked_share for one in rendered):
+                    raise refusal("burned-in", "the header announces text in the pixels, and none was found")
         pictures += [_picture(one, image, patient_key, fields, keys) for one in rendered]
     examples = tuple(
         CleanExample(key, _turns(turns, found, raw.staff))
@@ -111,10 +117,6 @@ def _require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> 
     stated = (normal_id(issuer), normal_id(str(dataset.get("PatientID", "") or "")))
     if stated != (normal_id(image.issuer), normal_id(image.patient_id)):
         raise refusal("patient-conflict", "the file changed its patient while the folder was read")
-    words = {str(word).strip().upper() for word in dataset.get("ImageType") or []}
-    flagged = str(dataset.get("BurnedInAnnotation", "") or "").strip().upper() == "YES"
-    if flagged or "SCREEN SAVE" in words or class_uid in profile.banner_classes:
-        raise refusal("burned-in", "text may be burned into the pixels")
 
 
 def _of_picture(image: RawImage) -> Identifiers:
@@ -135,6 +137,7 @@ def _picture(one: Rendered, image: RawImage, patient_key: str, fields: PictureFi
             frame=one.frame,
             source_rows=one.source_rows,
             source_columns=one.source_columns,
+            blanked_share=one.blanked_share,
         ),
     )
 

@@ -12,8 +12,11 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydicom.datadict import tag_for_keyword
 
 from federation.errors import SettingsError
 
@@ -63,8 +66,6 @@ class DeidProfile:
     codes: Mapping[str, str]
     """What is claimed: CID 7050 codes and their meanings."""
     image_classes: frozenset[str]
-    banner_classes: frozenset[str]
-    """Image classes whose pictures usually carry a banner with the patient's name: held back as `burned-in`."""
     limits: Limits
     rendering: Rendering
     allow: frozenset[str]
@@ -81,6 +82,14 @@ class DeidProfile:
 
     def __repr__(self) -> str:
         return f"<DeidProfile {self.digest[:16]}>"
+
+    @cached_property
+    def asked_tags(self) -> frozenset[int]:
+        """Tags of which something may stay, or which say whose the object is: everything else is dropped unread."""
+        whose = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SOPInstanceUID", "SpecificCharacterSet")
+        named = (tag_for_keyword(keyword) for keyword in (*self.allow, *self.keep, *whose))
+        acted = (int(tag, 16) for tag, action in self.actions.items() if action != "X")
+        return frozenset(tag for tag in (*named, *acted) if tag is not None and tag >> 16 > 0x0002)
 
     @classmethod
     def shipped(cls, **rendering: Any) -> "DeidProfile":
@@ -103,8 +112,8 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         raise _wrong(key, "is missing")
     if document["format"] != FORMAT:
         raise _wrong("format", f"is not {FORMAT}")
-    if document["classes"].keys() != {"images", "banners"}:
-        raise _wrong("classes", "has other keys than images and banners")
+    if document["classes"].keys() != {"images"}:
+        raise _wrong("classes", "has other keys than images")
     unknown = set(document["actions"].values()) - ACTIONS
     if unknown:
         raise _wrong("actions", "has an action the engine does not know")
@@ -120,7 +129,6 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         default_issuer=document["default_issuer"],
         codes=dict(document["codes"]),
         image_classes=frozenset(document["classes"]["images"]),
-        banner_classes=frozenset(document["classes"]["banners"]),
         limits=_record(Limits, document["limits"]),
         rendering=_record(Rendering, drawn | {"windows_hu": windows}),
         allow=frozenset(document["allow"]),
