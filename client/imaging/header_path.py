@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.charset import convert_encodings
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset, read_partial
-from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from client.imaging.dataset import clean_dataset
@@ -25,7 +26,7 @@ from client.imaging.pseudonyms import SiteKeys
 
 IMPLEMENTATION_UID = UID("2.25.268206180543498714530906712311474316917")
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_PIXEL_DATA = 0x7FE00010
+_PIXEL_DATA, _TRANSFER_SYNTAX = 0x7FE00010, 0x00020010
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
@@ -59,6 +60,8 @@ def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[byt
         words = np.frombuffer(pixels[:size], dtype="<u2" if allocated == 16 else np.uint8)
         if int(clean.BitsStored) < allocated:
             words = _cleared(words, int(clean.BitsStored), bool(clean.get("PixelRepresentation", 0)))
+        if not implicit:  # an explicit object has no ambiguous VR: what was not parsed is written as it was read
+            clean.set_original_encoding(False, True, convert_encodings("ISO_IR 192"))
         return _written(clean, size + size % 2), words.tobytes() + b"\0" * (size % 2)
 
 
@@ -73,13 +76,14 @@ def _cleared(words: npt.NDArray[Any], stored: int, signed: bool) -> npt.NDArray[
 
 def _written(clean: Dataset, pixel_bytes: int) -> bytes:
     """Preamble, file meta, the header, and the head of the pixel element. PS3.10 section 7.1, PS3.5 section 7.1.2."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = clean.SOPClassUID, clean.SOPInstanceUID
-    meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, IMPLEMENTATION_UID
+    uids = {2: clean.SOPClassUID, 3: clean.SOPInstanceUID, 0x10: ExplicitVRLittleEndian, 0x12: IMPLEMENTATION_UID}
+    meta = struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2) + b"\0\1"
+    for element, uid in uids.items():
+        value = uid.encode("ascii") + b"\0" * (len(uid) % 2)
+        meta += struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    buffer.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(buffer, meta, enforce_standard=True)
+    buffer.write(b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta)) + meta)
     write_dataset(buffer, clean)
     vr = b"OB" if int(clean.BitsAllocated) == 8 else b"OW"
     buffer.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, vr, 0, pixel_bytes))
@@ -91,8 +95,10 @@ def _cut(data: bytes, profile: DeidProfile) -> tuple[bytes, bool, memoryview] | 
     if data[128:132] != b"DICM" or data[132:140] != b"\x02\x00\x00\x00UL\x04\x00":
         return None
     start = 144 + int.from_bytes(data[140:144], "little")
-    meta = read_partial(BytesIO(data[:start])).file_meta
-    syntax = meta.get("TransferSyntaxUID", "")
+    if start > len(data):
+        raise refusal("truncated", "the file ends early")
+    meta = {tag: data[value:end] for tag, _, value, end in _elements(data[:start], 144, False, 100)}
+    syntax = meta.get(_TRANSFER_SYNTAX, b"").strip(b" \0").decode("latin-1")
     if syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
         return None
     implicit = syntax == ImplicitVRLittleEndian
