@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from client.imaging.burned_in import flagged
@@ -17,8 +18,8 @@ from client.imaging.header import border, class_code, open_file, read, refusal
 from client.imaging.identifiers import Identifiers, collect, fold_id, name_words, parse_day
 from client.imaging.ocr import Reader, shipped
 from client.imaging.pixels import Rendered, render, render_picture, spread
-from client.imaging.png import encode_png
-from client.imaging.profile import DeidProfile
+from client.imaging.png import decode_png, encode_png
+from client.imaging.profile import DeidProfile, Limits
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 from client.imaging.receive import RawImage, RawStudy
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
@@ -66,7 +67,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
                 rendered = render(dataset, profile, reader)
                 if flagged(dataset) and not any(one.blanked_share for one in rendered):
                     raise refusal("burned-in", "the header announces text in the pixels, and none was found")
-        pictures += [_picture(one, image, patient_key, fields, keys) for one in rendered]
+        pictures += [_picture(one, image, patient_key, fields, keys, profile.limits) for one in rendered]
     examples = tuple(
         CleanExample(key, _turns(turns, found, raw.staff))
         for key, turns in zip(example_keys(raw, keys), raw.conversations, strict=True)
@@ -124,11 +125,15 @@ def _of_picture(image: RawImage) -> Identifiers:
     return Identifiers(names=frozenset(names), ids=frozenset({fold_id(image.patient_id)}))
 
 
-def _picture(one: Rendered, image: RawImage, patient_key: str, fields: PictureFields, keys: SiteKeys) -> CleanPicture:
+def _picture(
+    one: Rendered, image: RawImage, patient_key: str, fields: PictureFields, keys: SiteKeys, limits: Limits
+) -> CleanPicture:
     rows, columns = one.pixels.shape
+    png = encode_png(one.pixels)
+    _require_fit(one, png, limits)
     return CleanPicture(
         picture_key=pseudonym(keys.source, patient_key, image.instance, one.window, str(one.frame or 0)),
-        png=encode_png(one.pixels),
+        png=png,
         rows=rows,
         columns=columns,
         fields=replace(
@@ -140,6 +145,15 @@ def _picture(one: Rendered, image: RawImage, patient_key: str, fields: PictureFi
             blanked_share=one.blanked_share,
         ),
     )
+
+
+def _require_fit(one: Rendered, png: bytes, limits: Limits) -> None:
+    """What training will need, tried here: there, an example that does not encode would be left out without a word."""
+    short, long = sorted(one.pixels.shape)
+    if short < limits.picture_side_min or long > limits.picture_ratio_max * short:
+        raise refusal("picture-unfit", "a picture is too small or too narrow to train on")
+    if not np.array_equal(decode_png(png), one.pixels):
+        raise refusal("picture-unfit", "a picture does not come back as it was encoded")
 
 
 def _fields(header: Dataset) -> PictureFields:

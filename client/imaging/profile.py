@@ -38,6 +38,10 @@ class Limits:
     nesting: int
     frames: int
     frame_pixels: int
+    picture_side_min: int
+    """Pixels; image processors refuse what is smaller than their patch."""
+    picture_ratio_max: int
+    """Longest side over shortest; some image processors refuse more than 200."""
 
 
 @dataclass(frozen=True)
