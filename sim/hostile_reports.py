@@ -77,7 +77,7 @@ def hostile_report(rng: np.random.Generator) -> HostileReport:
     doctor, other, town = fresh_name(rng), fresh_name(rng), fresh_name(rng)
     seen = date(1995, 1, 1) + timedelta(days=int(rng.integers(10500)))
     born = seen - timedelta(days=int(rng.integers(7000, 36000)))
-    patient_id, accession = f"MRN-{int(rng.integers(1e6, 9e6))}", f"A{int(rng.integers(1e7, 9e7))}"
+    patient_id, accession = f"MRN-{int(rng.integers(10**6, 9 * 10**6))}", f"A{int(rng.integers(10**7, 9 * 10**7))}"
     hospital = f"{town} General Hospital"
     makers: list[Callable[[], tuple[str, Sequence[str]]]] = [
         lambda: _of_patient(family, given, rng),

@@ -25,6 +25,7 @@ from client.imaging.receive import RawImage, RawStudy
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
 from client.imaging.report_text import residue, scrub, sections
 from client.imaging.reports import RawTurn
+from client.imaging.tagger import Tagger, tagger_at
 
 __all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys"]
 
@@ -42,6 +43,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
         raise refusal(raw.code, "the study, its report row or its patient cannot be used")
     images = _sampled(raw, profile)
     reader = reader or shipped()
+    tagger = tagger_at(profile.text.tagger, profile.text.tagger_sha256)
     found = Identifiers()
     pictures: list[CleanPicture] = []
     study_key, sex, age = "", "", None
@@ -69,7 +71,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
                     raise refusal("burned-in", "the header announces text in the pixels, and none was found")
         pictures += [_picture(one, image, patient_key, fields, keys, profile.limits) for one in rendered]
     examples = tuple(
-        CleanExample(key, _turns(turns, found, raw.staff))
+        CleanExample(key, _turns(turns, found, raw.staff, tagger))
         for key, turns in zip(example_keys(raw, keys), raw.conversations, strict=True)
     )
     return CleanStudy(
@@ -193,11 +195,13 @@ def _age(raw: Dataset, header: Dataset) -> int | None:
     return min(seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day)), 90)
 
 
-def _turns(turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str]) -> tuple[Turn, ...]:
+def _turns(
+    turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str], tagger: Tagger | None
+) -> tuple[Turn, ...]:
     kept = []
     for turn in turns:
-        question = scrub(turn.question, found, staff)
-        answer = scrub(sections(turn.answer), found, staff)
+        question = scrub(turn.question, found, staff, tagger)
+        answer = scrub(sections(turn.answer), found, staff, tagger)
         for text in (question, answer):
             if not text:
                 raise refusal("text-sections", "nothing of the text is left")

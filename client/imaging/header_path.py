@@ -69,9 +69,9 @@ def _cleared(words: npt.NDArray[Any], stored: int, signed: bool) -> npt.NDArray[
     """Bits above BitsStored as they should be: zero, or the sign repeated. Old overlays stood there."""
     plain = words.astype(words.dtype.newbyteorder("="))
     if not signed:
-        return plain & plain.dtype.type((1 << stored) - 1)
+        return np.asarray(plain & plain.dtype.type((1 << stored) - 1))
     shift = plain.dtype.itemsize * 8 - stored
-    return ((plain << shift).view(f"i{plain.dtype.itemsize}") >> shift).view(plain.dtype)
+    return np.asarray(((plain << shift).view(f"i{plain.dtype.itemsize}") >> shift).view(plain.dtype))
 
 
 def _written(clean: Dataset, pixel_bytes: int) -> bytes:

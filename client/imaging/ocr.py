@@ -106,7 +106,7 @@ class Reader:
             larger = _resized(picture, min(1.5 * scale, _SIDE_MAX / max(picture.shape)))
             ratio = larger.shape[0] / small.shape[0]
             more, _ = _boxes(self._map(self._second, larger, (0.5,) * 3, (0.5,) * 3))
-            boxes += [(*(round(edge / ratio) for edge in box[:4]), box[4]) for box in more]  # type: ignore[misc]
+            boxes += [(*(round(edge / ratio) for edge in box[:4]), box[4]) for box in more]
         found = []
         for top, left, bottom, right, score in boxes:
             text, confidence = self._read(small[top:bottom, left:right])
@@ -183,7 +183,7 @@ def _largest(labels: npt.NDArray[np.int32]) -> Iterator[tuple[int, tuple[slice, 
 def _scale(picture: Grey) -> float:
     rows, columns = picture.shape
     wanted = max(1.0, _SIDE_MIN / min(rows, columns))
-    return min(wanted, _SIDE_MAX / max(rows, columns))
+    return float(min(wanted, _SIDE_MAX / max(rows, columns)))
 
 
 def _resized(picture: Grey, scale: float) -> Grey:

@@ -59,6 +59,15 @@ class Rendering:
     """Name -> centre and width in Hounsfield units."""
 
 
+@dataclass(frozen=True)
+class TextRules:
+    """How report text is scrubbed besides the rules that cannot be changed."""
+
+    tagger: str
+    """Folder of a site's own model that marks names (`tagger.py`), or empty."""
+    tagger_sha256: str
+
+
 @dataclass(frozen=True, repr=False)
 class DeidProfile:
     """Everything the engine needs to decide. Equal profiles have equal digests, and nothing else changes them."""
@@ -72,6 +81,7 @@ class DeidProfile:
     image_classes: frozenset[str]
     limits: Limits
     rendering: Rendering
+    text: TextRules
     allow: frozenset[str]
     """Keywords of attributes outside the table that may stay, if their value passes the check of its VR."""
     terms: Mapping[str, frozenset[str]]
@@ -108,7 +118,7 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
     except tomllib.TOMLDecodeError:
         raise _wrong("the file", "is not TOML") from None
     known = {"format", "edition", "table_sha256", "default_issuer", "codes", "classes", "limits", "rendering"}
-    known |= {"windows_hu", "allow", "keep", "terms", "shifted", "actions"}
+    known |= {"text", "windows_hu", "allow", "keep", "terms", "shifted", "actions"}
     for key in document:
         if key not in known:
             raise SettingsError("settings-unknown-key", f"the profile has no key {key}", hint="see profile.toml")
@@ -135,6 +145,7 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         image_classes=frozenset(document["classes"]["images"]),
         limits=_record(Limits, document["limits"]),
         rendering=_record(Rendering, drawn | {"windows_hu": windows}),
+        text=_record(TextRules, document["text"]),
         allow=frozenset(document["allow"]),
         terms={keyword: frozenset(words) for keyword, words in document["terms"].items()},
         keep=frozenset(document["keep"]),

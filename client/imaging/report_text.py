@@ -21,6 +21,7 @@ from typing import NamedTuple
 from client.imaging.header import refusal
 from client.imaging.identifiers import Identifiers, fold, fold_id, is_ideographic
 from client.imaging.patterns import DATE, ID, NAME, PLACE, matches
+from client.imaging.tagger import Tagger
 
 _UNKNOWN_WORDS_MAX = 6
 _WORD = re.compile(r"[^\W\d_]+(?:[-’'][^\W\d_]+)*")
@@ -48,8 +49,11 @@ class _Span(NamedTuple):
     placeholder: str
 
 
-def scrub(text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset()) -> str:
-    """`text` without identifiers: those of the headers, of `staff` (name words of the site), and those of patterns.
+def scrub(
+    text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None
+) -> str:
+    """`text` without identifiers: those of the headers, of `staff` (name words of the site), those of patterns, and
+    what a site's own `tagger` marks.
 
     Guarantees: no id, UID or date of `identifiers`, and no name of it outside the vocabulary, is left (`residue` is
     None). Clinical words, sizes, fractions, spine levels and listed eponyms stay.
@@ -61,6 +65,8 @@ def scrub(text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset
     """
     clean = _normalised(text)
     spans = [*_known(clean, identifiers, staff), *(_Span(*span) for span in matches(clean))]
+    if tagger is not None:
+        spans += [_Span(*span) for span in tagger.spans(clean)]
     clean = _replaced(clean, spans)
     unknown = list(_unknown_names(clean))
     if len({clean[span.start : span.end] for span in unknown}) > _UNKNOWN_WORDS_MAX:
