@@ -39,7 +39,7 @@ class Rendered:
     source_rows: int
     source_columns: int
     blanked_share: float = 0.0
-    """How much of the picture was blanked because it showed text, 0 to 1."""
+    """How much of the picture was blanked, 0 to 1: text, and what lies outside of ultrasound regions."""
 
     def __repr__(self) -> str:
         return "<Rendered: hidden>"
@@ -69,16 +69,17 @@ def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rende
                 seen = [grey, whole] if whole is not None and _hides(grey, whole) else [grey]
                 masks += [searched(one if outside is None else blanked(one, outside), reader).mask for one in seen]
         mask = union(masks if outside is None else [*masks, outside], drawn[0][2].shape)
-        text = union(masks, mask.shape)
-        return [_rendered(blanked(grey, mask), text, dataset, window, frame, profile) for frame, window, grey in drawn]
+        gone = any(np.ptp(grey[mask]) > 0 for _, _, grey in drawn) if mask.any() else False
+        share = round(float(mask.mean()), 4) if gone else 0.0  # a border that was black before has lost nothing
+        return [_rendered(blanked(grey, mask), share, dataset, window, frame, profile) for frame, window, grey in drawn]
 
 
 def _rendered(
-    grey: Grey, mask: Mask, dataset: Dataset | None, window: str, frame: int | None, profile: DeidProfile
+    grey: Grey, share: float, dataset: Dataset | None, window: str, frame: int | None, profile: DeidProfile
 ) -> Rendered:
     upright = grey if dataset is None else _upright(grey, dataset)
     small = _shrunk(upright, profile.rendering.longest_side)
-    return Rendered(small, window, frame, grey.shape[0], grey.shape[1], round(float(mask.mean()), 4))
+    return Rendered(small, window, frame, grey.shape[0], grey.shape[1], share)
 
 
 def render_picture(data: bytes, profile: DeidProfile, reader: Reader) -> Rendered:
@@ -94,7 +95,8 @@ def render_picture(data: bytes, profile: DeidProfile, reader: Reader) -> Rendere
         else:
             grey = np.asarray(image.convert("RGB").convert("L"))
         mask = searched(grey, reader).mask
-        return _rendered(blanked(grey, mask), mask, None, "none", None, profile)
+        share = round(float(mask.mean()), 4)
+        return _rendered(blanked(grey, mask), share, None, "none", None, profile)
 
 
 def window(values: Floats, centre: float, width: float, function: str = "LINEAR") -> Floats:

@@ -265,3 +265,21 @@ def test_a_name_that_the_window_hides_is_found(make_chest: Make, profile: DeidPr
     (picture,) = render(dataset, profile)
 
     assert picture.blanked_share > 0
+
+
+@pytest.mark.parametrize("border", [0, 90])
+def test_of_ultrasound_what_lies_outside_the_regions_is_gone(
+    make_chest: Make, profile: DeidProfile, border: int
+) -> None:
+    values = np.full((16, 16), 40, dtype=np.uint8)
+    values[:4] = 0
+    values[1, 2:9] = border
+    region = Dataset()
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 0, 4
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 15, 15
+    dataset = with_pixels(make_chest(SequenceOfUltrasoundRegions=Sequence([region])), values)
+    dataset.WindowCenter, dataset.WindowWidth = "128", "256"
+    (picture,) = render(dataset, profile)
+
+    assert picture.pixels[:4].max() == 0 and picture.pixels[4:].min() > 0
+    assert picture.blanked_share == (0.25 if border else 0.0)
