@@ -61,16 +61,19 @@ def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rende
         drawn: list[tuple[int | None, str, Grey]] = []
         masks: list[Mask] = []
         outside = ultrasound_mask(dataset)
+        bare = True  # nothing is drawn outside of the regions
         for index in spread(frames, profile.rendering.frames_per_object):
             array = np.asarray(pixel_array(dataset, index=index))
             whole = _whole_range(array, dataset)
             for window, grey in _greys(array, dataset, index, profile.rendering):
                 drawn.append((index + 1 if frames > 1 else None, window, grey))
+                if outside is not None:
+                    bare = bare and not any(np.ptp(one[outside]) for one in (grey, whole) if one is not None)
                 seen = [grey, whole] if whole is not None and _hides(grey, whole) else [grey]
                 masks += [searched(one if outside is None else blanked(one, outside), reader).mask for one in seen]
-        mask = union(masks if outside is None else [*masks, outside], drawn[0][2].shape)
-        gone = any(np.ptp(grey[mask]) > 0 for _, _, grey in drawn) if mask.any() else False
-        share = round(float(mask.mean()), 4) if gone else 0.0  # a border that was black before has lost nothing
+        text = union(masks, drawn[0][2].shape)
+        mask = text if outside is None else text | outside
+        share = round(float((text if bare else mask).mean()), 4)
         return [_rendered(blanked(grey, mask), share, dataset, window, frame, profile) for frame, window, grey in drawn]
 
 
