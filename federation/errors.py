@@ -72,7 +72,8 @@ class DeidError(FedError):
         {
             "not-dicom", "truncated", "malformed", "limit-size", "limit-nesting", "limit-frames", "class-refused",
             "class-unknown", "syntax-unknown", "codec-missing", "decode-failed", "charset", "no-patient-id",
-            "patient-conflict", "duplicate-differs", "burned-in", "pairing", "text-sections",
+            "patient-conflict", "duplicate-differs", "burned-in", "ocr-missing", "picture-unfit", "pairing",
+            "text-sections",
             "text-residual", "residual-identifier", "report-format",
         }
     )  # fmt: skip

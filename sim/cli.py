@@ -106,6 +106,22 @@ def bench_federation(
         print(f"{name:<36} {value:.4g}")
 
 
+@bench.command("deid", epilog="Example: wardround sim bench deid --json")
+def bench_deid(
+    files: Annotated[int, typer.Option(min=4, help="made radiographs of 1 MB")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Cleaning a header, beside reading and writing it with pydicom; and the whole way of a file."""
+    from sim.bench_deid import bench as measure
+
+    measured = measure(files=files)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value:.4g}")
+
+
 def _plan(plan_file: Path | None, model: Path | None) -> tuple[RunPlan, Path]:
     """The plan, and where its base is: shipped with the package, or a path from the plan file's folder."""
     if plan_file is None:
