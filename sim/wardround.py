@@ -78,7 +78,7 @@ def call(arguments: list[str]) -> int:
     except click.UsageError as error:
         return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
     except (KeyboardInterrupt, click.Abort):
-        return _tell("interrupted", "add --resume to go on", 130)
+        return _tell("interrupted", "start the same command again to go on; sim run with --resume", 130)
     except Exception as error:
         # Only the type: a message may quote data.
         hint = "this is a bug; set WARDROUND_DEBUG=1 to see the traceback (it may show data)"

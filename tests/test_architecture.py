@@ -20,6 +20,7 @@ DOORS = {
     },
     "ray": {"federation/flower_private.py"},
     "pydicom": {"client/imaging/", "sim/phantoms.py"},
+    "pynetdicom": {"client/imaging/"},
     "torch": {"client/training/", "sim/base_model.py"},
     "torchvision": {"client/training/torchvision_door.py"},
     "transformers": {"client/training/", "sim/base_model.py"},

@@ -206,6 +206,12 @@ class Intake:
                     self._add_row(name, number, start, length, row)
         self._index.execute("UPDATE image SET named = 1 WHERE id IN (SELECT value FROM row, json_each(row.images))")
 
+    def images(self) -> Iterator[RawImage]:
+        """Every DICOM object and picture, without regard to reports."""
+        wanted = "SELECT id FROM image WHERE code IS NOT 'not-dicom' ORDER BY id"
+        for (identity,) in self._index.execute(wanted):
+            yield self._image(identity, "")
+
     def unnamed(self) -> Iterator[tuple[str, str | None]]:
         """Files that no row names, each with the reason why it is unusable, or None."""
         rows = self._index.execute("SELECT path, code FROM image WHERE named = 0 AND code IS NOT 'not-dicom'")

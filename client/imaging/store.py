@@ -60,12 +60,19 @@ class Picture:
     def pixels(self) -> npt.NDArray[np.uint8]:
         """uint8 (rows, columns). Raises StoreError store-damaged when the file is not the one that was stored."""
         try:
+            return decode_png(self.png())
+        except ValueError:
+            raise _damaged("a picture is not of the store's format") from None
+
+    def png(self) -> bytes:
+        """The file as it is. Raises StoreError store-damaged when it is not the one that was stored."""
+        try:
             data = self.path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == self.sha256:
-                return decode_png(data)
-        except (OSError, ValueError):
-            pass
-        raise _damaged("a picture is missing or is not the one that was stored")
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise _damaged("a picture is missing or is not the one that was stored")
+        return data
 
     def __repr__(self) -> str:
         return "<Picture: hidden>"
@@ -172,6 +179,16 @@ class Store:
         except (KeyError, ValueError, TypeError):
             raise _damaged("a row of the index does not read") from None
 
+    def picture(self, picture_key: str) -> Picture | None:
+        """One picture by its key."""
+        owners = self._ask("SELECT patient_key FROM picture WHERE picture_key = ?", picture_key)
+        found = self._pictures(owners[0][0]) if owners else []
+        return next((one for one in found if one.picture_key == picture_key), None)
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """Rows of the index for a page that a person looks at; the query reads only."""
+        return self._ask(query, *values)
+
     def count(self) -> int:
         """How many examples there are."""
         return int(self._ask("SELECT count(*) FROM example")[0][0])
@@ -193,13 +210,6 @@ class Store:
         if self._digest is None or self._digest[0] != seen:
             self._digest = (seen, self._computed_digest())
         return self._digest[1]
-
-    def refresh(self) -> None:
-        """For a store that only reads: from now on everything read is of this one moment, until the next call."""
-        if self._index.in_transaction:
-            self._index.execute("ROLLBACK")
-        self._index.execute("BEGIN")
-        self._ask("SELECT count(*) FROM decision")  # the moment of a snapshot is that of its first reading
 
     def _computed_digest(self) -> str:
         total = hashlib.sha256(FORMAT.encode() + b"\n" + self.profile_digest.encode() + b"\n")
