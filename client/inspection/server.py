@@ -19,8 +19,6 @@ from client.workplace import Workplace
 from federation.errors import DataError, FedError
 from federation.terminal import Talk
 
-
-
 _COOKIE = "wardround"
 _HEADERS = {
     "Content-Security-Policy": (
