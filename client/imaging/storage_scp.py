@@ -124,8 +124,13 @@ class Provider:
             threading.Thread(target=event.assoc.abort, daemon=True).start()
 
     def _forget(self, event: Any) -> None:
+        """A connection that ends in the middle of an object leaves an open file, which nobody else closes."""
         with self._lock:
             self._received.pop(event.assoc, None)
+        half = getattr(getattr(event.assoc.dimse, "message", None), "_data_set_file", None)
+        if half is not None:
+            half.close()
+            Path(half.name).unlink(missing_ok=True)
 
 
 @contextmanager
