@@ -34,9 +34,9 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
     """`site ingest`. Raises: DataError nothing-clean when not one example is in the store afterwards."""
     profile, keys = place.profile(), place.keys()
     with _guarded(), place.store_for(profile, keys) as store:
-        with talk.progress("read headers") as listing, talk.progress("de-identify") as progress:
+        with talk.progress("read headers, then de-identify") as progress:
             counts = ingest(
-                source, store, profile, keys, listing=listing, progress=progress,
+                source, store, profile, keys, listing=progress, progress=progress,
                 workers=cores() if workers is None else workers,
             )  # fmt: skip
         digest = _attest_batch("ingest", store, profile, keys, counts)
@@ -53,9 +53,9 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
     """`site deidentify`."""
     profile, keys = place.profile(), place.keys()
     with _guarded():
-        with talk.progress("read headers") as listing, talk.progress("de-identify") as progress:
+        with talk.progress("read headers, then de-identify") as progress:
             counts = export(
-                source, target, profile, keys, place.spool, listing=listing, progress=progress, workers=workers
+                source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers
             )
         text = attestation("deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=_now())
         keep(place.state / "attestations", text)

@@ -35,7 +35,7 @@ from client.imaging.scratch import scratch
 from client.imaging.sources import Source
 from client.imaging.workers import WorkLimits, cores, each
 from federation import durable
-from federation.errors import DeidError, StoreError
+from federation.errors import DataError, DeidError, StoreError
 
 Progress = Callable[[int, int], None]
 _IMPLEMENTATION = "2.25.205906213327206428341839142518160302147"  # of a random UUID, PS3.5 section B.2
@@ -70,20 +70,22 @@ def export(
     Raises: DataError folder-absent, folder-unreadable, folder-overlap; StoreError output-exists, disk-full,
     no-permission.
     """
-    require_apart(folder, target)
-    _claim(target)
     limits = limits or WorkLimits()
     hands = cores() if workers is None else workers
     reasons: dict[str, int] = {}
     done_with = {_WRITTEN: 0, _THERE: 0}
     with scratch(spool) as place:
         source = Source(folder, profile.limits, place)
+        require_apart(source.top, target)
+        _claim(target)
         intake = scan(
             source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False
         )  # fmt: skip
         with closing(intake):
             reasons |= source.refused
             total = intake.image_count
+            if not total:
+                raise DataError("folder-empty", "the folder has no image", hint="give the folder with the DICOM files")
             outcomes = each(
                 partial(_exported, profile, keys, target), intake.images(),
                 failed=str, workers=hands, limits=limits,

@@ -72,10 +72,10 @@ def ingest(
             "the store was made with another profile or another site secret",
             hint="use the profile and secret of the store, or make a new store",
         )
-    require_apart(folder, store.folder)
     limits = limits or WorkLimits()
     with scratch(store.folder.parent / "spool") as place:
         source = Source(folder, profile.limits, place, reports=reports)
+        require_apart(source.top, store.folder)
         intake = scan(
             source, profile, place, workers=_workers(workers, source), limits=limits, progress=listing,
             every_row=every_row,
@@ -107,7 +107,7 @@ def _stored_all(
     reasons = intake.unusable + source.refused
     outcomes = each(
         partial(_cleaned, profile, keys), _marked(intake.studies(), store, keys),
-        failed=_reason, workers=_count(workers, total), limits=limits, chunk=_CHUNK,
+        failed=_reason, workers=_count(workers, total), limits=limits, chunk=_CHUNK, files=_file_count,
     )  # fmt: skip
     with closing(outcomes), store.batch():
         for path, code in intake.unnamed():
@@ -176,6 +176,10 @@ def _cleaned(profile: DeidProfile, keys: SiteKeys, marked: tuple[RawStudy, bool]
         return error.code
     except OSError:
         return "unreadable"
+
+
+def _file_count(marked: tuple[RawStudy, bool]) -> int:
+    return len(marked[0].images)
 
 
 def _reason(code: str) -> Outcome:

@@ -1,6 +1,6 @@
 """Work on raw files in processes of their own: a file that crashes, hangs or fills the memory costs itself, no more.
 
-Decoders are C code. A worker that dies, or is silent past the time limit and is then killed, was busy with a known
+Decoders are C code. A worker that dies, or is killed because it works past the time limit, was busy with a known
 item: that item gets a reason, and a new worker goes on with the next one. Answers come in the order of the items,
 whatever the number of workers, and no more than a few items per worker are under way, so memory stays flat.
 """
@@ -17,18 +17,22 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
+_PATIENCE = 10  # a worker that computes nothing may be silent for so many time limits
+_LOOK_EVERY_S = 1.0
+_START_S = 600.0
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class WorkLimits:
-    """What one item may cost its worker."""
+    """What one file may cost its worker. Time is the worker's own computing time: a busy machine holds nothing back."""
 
     seconds: float = 120.0
     memory_bytes: int = 4 * 2**30
@@ -42,8 +46,10 @@ def cores() -> int:
 def each(
     work: Callable[[T], R], items: Iterable[T], *,
     failed: Callable[[str], R], workers: int, limits: WorkLimits, chunk: int = 4,
+    files: Callable[[T], int] = lambda item: 1,
 ) -> Generator[tuple[T, R], None, None]:  # fmt: skip
     """Items beside their answers, in order. `work` and the items must be picklable; 0 workers means right here.
+    `files` says how many files an item has: its time limit is theirs together.
 
     Guarantees: an item whose worker dies is answered by `failed("decode-failed")`, one over the time limit by
     `failed("limit-time")`, one over the memory limit by `failed("limit-size")`; the others are not touched by it. A
@@ -53,7 +59,7 @@ def each(
         for item in items:
             yield item, _done(work, item, failed)
         return
-    with _Crew(work, failed, workers, limits) as crew:
+    with _Crew(work, failed, workers, limits, files) as crew:
         yield from crew.run(iter(items), chunk)
 
 
@@ -71,12 +77,17 @@ class _Hand(Generic[T]):
     process: BaseProcess
     pipe: Connection
     todo: list[tuple[int, T]]
-    deadline: float = 0.0
+    since: float = 0.0
+    cpu_s: float = 0.0
+    awake: bool = False
 
 
 class _Crew(Generic[T, R]):
-    def __init__(self, work: Callable[[T], R], failed: Callable[[str], R], workers: int, limits: WorkLimits) -> None:
-        self._work, self._failed, self._workers, self._limits = work, failed, workers, limits
+    def __init__(
+        self, work: Callable[[T], R], failed: Callable[[str], R], workers: int, limits: WorkLimits,
+        files: Callable[[T], int],
+    ) -> None:  # fmt: skip
+        self._work, self._failed, self._workers, self._limits, self._files = work, failed, workers, limits, files
         self._hands: list[_Hand[T]] = []
         self._answers: dict[int, R] = {}
 
@@ -93,15 +104,14 @@ class _Crew(Generic[T, R]):
     def run(self, items: Iterator[T], chunk: int) -> Iterator[tuple[T, R]]:
         waiting: dict[int, T] = {}
         given = taken = 0
+        some = list(islice(items, chunk))
         while True:
-            while given - taken < 3 * self._workers * chunk and (hand := self._idle()) is not None:
-                some = list(islice(items, chunk))
-                if not some:
-                    break
+            while some and given - taken < 3 * self._workers * chunk and (hand := self._idle()) is not None:
                 numbered = list(enumerate(some, given))
                 waiting.update(numbered)
                 given += len(some)
                 self._give(hand, numbered)
+                some = list(islice(items, chunk))
             if taken == given:
                 return
             if taken not in self._answers:
@@ -130,9 +140,8 @@ class _Crew(Generic[T, R]):
         return hand
 
     def _give(self, hand: _Hand[T], numbered: list[tuple[int, T]]) -> None:
-        """A worker's first items wait for its start as well, which is not counted against them twice over."""
         hand.todo = numbered
-        hand.deadline = time.monotonic() + self._limits.seconds + 60.0
+        self._start_clock(hand)
         try:
             hand.pipe.send([item for _, item in numbered])
         except (BrokenPipeError, ConnectionResetError):
@@ -141,15 +150,22 @@ class _Crew(Generic[T, R]):
     def _listen(self) -> None:
         """Take every answer that is there. Only a worker with nothing to say is judged by the clock."""
         busy = [hand for hand in self._hands if hand.todo]
-        now = time.monotonic()
-        patience = max(0.0, min(hand.deadline for hand in busy) - now)
-        ready = wait([hand.pipe for hand in busy], timeout=min(patience, 5.0))
+        ready = wait([hand.pipe for hand in busy], timeout=min(_LOOK_EVERY_S, self._limits.seconds))
         for hand in busy:
             if hand.pipe in ready:
                 self._hear(hand)
-            elif not ready and time.monotonic() >= hand.deadline:
-                hand.process.kill()
+            elif not ready and self._is_over(hand):
                 self._bury(hand, "limit-time")
+
+    def _start_clock(self, hand: _Hand[T]) -> None:
+        hand.since, hand.cpu_s = time.monotonic(), _cpu_s(hand.process.pid)
+
+    def _is_over(self, hand: _Hand[T]) -> bool:
+        limit_s = self._limits.seconds * max(1, self._files(hand.todo[0][1]))
+        computed_s, silent_s = _cpu_s(hand.process.pid) - hand.cpu_s, time.monotonic() - hand.since
+        if not hand.awake:
+            return silent_s > _START_S
+        return computed_s > limit_s or silent_s > _PATIENCE * limit_s
 
     def _hear(self, hand: _Hand[T]) -> None:
         try:
@@ -157,9 +173,13 @@ class _Crew(Generic[T, R]):
         except (EOFError, ConnectionResetError):
             self._bury(hand, "decode-failed")
             return
+        if not hand.awake:  # its first word is that it is there: starting is not counted against an item
+            hand.awake = True
+            self._start_clock(hand)
+            return
         number, _ = hand.todo.pop(0)
         self._answers[number] = answer
-        hand.deadline = time.monotonic() + self._limits.seconds
+        self._start_clock(hand)
 
     def _bury(self, hand: _Hand[T], code: str) -> None:
         """The first unanswered item is the one that the worker died of; the rest goes to a new worker."""
@@ -186,6 +206,7 @@ def _labour(
         os.dup2(silence, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    pipe.send(None)
     while True:
         try:
             items: list[T] = pipe.recv()
@@ -193,6 +214,15 @@ def _labour(
             return
         for item in items:
             pipe.send(_done(work, item, failed))
+
+
+def _cpu_s(pid: int | None) -> float:
+    """Computing time of a process and its threads so far, from proc(5); 0 for one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
