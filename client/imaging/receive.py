@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from client.imaging.header import border, class_code, kind_of, open_file, read
 from client.imaging.identifiers import name_words
@@ -200,7 +200,7 @@ class Intake:
 
     def list_rows(self) -> None:
         for name in self._reports:
-            with open_file(self._source.at(name)) as file:
+            with _report_file(self._source.at(name)) as file:
                 rows = json_rows(file) if name.casefold().endswith(".jsonl") else csv_rows(file)
                 for number, start, length, row in rows:
                     self._add_row(name, number, start, length, row)
@@ -344,7 +344,7 @@ class Intake:
         sampled = False
         file = os.fsdecode(file)
         if code is None:
-            with open_file(self._source.at(file)) as report:
+            with _report_file(self._source.at(file)) as report:
                 header = report.readline() if file.casefold().endswith(".csv") else b""
                 report.seek(start)
                 data = report.read(length)
@@ -375,6 +375,16 @@ def _missing(file: str, number: int) -> DeidError:
         f"row {number} of a .{kind} report file names an image that is not in the folder",
         hint="copy the missing image into the folder, or remove the row; nothing was stored",
     )
+
+
+def _report_file(path: Path) -> BinaryIO:
+    """Raises: DataError folder-unreadable; without its reports a folder would be ingested in part."""
+    try:
+        return open_file(path)
+    except OSError:
+        raise DataError(
+            "folder-unreadable", "a report file cannot be read", hint="run as a user who may read the whole folder"
+        ) from None
 
 
 def _looked_at(profile: DeidProfile, named: tuple[str, Path]) -> _Listed:
@@ -464,6 +474,13 @@ def _position(dataset: Any) -> float | None:
 
 
 def _same_bytes(one: Path, other: Path) -> bool:
+    try:
+        return _compared(one, other)
+    except OSError:
+        return False
+
+
+def _compared(one: Path, other: Path) -> bool:
     with open_file(one) as first, open_file(other) as second:
         while True:
             a, b = first.read(1 << 20), second.read(1 << 20)
