@@ -21,7 +21,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 
 from client.imaging.deid import clean, clean_dataset
 from client.imaging.header import border, read, refusal
@@ -40,6 +46,7 @@ from federation.errors import DataError, DeidError, StoreError
 Progress = Callable[[int, int], None]
 _IMPLEMENTATION = "2.25.205906213327206428341839142518160302147"  # of a random UUID, PS3.5 section B.2
 _VERSION_NAME = "WARDROUND_1"
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
 _WRITTEN, _THERE = "written", "there"
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
@@ -230,6 +237,8 @@ def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> N
     if size_bytes * max(1, allocated // 8) > profile.limits.inflated_bytes:
         raise refusal("limit-size", "the frames are larger than the limit")
     if dataset.file_meta.TransferSyntaxUID.is_compressed and dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        if dataset.file_meta.TransferSyntaxUID in _LOSSY:  # the loss stays when the compression goes, PS3.3 C.7.6.1.1.5
+            out.LossyImageCompression = "01"
         dataset.decompress(as_rgb=True, generate_instance_uid=False)
         for keyword in ("PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"):
             if keyword in dataset:
