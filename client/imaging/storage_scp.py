@@ -65,7 +65,7 @@ class Provider:
 
     def start(self) -> None:
         """Raises: DataError receiver when the address cannot be used."""
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
