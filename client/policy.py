@@ -26,12 +26,14 @@ class Policy:
     allow_without_privacy: bool = False  # for simulation: an update without noise can give patients away
 
 
-def decide(policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool) -> Consent | Refusal:
+def decide(
+    policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool, released: bool
+) -> Consent | Refusal:
     """The offered consent if every rule holds, otherwise all the reasons against it.
 
     `offer` is what this site would agree to; `quorum` is the fewest sites whose updates will be added; `approved` says
-    whether a person here approved this very plan. The reasons are enumerated words: they tell the coordinator which
-    rule stood against the plan, not its value.
+    whether a person here approved this very plan, `released` whether one released this very data set. The reasons are
+    enumerated words: they tell the coordinator which rule stood against the plan, not its value.
     """
     refused: dict[Reason, bool] = {
         "privacy_off": offer.terms is None and not policy.allow_without_privacy,
@@ -40,6 +42,7 @@ def decide(policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approv
         "secure_required": policy.secure_required and not plan.aggregation.secure,
         "rank_too_large": plan.adapter.rank > policy.rank_max and plan.adapter.method != "stack",
         "plan_not_approved": policy.approve == "each-plan" and not approved,
+        "data_not_released": not released,
     }
     if offer.terms is not None:
         refused |= {

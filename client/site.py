@@ -37,6 +37,10 @@ class Learner(Protocol):
 
     def declared_patients(self) -> int: ...
 
+    def data_released(self) -> bool:
+        """Whether a person has released this very data set for training."""
+        ...
+
     def update(
         self,
         plan: RunPlan,
@@ -175,7 +179,9 @@ class Site:
             terms=self._terms(question, run),
         )
         approved = (self.state_dir / "approvals" / question.plan_digest).exists()
-        return policies.decide(self.policy, plan, offer, quorum=run.quorum, approved=approved)
+        return policies.decide(
+            self.policy, plan, offer, quorum=run.quorum, approved=approved, released=self.learner.data_released()
+        )
 
     def _narrowed(self, plan: RunPlan) -> RunPlan:
         """The plan as this site trains it: under `stack` at most the rank that it has room for."""

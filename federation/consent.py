@@ -25,6 +25,7 @@ Reason = Literal[
     "rank_too_large",
     "privacy_off",
     "plan_not_approved",
+    "data_not_released",
     "version_differs",
 ]
 

@@ -75,6 +75,7 @@ class DeidError(FedError):
             "patient-conflict", "duplicate-differs", "burned-in", "ocr-missing", "picture-unfit", "pairing",
             "text-sections",
             "text-residual", "residual-identifier", "report-format",
+            "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document",
         }
     )  # fmt: skip
 
@@ -109,7 +110,7 @@ class StoreError(FedError):
     codes = frozenset(
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
-            "store-mismatch",
+            "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "disk-full",
         }
     )  # fmt: skip
@@ -122,7 +123,12 @@ class PinError(FedError):
 
 class DataError(FedError):
     exit_status = 19
-    codes = frozenset({"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "site-name"})
+    codes = frozenset(
+        {
+            "folder-absent", "folder-empty", "folder-unreadable", "folder-overlap", "nothing-clean", "too-few-patients",
+            "site-name", "not-released", "receiver",
+        }
+    )  # fmt: skip
 
 
 class TrustError(FedError):

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from client.imaging.store import Store
 from client.training.evaluate import mean_loss
 from client.training.examples import Example
 from client.training.learner import StoredPatients
@@ -48,7 +47,7 @@ from sim.links import LocalLink
 from sim.phantoms import write_hospital
 from sim.sites import Hospital
 from sim.trust import clock, door, establish
-from sim.virtual_site import Pool, open_base, open_site, openers, prepare
+from sim.virtual_site import Pool, open_base, open_site, openers, prepare, stored_patients
 
 CURVE_POINTS = 8
 CURVE_CASES = 300
@@ -94,7 +93,7 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
     folders = {site_id: options.out / "sites" / site_id for site_id in sources}
     with stage("de-identification"):
         _prepare(plan, options, sources, folders, findings, talk)
-    data = {site_id: StoredPatients(Store.open(folder / "store")) for site_id, folder in folders.items()}
+    data = {site_id: stored_patients(folder) for site_id, folder in folders.items()}
 
     # 3 who will be examined: patients that nobody trains on
     with stage("evaluation"):

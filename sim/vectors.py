@@ -40,6 +40,9 @@ class VectorLearner:
     def declared_patients(self) -> int:
         return self._declared
 
+    def data_released(self) -> bool:
+        return True  # vectors are nobody's data
+
     def update(
         self,
         plan: RunPlan,

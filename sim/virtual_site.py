@@ -4,11 +4,13 @@
     <folder>/store/      what is left after de-identification
     <folder>/state/      answers, approvals, and the ledger of privacy spent
     <folder>/trust/      its key, the roster it accepted, the log of its door
+    <folder>/releases.jsonl   who released which data set: here the simulator, as soon as it is made
     <folder>/site.json   facts of the simulation: id, declared patients, seed or none
 
-What differs from a real hospital: plans that match the policy need no person's approval, a plan without privacy is
-allowed (the simulator compares with and without), and all keys come from the seed, if there is one. Whoever knows the
-seed can subtract the noise, so real folders are opened without one: then keys are the operating system's.
+What differs from a real hospital: the data set is released without a look, plans that match the policy need no
+person's approval, a plan without privacy is allowed (the simulator compares with and without), and all keys come from
+the seed, if there is one. Whoever knows the seed can subtract the noise, so real folders are opened without one: then
+keys are the operating system's.
 """
 
 import json
@@ -20,19 +22,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from client.imaging.attestation import attestation, keep
 from client.imaging.ingest import IngestCounts, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.store import Store
 from client.policy import Policy
+from client.releases import Release, Releases
 from client.settings import Data, Settings, SiteIdentity
 from client.signed_site import SignedSite
 from client.site import Site
 from client.training.cohort import split
 from client.training.examples import Example
-from client.training.learner import LoraLearner, StoredPatients
+from client.training.learner import LoraLearner, ReleasedPatients, StoredPatients
 from client.training.model import Base, Device, load_base
-from client.training.train import Patients
 from federation import canonical, durable
 from federation.errors import DataError, FedError
 from federation.plan import RunPlan, plan_from_value
@@ -88,6 +91,13 @@ def prepare(
     with store:
         counts = ingest(source, store, profile, keys, progress=progress, workers=workers)
         patients = store.patients()
+        digest = store.digest()
+        told = {"accepted": counts.accepted, "already": counts.already, "quarantined": counts.quarantined}
+        text = attestation("ingest", profile, keys.key_id, told, data_digest=digest, time_utc=NOW)
+        keep(folder / "store" / "attestations", text)
+    releases = releases_of(folder)
+    if releases.of(digest) is None:
+        releases.append(Release("release", digest, profile.digest, "wardround sim", NOW))
     if not patients:
         why = ", ".join(f"{reason} {count}" for reason, count in counts.quarantined.items())
         raise DataError(
@@ -108,6 +118,15 @@ def prepare(
     return counts
 
 
+def releases_of(folder: Path) -> Releases:
+    return Releases(folder / "releases.jsonl")
+
+
+def stored_patients(folder: Path) -> StoredPatients:
+    """The released patients of a virtual site."""
+    return StoredPatients(Store.open(folder / "store"), releases_of(folder))
+
+
 def _secret(folder: Path, site_id: str, seed: int | None) -> bytes:
     """The site's pseudonym secret: from the seed, or random and kept beside the store."""
     if seed is not None:
@@ -126,7 +145,9 @@ def open_base(plan: RunPlan, path: Path, *, threads: int) -> Base:
     )
 
 
-def open_site(folder: Path, state: Path, base: Base, *, data: Patients | None = None, private: bool = True) -> Site:
+def open_site(
+    folder: Path, state: Path, base: Base, *, data: ReleasedPatients | None = None, private: bool = True
+) -> Site:
     """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data)."""
     facts = Facts.read(folder)
     policy = Policy(
@@ -141,9 +162,7 @@ def open_site(folder: Path, state: Path, base: Base, *, data: Patients | None = 
         policy,
         Ledger.open(state / "ledger"),
         OperatingSystemKeys() if facts.seed is None else SeededKeys(facts.seed).child(f"site/{facts.site_id}"),
-        LoraLearner(
-            base, data or StoredPatients(Store.open(folder / "store")), declared_patients=facts.declared_patients
-        ),
+        LoraLearner(base, data or stored_patients(folder), declared_patients=facts.declared_patients),
         state,
         now_utc=lambda: NOW,
         on_failure=partial(_tell, facts.site_id),
@@ -188,7 +207,11 @@ class Pool:
     """All sites' patients in one place: what hospitals cannot do, for comparison only."""
 
     def __init__(self, sources: Sequence[StoredPatients]) -> None:
+        self._sources = sources
         self._of = {key: source for source in sources for key in source.patients()}
+
+    def released(self) -> bool:
+        return all(source.released() for source in self._sources)
 
     def patients(self) -> Sequence[str]:
         return sorted(self._of)

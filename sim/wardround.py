@@ -26,6 +26,8 @@ import server.cli  # noqa: E402
 import sim.cli  # noqa: E402
 from federation.errors import FedError  # noqa: E402
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
     help="Federated fine-tuning of vision-language models between hospitals, with patient-level privacy.",
@@ -69,6 +71,8 @@ def main() -> None:
 def call(arguments: list[str]) -> int:
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
+        if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except FedError as error:
         return _tell(error.message, error.hint, error.exit_status)
@@ -78,7 +82,7 @@ def call(arguments: list[str]) -> int:
     except click.UsageError as error:
         return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
     except (KeyboardInterrupt, click.Abort):
-        return _tell("interrupted", "add --resume to go on", 130)
+        return _tell("interrupted", "start the same command again to go on; sim run with --resume", _INTERRUPTED)
     except Exception as error:
         # Only the type: a message may quote data.
         hint = "this is a bug; set WARDROUND_DEBUG=1 to see the traceback (it may show data)"

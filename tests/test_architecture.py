@@ -20,6 +20,7 @@ DOORS = {
     },
     "ray": {"federation/flower_private.py"},
     "pydicom": {"client/imaging/", "sim/phantoms.py", "sim/hostile.py", "sim/bench_deid.py"},
+    "pynetdicom": {"client/imaging/"},
     "onnxruntime": {"client/imaging/ocr.py", "client/imaging/tagger.py"},
     "torch": {"client/training/", "sim/base_model.py"},
     "torchvision": {"client/training/torchvision_door.py"},
