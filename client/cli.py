@@ -1,5 +1,6 @@
 """`wardround site …`: what a hospital's operator types."""
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -114,3 +115,19 @@ def rotate(
     durable.write(path, [dump_submission(submission)])
     print(submission.words())
     Talk().line(f"send {path} to the coordinator, who runs `wardround coordinator admit` with the words")
+
+
+@app.command("ledger", epilog="Example: wardround site ledger --folder /srv/wardround --json")
+def ledger(
+    folder: Annotated[Path, typer.Option(help="the site's folder, with site.toml and state")] = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Show what privacy was spent, by whom, when and for what, and what is left."""
+    from client.ledger_view import lines, view
+
+    account = view(folder)
+    if as_json:
+        print(json.dumps(account, indent=2, sort_keys=True))
+        return
+    for line in lines(account):
+        print(line)
