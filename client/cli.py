@@ -117,9 +117,9 @@ def rotate(
     Talk().line(f"send {path} to the coordinator, who runs `wardround coordinator admit` with the words")
 
 
-@app.command("ledger", epilog="Example: wardround site ledger --folder /srv/wardround --json")
+@app.command("ledger", epilog="Example: wardround site ledger --dir /srv/wardround --json")
 def ledger(
-    folder: Annotated[Path, typer.Option(help="the site's folder, with site.toml and state")] = Path("."),
+    folder: Folder = Path("."),
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
 ) -> None:
     """Show what privacy was spent, by whom, when and for what, and what is left."""

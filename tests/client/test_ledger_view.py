@@ -53,7 +53,7 @@ def test_trained_and_held_out_patients_do_not_add_up(folder):
 
 
 def test_the_command_prints_one_json_object(folder, capsys):
-    assert call(["site", "ledger", "--folder", str(folder), "--json"]) == 0
+    assert call(["site", "ledger", "--dir", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["site"] == "north"
 
 
@@ -64,7 +64,7 @@ def test_an_altered_ledger_is_refused_and_nothing_is_shown(folder, name, capsys)
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
 
-    assert call(["site", "ledger", "--folder", str(folder)]) == StoreError.exit_status
+    assert call(["site", "ledger", "--dir", str(folder)]) == StoreError.exit_status
     shown = capsys.readouterr()
     assert shown.out == "" and "does not verify" in shown.err and "restore" in shown.err
 
