@@ -240,3 +240,19 @@ def _counts(told: dict[str, Any], names: tuple[str, ...]) -> None:
     print(f"{'quarantined':<12} {sum(told['quarantined'].values())}")
     for reason, count in told["quarantined"].items():
         print(f"  {reason:<22} {count}")
+
+
+@app.command("ledger", epilog="Example: wardround site ledger --dir /srv/wardround --json")
+def ledger(
+    folder: Folder = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Show what privacy was spent, by whom, when and for what, and what is left."""
+    from client.ledger_view import lines, view
+
+    account = view(folder)
+    if as_json:
+        print(json.dumps(account, indent=2, sort_keys=True))
+        return
+    for line in lines(account):
+        print(line)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from federation import strict_toml
-from federation.consent import Consent, Reason, Refusal
+from federation.consent import Consent, PrivacyTerms, Reason, Refusal
 from federation.plan import RunPlan, Sha256
 
 
@@ -52,6 +52,18 @@ def decide(
         }
     reasons = tuple(reason for reason, holds in refused.items() if holds)
     return Refusal(reasons) if reasons else offer
+
+
+def decide_evaluation(policy: Policy, terms: PrivacyTerms, declared_patients: int, *, approved: bool) -> Refusal | None:
+    """None if this hospital's held-out patients may be examined on these terms, otherwise the reasons against it."""
+    refused: dict[Reason, bool] = {
+        "plan_not_approved": policy.approve == "each-plan" and not approved,
+        "budget_exhausted": terms.epsilon_after_round > policy.epsilon_max,
+        "noise_too_low": terms.noise_multiplier < policy.noise_multiplier_min,
+        "delta_too_large": terms.delta > min(policy.delta_max, 1 / (10 * declared_patients)),
+    }
+    reasons = tuple(reason for reason, holds in refused.items() if holds)
+    return Refusal(reasons) if reasons else None
 
 
 def _model_allowed(policy: Policy, plan: RunPlan, base_digest: str) -> bool:

@@ -19,7 +19,7 @@ from federation import messages
 from federation.errors import FedError, FormatError, QuorumError
 from federation.messages import Answer, Payload, Question
 
-MESSAGE_TYPES = {"consent": "query.consent", "train": "train"}
+MESSAGE_TYPES = {"consent": "query.consent", "train": "train", "evaluate": "evaluate"}
 NAME_TYPE = "query.name"
 CODE = re.compile(r"[a-z][a-z-]{0,31}")
 # How long Flower keeps a question and its reply beyond the deadline: the coordinator adds up the answers before it.

@@ -21,8 +21,8 @@ from federation.errors import FormatError
 VERSION = "wardround-messages/1"
 HEADER_BYTES_MAX = 2**20
 
-QuestionKind = Literal["consent", "train"]
-AnswerKind = Literal["consent", "refusal", "update", "failure"]
+QuestionKind = Literal["consent", "train", "evaluate"]
+AnswerKind = Literal["consent", "refusal", "update", "evaluation", "failure"]
 
 SITE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")

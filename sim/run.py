@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from client.training.evaluate import mean_loss
@@ -32,6 +33,7 @@ from federation.trust.keys import SigningKey
 from server import evidence, rounds
 from server import report as reports
 from server.checkpoint import Checkpoints
+from server.evaluation import Examined, ask_evaluation, private_evaluation
 from server.export import export_adapter
 from server.record import OUTCOMES, RoundRecord
 from server.report import GalleryItem
@@ -114,6 +116,8 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
         scored |= {row: examiner.scores(adapter) for row, adapter in adapters.items() if row != "base"}
         findings.evaluation = _evaluation(examiner, scored, tuple(folders))
         findings.evaluation["text"] = _texts(plan, examiner, adapters)
+        if findings.examined is not None and findings.examined.evaluations:
+            findings.evaluation["private"] = _private(plan, findings.examined, findings.evaluation["per_site"])
         gallery = _gallery(examiner, adapters)
 
     # 6 the account
@@ -248,7 +252,9 @@ def _federate(
     def run(link: Link) -> RunResult:
         faulty = FaultyLink(link, options.faults, sign=trust.sign)
         signed = SignedLink(faulty, trust.coordinator, (trust.signed,), log, clock=clock)
-        return rounds.run(plan, signed, checkpoints, base=options.base_path, observer=observe)
+        result = rounds.run(plan, signed, checkpoints, base=options.base_path, observer=observe)
+        findings.examined = ask_evaluation(plan, signed, result.run_id, result.adapter)
+        return result
 
     with contextlib.closing(log):
         if options.engine == "flower":
@@ -325,6 +331,20 @@ def _evaluation(examiner: Examiner, scored: Mapping[str, Sequence[Any]], sites: 
         for site in sites
     }
     return made
+
+
+def _private(plan: RunPlan, examined: Examined, per_site: Mapping[str, Any]) -> dict[str, Any]:
+    """What the coordinator of a real federation would know, and beside it the truth, which only a simulation has."""
+    told = private_evaluation(plan, examined, np.random.default_rng(0))
+    exact = {site: per_site.get(site, {}).get("federated") for site in told["sites"]}
+    known = {
+        site: row["macro"]["auroc"]["value"]
+        for site, row in exact.items()
+        if row is not None and row["macro"]["auroc"]["value"] is not None
+    }
+    total = sum(told["weights"][site] for site in known)
+    mean = sum(told["weights"][site] * value for site, value in known.items()) / total if total else None
+    return told | {"exact_in_simulation_only": {"sites": known, "macro_auroc": mean}}
 
 
 def _asked(scored: Sequence[Any], site_id: str) -> bool:

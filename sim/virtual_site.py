@@ -157,15 +157,17 @@ def open_site(
         SiteIdentity(facts.site_id), Data("store", "secret", declared_patients=facts.declared_patients), policy
     )
     state.mkdir(parents=True, exist_ok=True)
+    learner = LoraLearner(base, data or stored_patients(folder), declared_patients=facts.declared_patients)
     return Site(
         settings,
         policy,
         Ledger.open(state / "ledger"),
         OperatingSystemKeys() if facts.seed is None else SeededKeys(facts.seed).child(f"site/{facts.site_id}"),
-        LoraLearner(base, data or stored_patients(folder), declared_patients=facts.declared_patients),
+        learner,
         state,
         now_utc=lambda: NOW,
         on_failure=partial(_tell, facts.site_id),
+        examiner=learner,
     )
 
 

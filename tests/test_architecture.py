@@ -22,14 +22,14 @@ DOORS = {
     "pydicom": {"client/imaging/", "sim/phantoms.py", "sim/hostile.py", "sim/bench_deid.py"},
     "pynetdicom": {"client/imaging/"},
     "onnxruntime": {"client/imaging/ocr.py", "client/imaging/tagger.py"},
-    "torch": {"client/training/", "sim/base_model.py"},
+    "torch": {"client/training/", "sim/base_model.py", "sim/bench_privacy.py"},
     "torchvision": {"client/training/torchvision_door.py"},
-    "transformers": {"client/training/", "sim/base_model.py"},
-    "peft": {"client/training/", "server/export.py"},
+    "transformers": {"client/training/", "sim/base_model.py", "sim/bench_privacy.py"},
+    "peft": {"client/training/", "server/export.py", "sim/bench_privacy.py"},
     "grpc": {"client/daemon.py"},
     "typer": {"client/cli.py", "server/cli.py", "sim/cli.py", "sim/wardround.py"},
     "rich": {"federation/terminal.py", "client/cli.py", "server/cli.py", "sim/cli.py"},
-    "opacus": {"federation/privacy/accounting.py"},
+    "opacus": {"federation/privacy/accounting.py", "sim/bench_privacy.py"},
     "dp_accounting": {"federation/privacy/accounting.py"},
 }  # fmt: skip
 FLAT = {f"federation.privacy.{name}" for name in ("sampling", "clipping", "noise", "accounting")}

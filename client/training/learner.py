@@ -10,12 +10,14 @@ import numpy.typing as npt
 from client.imaging.store import Picture, Store
 from client.releases import Releases
 from client.training.cohort import split
-from client.training.examples import Example
+from client.training.evaluate import Question, answers
+from client.training.examples import Encoder, Example
 from client.training.model import AdapterSpec, Base
 from client.training.train import Patients, Work, train
 from federation.adapter import Adapter, AdapterUpdate, Factor
 from federation.errors import DataError
 from federation.plan import RunPlan
+from federation.privacy.histograms import Answers
 from federation.privacy.keystream import KeySource
 from federation.privacy.mechanism import Mechanism
 
@@ -130,6 +132,18 @@ class LoraLearner:
     def adapter_shapes(self, plan: RunPlan) -> Mapping[str, tuple[int, ...]]:
         ever = plan.adapter.trained_factors(1) | plan.adapter.trained_factors(2)
         return self._base.adapter_shapes(AdapterSpec.of(plan, ever))
+
+    def examine(self, plan: RunPlan, adapter: Adapter) -> Sequence[Answers]:
+        """The held-out patients' answers to the plan's questions: exact, and for this machine only."""
+        held_out = split(self._data.patients(), held_out_share=plan.evaluation.held_out_share).held_out
+        model = self._base.with_adapter(AdapterSpec.of(plan, plan.adapter.trained_factors(1)))
+        model.load(adapter)
+        encoder = Encoder(self._base.processor, self._base.dtype)
+        examples = [item for key in held_out for item in self._data.examples(key)]
+        return [
+            answers(model, encoder, examples, Question(asked[0], tuple(asked[1:])))
+            for asked in plan.evaluation.questions
+        ]
 
     def update(
         self,

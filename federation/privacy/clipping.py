@@ -89,8 +89,8 @@ def clipping_rule(name: str, norm: float) -> FlatClipping | AutoS:
 class BoundedSum:
     """A sum over patients. Adding or removing one patient moves it by at most `sensitivity` (L2 norm).
 
-    Only client/training/gradients.py may make one of patients. It is a sum, not a mean: a divisor taken from the drawn
-    patients would have no such bound. Nobody drawn: zeros.
+    Of patients only client/training/train.py and privacy/histograms.py make one. It is a sum, not a mean: a divisor
+    taken from the drawn patients would have no such bound. Nobody drawn: zeros.
     """
 
     total: NDArray[np.float32]

@@ -36,6 +36,8 @@ max_update_rms = 100.0
 held_out_share = 0.3
 bootstrap = 20
 minimum_count = 2
+private_epsilon = 15.0
+questions = [["Is there consolidation?", "Yes.", "No."]]
 """
 LOG = Path("trust") / "log" / "log.jsonl"
 SMALL = ("--sites", "2", "--patients", "24", "--threads", "1")
@@ -64,6 +66,8 @@ def test_a_federation_ends_with_a_report_an_adapter_and_nothing_of_any_patient(p
     assert {"run_id", "plan_digest", "engine", "rounds", "sites", "evaluation", "privacy", "costs"} <= told.keys()
     assert set(told["evaluation"]) >= {"base", "federated", "local_only", "pooled", "per_site"}
     assert all(0 < site["epsilon"] <= 8.0 for site in told["sites"].values())
+    assert sorted(told["evaluation"]["private"]["sites"]) == sorted(told["sites"])
+    assert all("evaluation" in [message["kind"] for message in site["left"]] for site in told["sites"].values())
     assert told["costs"]["uplink_bytes_per_site_round"] > told["adapter"]["parameters"] * 4
     for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "report.html", "run/HEAD"):
         assert (out / name).exists()
