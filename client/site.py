@@ -23,7 +23,7 @@ from federation.messages import Answer, Payload, Question, answer_to
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy import accounting, histograms
 from federation.privacy.accounting import Event
-from federation.privacy.clipping import clipping_rule
+from federation.privacy.clipping import FlatClipping, clipping_rule
 from federation.privacy.histograms import Answers
 from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.ledger import Ledger, Spend, ensure_within_budget, epsilon_of, events_per_person

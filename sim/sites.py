@@ -16,7 +16,7 @@ from sim.identifiers import TOWNS
 
 QUESTIONS: dict[str, str] = {
     "consolidation": "Is there consolidation?",
-    "effusion": "Is there a pleural effusion?",
+    "effusion": "Is there an effusion?",
     "cardiomegaly": "Is there cardiomegaly?",
     "pneumothorax": "Is there a pneumothorax?",
 }
