@@ -136,7 +136,9 @@ class Daemon:
     def stop(self) -> None:
         """Children first, so that no question arrives any more; a training under way is left to end with the process:
         its charge is on disk, and the round is over for this site."""
-        for child in reversed(self._children):
+        for child in self._children:
+            child.begin_stop()
+        for child in self._children:
             child.stop()
         if self._service is not None:
             self._service.close()

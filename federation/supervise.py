@@ -81,13 +81,18 @@ class Child:
         if process is not None and process.poll() is None:
             process.terminate()
 
-    def stop(self) -> None:
-        """End it for good: SIGTERM, and SIGKILL for one that does not listen."""
+    def begin_stop(self) -> None:
+        """SIGTERM, without waiting for what comes of it; it is not started again."""
         self._over.set()
         with self._lock:
             process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
+
+    def stop(self) -> None:
+        """End it for good: SIGTERM, and SIGKILL for one that does not listen."""
+        self.begin_stop()
+        process = self._process
         self._thread.join(STOP_S)
         if process is not None and process.poll() is None:
             process.kill()
