@@ -67,7 +67,8 @@ def _site_cost(plan: RunPlan, declared: int) -> SiteCost:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Per site and round; headers and signatures add some kilobytes."""
+    """Per site and round, at most: methods that alternate send less in every other one. Headers and signatures add
+    some kilobytes."""
 
     down: int
     up: int
@@ -81,7 +82,8 @@ def wire_bytes(plan: RunPlan, model: Path) -> Bytes | None:
     factor_a = sum(plan.adapter.rank * columns for _, columns in shapes)
     factor_b = sum(plan.adapter.rank * rows for rows, _ in shapes)
     trained = {"A": factor_a, "B": factor_b}
-    return Bytes(4 * (factor_a + factor_b), 4 * sum(trained[factor] for factor in plan.adapter.trained_factors))
+    most = max(sum(trained[factor] for factor in plan.adapter.trained_factors(number)) for number in (1, 2))
+    return Bytes(4 * (factor_a + factor_b), 4 * most)
 
 
 def _target(name: str) -> str | None:
