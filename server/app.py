@@ -72,7 +72,7 @@ def run_to_the_end(
     while not stopped.is_set():
         folder.stand("running")
         try:
-            return rounds.run(checkpoints.plan, link, checkpoints, observer=observe)
+            return rounds.run(checkpoints.plan, link, checkpoints, base=folder.base(), observer=observe)
         except QuorumError as error:
             if stopped.is_set():
                 return None

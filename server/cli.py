@@ -222,7 +222,8 @@ def launch(
     from federation.privacy.keystream import OperatingSystemKeys
     from server import desk
 
-    run = desk.launch(folder, load_plan(plan_file), OperatingSystemKeys())
+    plan = load_plan(plan_file)
+    run = desk.launch(folder, plan, OperatingSystemKeys(), base=plan_file.parent / plan.model.path)
     _watch(run, detach=detach)
 
 

@@ -45,11 +45,11 @@ def check_lines(plan: RunPlan, model: Path, sizes: list[int]) -> list[str]:
     return lines
 
 
-def launch(home: Path, plan: RunPlan, keys: KeySource) -> RunFolder:
+def launch(home: Path, plan: RunPlan, keys: KeySource, *, base: Path | None = None) -> RunFolder:
     """A new run of this plan, handed to the serving coordinator. Raises: CarrierError `serve-away`."""
     with local(home).control() as control, _answering():
         control.nodes()  # no run is made for a SuperLink that does not answer
-        folder = runs.create(home / "runs", plan, keys)
+        folder = runs.create(home / "runs", plan, keys, base=base)
         begin(control, folder)
     return folder
 

@@ -70,6 +70,13 @@ class RunFolder:
         except OSError:
             return 0.0
 
+    def base(self) -> Path | None:
+        """The base model's folder on this machine, for a start that is computed from it (`a_init = "svd"`)."""
+        try:
+            return Path((self.path / "base").read_text(encoding="utf-8"))
+        except OSError:
+            return None
+
     def plan(self) -> RunPlan:
         return Checkpoints.open(self.run).plan
 
@@ -92,11 +99,13 @@ class RunFolder:
             return
 
 
-def create(runs: Path, plan: RunPlan, keys: KeySource) -> RunFolder:
-    """A new run in a folder of its own, named as the run is."""
+def create(runs: Path, plan: RunPlan, keys: KeySource, *, base: Path | None = None) -> RunFolder:
+    """A new run in a folder of its own, named as the run is. `base` is where its base model is here, if it is."""
     run_id = new_run_id(plan, keys)
     path = runs / run_id
     Checkpoints.create(path / "run", run_id=run_id, plan=plan)
+    if base is not None and (base / "config.json").is_file():
+        durable.write(path / "base", [str(base.resolve()).encode("utf-8")])
     folder = RunFolder(path)
     folder.stand("queued")
     return folder

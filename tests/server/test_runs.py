@@ -113,3 +113,12 @@ def test_a_plan_costs_what_its_target_says_or_is_refused():
 
     assert one.epsilon is not None and 3.9 < one.epsilon <= 4.0
     assert one.delta == 1 / 30000
+
+
+def test_a_run_remembers_where_its_base_is_if_it_is_here(home, tmp_path):
+    (tmp_path / "base").mkdir()
+    without = runs.create(home / "runs", PLAN, SeededKeys(1), base=tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    with_base = runs.create(home / "runs", PLAN, SeededKeys(2), base=tmp_path / "base")
+
+    assert without.base() is None and with_base.base() == (tmp_path / "base").resolve()
