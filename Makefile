@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
-.PHONY: help setup demo test slow bench lint types clean
+.PHONY: help setup demo demo-deployment test slow bench lint types clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,9 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: setup  ## four hospitals train together on this machine; ends with a report to open
 	@rm -rf $(OUT)
 	$(BIN)/wardround sim run --patients 320 --rounds 8 --out $(OUT)
+
+demo-deployment: setup  ## a coordinator and three hospitals as processes, over TLS; one is killed on the way
+	$(BIN)/python -m sim.deployment --out out/deployment
 
 test: setup  ## the fast suite
 	$(BIN)/python -m pytest -m "not slow"

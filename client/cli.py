@@ -256,3 +256,70 @@ def ledger(
         return
     for line in lines(account):
         print(line)
+
+
+@app.command("run", epilog="Example: wardround site run --dir /srv/wardround")
+def run(folder: Folder = Path(".")) -> None:
+    """The site's daemon: loads the model, connects to the coordinator, answers what policy and ledger allow."""
+    from client.desk import daemon
+    from client.folder import SiteFolder
+
+    talk = Talk()
+    with daemon(SiteFolder(folder.resolve())) as made:
+        talk.line(f"{made.site.site_id}: ready; its log is {folder / 'logs' / 'site.jsonl'}")
+        made.run_until_signal()
+
+
+@app.command("status", epilog="Example: wardround site status --dir /srv/wardround --json")
+def status(
+    folder: Folder = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """What the daemon is doing, what was answered last, and what is spent."""
+    from client import desk
+
+    told = desk.status(folder.resolve())
+    print(json.dumps(told, indent=2) if as_json else "\n".join(desk.status_lines(told)))
+
+
+@app.command("approve", epilog="Example: wardround site approve plan.toml --dir /srv/wardround")
+def approve(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="the plan.toml that the coordinator sent you")],
+    folder: Folder = Path("."),
+) -> None:
+    """Consent to this very plan, as a person of this hospital. Another plan, even a little other, needs another."""
+    from client import desk
+    from federation.plan import load_plan
+
+    plan = load_plan(plan_file)
+    print(desk.approve_plan(folder.resolve(), plan))
+    Talk().line("approved by you; the coordinator's `check` prints the same digest")
+
+
+@app.command("policy", epilog="Example: wardround site policy --dir /srv/wardround")
+def policy(folder: Folder = Path(".")) -> None:
+    """This site's rules as they are in force. They are changed in site.toml only."""
+    from client import desk
+    from client.folder import SiteFolder
+
+    for line in desk.policy_lines(SiteFolder(folder).settings().policy):
+        print(line)
+
+
+@app.command("doctor", epilog="Example: wardround site doctor --dir /srv/wardround")
+def doctor(
+    folder: Folder = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Is everything as it should be? Keys, disk, ledger, roster, network, clock: one line each, ok or what to do."""
+    from client.doctor import examine, worst
+    from client.folder import SiteFolder
+
+    findings = examine(SiteFolder(folder.resolve()))
+    if as_json:
+        print(json.dumps({"worst": worst(findings), "findings": [vars(finding) for finding in findings]}, indent=2))
+    else:
+        for finding in findings:
+            word = {"ok": "ok  ", "warn": "warn", "fix": "fix "}[finding.health]
+            print(f"{word}  {finding.what:<12} {finding.says}")
+    raise typer.Exit({"ok": 0, "warn": 0, "fix": 3}[worst(findings)])

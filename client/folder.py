@@ -60,6 +60,14 @@ approve = "each-plan"              # a person here approves every plan; or "matc
 
 [device]
 name = "cpu"                       # or cuda, cuda:0
+
+# [model]                          # the base that the plan names; copied here, nothing is downloaded
+# path = "base"                    # a folder, from this one
+# sha256 = "…64 hex digits…"
+
+# [carrier]
+# proxy = "http://proxy:3128"      # only if the coordinator is reached through one
+# metrics_port = 9464              # for Prometheus, on loopback
 """
 
 

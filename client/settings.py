@@ -32,6 +32,25 @@ class Data:
 class Device:
     __pydantic_config__ = strict_toml.STRICT
     name: Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")] = "cpu"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # cores for numbers; 0: what the library takes
+
+
+@dataclass(frozen=True)
+class Model:
+    """[model]: the base that this site has, loaded once when the daemon starts."""
+
+    __pydantic_config__ = strict_toml.STRICT
+    path: Annotated[str, Field(min_length=1, max_length=400)]  # its folder, from the site's own folder
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # absent: not compared when it is loaded
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """[carrier]: how this site reaches the coordinator. Its address comes with the invitation."""
+
+    __pydantic_config__ = strict_toml.STRICT
+    proxy: Annotated[str, Field(pattern=r"^http://[^\s@]{1,300}$")] | None = None  # an HTTP proxy, without a password
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464  # on loopback; 0: any free one
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,8 @@ class Settings:
     policy: Policy
     device: Device = field(default_factory=Device)
     receive: Receive = field(default_factory=Receive)
+    model: Model | None = None
+    carrier: Carrier = field(default_factory=Carrier)
 
 
 def load_settings(path: Path) -> Settings:

@@ -12,6 +12,7 @@ FedError                 code, message, hint; str() never holds a data value
 ├─ PinError          18  something is not what its digest says
 ├─ DataError         19  a site's folder has nothing to train on
 ├─ TrustError        20  a key, roster, token, signature, log or certificate that cannot be trusted
+├─ CarrierError      21  a daemon, a port, a connection, a run under way
 └─ GateError         22  rounds are rejected one after the other
 
 The number is the exit status of a command that ends with this error (1, 2 and 130 are taken: crash, usage, interrupt).
@@ -144,6 +145,11 @@ class TrustError(FedError):
             "log-write", "certificate-absent", "certificate-damaged", "certificate-expired", "evidence-damaged",
         }
     )  # fmt: skip
+
+
+class CarrierError(FedError):
+    exit_status = 21
+    codes = frozenset({"daemon-away", "serve-away", "port-taken", "run-absent", "run-over", "run-failed"})
 
 
 class GateError(FedError):

@@ -181,3 +181,116 @@ def _next(folder: Path, version: int, done: str) -> None:
         Talk().line(f"draft.json waits for {needed} officers: `wardround coordinator sign`, then `publish`")
     else:
         Talk().line(f"roster {version} is in force: `wardround coordinator roster --out FILE` writes it for the sites")
+
+
+@app.command("serve", epilog="Example: wardround coordinator serve --dir fed")
+def serve(
+    folder: Folder = Path("."),
+    listen: Annotated[str | None, typer.Option(help="host:port for the sites; default: the federation's port")] = None,
+    page_port: Annotated[int, typer.Option(min=0, max=65535, help="page and metrics on loopback; 0: any")] = 9465,
+) -> None:
+    """Serve the federation: nodes of the roster may connect, runs go on, a page on loopback shows it all."""
+    from server.serving import coordinator
+
+    talk = Talk()
+    served = coordinator(folder, listen=listen, page_port=page_port, say=talk.line)
+    served.run_until_signal()
+
+
+@app.command("check", epilog="Example: wardround coordinator check plan.toml --patients 5000")
+def check(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="a plan.toml")],
+    patients: Annotated[list[int] | None, typer.Option(min=1, help="declared patients of a site; repeat")] = None,
+) -> None:
+    """Read a plan as the sites will: what it costs each in epsilon, and how many bytes it sends."""
+    from federation.plan import load_plan
+    from server import desk
+
+    plan = load_plan(plan_file)
+    for line in desk.check_lines(plan, plan_file.parent / plan.model.path, patients or [300, 3000, 30000]):
+        print(line)
+
+
+@app.command("launch", epilog="Example: wardround coordinator launch plan.toml --dir fed")
+def launch(
+    plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="a plan.toml")],
+    folder: Folder = Path("."),
+    detach: Annotated[bool, typer.Option("--detach", help="do not watch")] = False,
+) -> None:
+    """Begin a run and watch it. Ctrl-C ends the watching, not the run."""
+    from federation.plan import load_plan
+    from federation.privacy.keystream import OperatingSystemKeys
+    from server import desk
+
+    plan = load_plan(plan_file)
+    run = desk.launch(folder, plan, OperatingSystemKeys(), base=plan_file.parent / plan.model.path)
+    _watch(run, detach=detach)
+
+
+@app.command("resume", epilog="Example: wardround coordinator resume chest-2025-0123456789ab --dir fed")
+def resume(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    folder: Folder = Path("."),
+    detach: Annotated[bool, typer.Option("--detach", help="do not watch")] = False,
+) -> None:
+    """Go on with a run from its last whole round, after a stop or any failure."""
+    from server import desk
+
+    _watch(desk.resume(folder, run_id), detach=detach)
+
+
+@app.command("status", epilog="Example: wardround coordinator status --dir fed --json")
+def status(
+    folder: Folder = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """What is running, how far, and who was left out."""
+    from server import desk
+
+    told = desk.status(folder)
+    print(json.dumps(told, indent=2) if as_json else "\n".join(desk.status_lines(told)))
+
+
+@app.command("stop", epilog="Example: wardround coordinator stop chest-2025-0123456789ab --dir fed")
+def stop(run_id: Annotated[str, typer.Argument(metavar="RUN")], folder: Folder = Path(".")) -> None:
+    """End a run. Its whole rounds stay, and `resume` goes on from them."""
+    from server import runs
+    from server.coordinator import stop_run
+
+    stop_run(folder, runs.find(folder / "runs", run_id))
+    Talk().line(f"{run_id} is stopped")
+
+
+@app.command("export", epilog="Example: wardround coordinator export chest-2025-0123456789ab out/chest --dir fed")
+def export(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder")],
+    folder: Folder = Path("."),
+) -> None:
+    """Take a finished run away: adapter in PEFT's format, report, and all that `wardround verify` reads."""
+    from server import desk
+
+    desk.export(folder, run_id, target)
+    print(target / "adapter")
+
+
+def _watch(run: object, *, detach: bool) -> None:
+    from federation.errors import CarrierError
+    from server import desk
+    from server.runs import RunFolder
+
+    assert isinstance(run, RunFolder)
+    print(run.run_id)
+    if detach:
+        return
+    talk = Talk()
+    try:
+        for line in desk.follow(run):
+            talk.line(line)
+    except KeyboardInterrupt:
+        talk.line("the run goes on: `wardround coordinator status` shows it, `stop` ends it")
+        return
+    standing = run.standing()
+    if standing.state == "failed":
+        hint = "settle it, then `wardround coordinator resume`"
+        raise CarrierError("run-failed", standing.detail or "the run failed", hint=hint)

@@ -99,7 +99,8 @@ def run(
         quorum = _quorum(plan, this)
 
         # 2 ask for consent: the whole plan, every round; a site may change its mind
-        consents_from_all = _ask_consent(plan, link, checkpoints.run_id, this, quorum)
+        last = records[-1] if records else None
+        consents_from_all = _ask_consent(plan, link, checkpoints.run_id, this, quorum, last)
         shapes = dict(adapter.shapes) if adapter else _shapes_of_most(plan, consents_from_all)
         _choose(plan, this, consents_from_all, shapes)
 
@@ -181,11 +182,20 @@ def _stop_if_rejected_again(records: Sequence[RoundRecord], plan: RunPlan) -> No
         )
 
 
-def _ask_consent(plan: RunPlan, link: Link, run_id: str, this: _Round, quorum: int) -> dict[str, Consent]:
-    """Every consent that was given. Refusals and failures are noted: they are answers, not errors."""
+def _ask_consent(
+    plan: RunPlan, link: Link, run_id: str, this: _Round, quorum: int, last: RoundRecord | None
+) -> dict[str, Consent]:
+    """Every consent that was given. Refusals and failures are noted: they are answers, not errors.
+
+    A site whose answer was left out of the round before is told so, and why: its privacy may be spent all the same.
+    """
     body: dict[str, Value] = {"plan": plan.value(), "protocol": PROTOCOL, "quorum": quorum}
+    left_out = {} if last is None else {site: _previous(last, site) for site in last.failures}
     digest = plan.digest()
-    questions = [Question("consent", run_id, this.number, site_id, digest, body) for site_id in this.site_ids]
+    questions = [
+        Question("consent", run_id, this.number, site_id, digest, body | left_out.get(site_id, {}))
+        for site_id in this.site_ids
+    ]
     given: dict[str, Consent] = {}
     for answer in _answers(link, questions, this, deadline_s=plan.run.deadline_s):
         try:
@@ -197,6 +207,10 @@ def _ask_consent(plan: RunPlan, link: Link, run_id: str, this: _Round, quorum: i
         except FedError as error:
             this.failures[answer.site_id] = _code(error, answer)
     return given
+
+
+def _previous(last: RoundRecord, site_id: str) -> dict[str, Value]:
+    return {"previous": {"round_number": last.round_number, "outcome": last.failures[site_id]}}
 
 
 def _choose(plan: RunPlan, this: _Round, given: Mapping[str, Consent], shapes: Mapping[str, tuple[int, ...]]) -> None:

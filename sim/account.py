@@ -9,9 +9,9 @@ from typing import Any
 
 from client.site import mechanism_of
 from client.training.model import Base
-from federation import canonical
 from federation.plan import RunPlan
 from federation.privacy import accounting
+from server.account import per_site_round, round_entry, site_entries
 from server.evaluation import Examined
 from server.record import RoundRecord, SentMessage
 from server.report import FORMAT
@@ -69,8 +69,8 @@ def report(
         "costs": {
             "wall_s": round(wall_s, 1),
             "peak_rss_mb": round(peak_rss_mb(), 1),
-            "uplink_bytes_per_site_round": _per_site_round(result.rounds, "uplink_bytes"),
-            "downlink_bytes_per_site_round": _per_site_round(result.rounds, "downlink_bytes"),
+            "uplink_bytes_per_site_round": per_site_round(result.rounds, "uplink_bytes"),
+            "downlink_bytes_per_site_round": per_site_round(result.rounds, "downlink_bytes"),
             "stages_s": {name: round(seconds, 1) for name, seconds in findings.stages_s.items()},
         },
         "reproduce": {"command": command, "seed": seed, "versions": versions()},
@@ -79,66 +79,12 @@ def report(
 
 def _round(record: RoundRecord, findings: Findings) -> dict[str, Any]:
     loss, macro = findings.curve.get(record.round_number, (None, None))
-    left_out = {site: [code] for site, code in record.failures.items()}
-    silent = record.refusals.keys() | record.failures.keys()
-    answered = record.accepted or tuple(site for site in record.participants if site not in silent)
-    return {
-        "round": record.round_number,
-        "participants": list(answered),
-        "refusals": {site: list(reasons) for site, reasons in record.refusals.items()} | left_out,
-        "accepted": record.outcome == "accepted",
-        "reason": None if record.outcome == "accepted" else record.outcome,
-        "gate": _gate(record),
-        "loss": loss,
-        "seconds": round(record.seconds, 3),
-        "uplink_bytes": dict(record.uplink_bytes),
-        "downlink_bytes": dict(record.downlink_bytes),
-        "macro_auroc": macro,
-        "epsilon": {site: terms.epsilon_after_round for site, terms in record.privacy.items() if terms is not None},
-    }
-
-
-def _gate(record: RoundRecord) -> dict[str, Any] | None:
-    """What the gate measured, as numbers; None if the round had no aggregate to measure."""
-    if not record.gate:
-        return None
-    numbers: dict[str, Any] = {
-        name: None if record.gate.get(name) is None else canonical.number(record.gate[name])
-        for name in ("norm", "bound", "energy_cut")
-    }
-    metrics = record.gate.get("metrics")
-    return numbers | {
-        "metrics": {site: canonical.number(figure) for site, figure in metrics.items()}
-        if isinstance(metrics, Mapping)
-        else None,
-        "not_checked": [] if isinstance(metrics, Mapping) else ["metrics"],
-    }
+    return round_entry(record) | {"loss": loss, "macro_auroc": macro}
 
 
 def _sites(plan: RunPlan, records: tuple[RoundRecord, ...], examined: Examined | None) -> dict[str, Any]:
-    """Per site: what it spent, on what terms, and every message that left it."""
-    sites: dict[str, Any] = {}
-    for record in records:
-        for site in record.asked:
-            entry = sites.setdefault(
-                site,
-                {"epsilon": None, "delta": None, "steps": 0, "noise_multiplier": None, "sampling_rate": None,
-                 "declared_patients": None, "refusals": [], "left": []},
-            )  # fmt: skip
-            entry["refusals"] += [r for r in record.refusals.get(site, ()) if r not in entry["refusals"]]
-            if site in record.failures and record.failures[site] not in entry["refusals"]:
-                entry["refusals"].append(record.failures[site])
-            if site in record.participants:
-                entry["declared_patients"] = record.declared_patients[site]
-                entry["sampling_rate"] = plan.training.sampling_rate
-                entry["steps"] += plan.training.local_steps
-            terms = record.privacy.get(site)
-            if terms is not None:
-                entry["epsilon"] = terms.epsilon_after_round
-                entry["delta"] = terms.delta
-                entry["noise_multiplier"] = terms.noise_multiplier
-        for message in record.messages:
-            sites[message.site_id]["left"].append(_left(record.round_number, message))
+    """Per site what the rounds cost and what left it, the evaluation after the last round included."""
+    sites = site_entries(plan, records)
     for message in examined.sent if examined is not None else ():
         if message.site_id in sites:
             sites[message.site_id]["left"].append(_left(plan.run.rounds + 1, message))
@@ -173,11 +119,6 @@ def _privacy(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:
         "neighboring_relation": "add or remove one patient",
         "epsilon_for_m_sites": honest,
     }
-
-
-def _per_site_round(records: tuple[RoundRecord, ...], which: str) -> int:
-    values: list[int] = [size for record in records for size in getattr(record, which).values()]
-    return round(sum(values) / max(1, len(values)))
 
 
 def peak_rss_mb() -> float:

@@ -11,7 +11,7 @@ import flwr
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.proto.node_pb2 import Node
+from flwr.proto.node_pb2 import Node, NodeInfo
 from flwr.serverapp import Grid
 from flwr.simulation import run_simulation
 from flwr.supercore import telemetry
@@ -283,3 +283,106 @@ def test_the_parts_of_flower_that_may_change_are_those_we_know() -> None:
     assert flwr.__version__ == "1.41.0"
     assert {"server_app", "client_app", "num_supernodes", "backend_config"} <= set(run_simulation.__annotations__)
     assert telemetry.FLWR_TELEMETRY_ENABLED in ("0", "1")
+
+
+class ReturningGrid(LocalGrid):
+    """Registered nodes, of which one forgets its first message when it is restarted."""
+
+    def __init__(self, apps: dict[int, tuple[str, ClientApp]]) -> None:
+        super().__init__(apps)
+        self.activated = dict.fromkeys(apps, "first")
+        self.forgets: set[int] = set()
+        self.away: set[int] = set()
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [
+            NodeInfo(node_id=node, name=site_id, last_activated_at=self.activated[node])
+            for node, (site_id, _) in self.apps.items()
+            if node not in self.away
+        ]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        sent = list(messages)
+        ids = list(super().push_messages(sent))
+        for message, message_id in zip(sent, ids, strict=True):
+            node = message.metadata.dst_node_id
+            if node in self.forgets:
+                self.forgets.remove(node)
+                self.replies.pop(message_id)
+                self.activated[node] = "again"
+        return ids
+
+
+def returning(*sites: str, answer: Callable[[Question], Answer] = echo) -> ReturningGrid:
+    return ReturningGrid({100 + number: (site_id, app_of(answer)) for number, site_id in enumerate(sites)})
+
+
+def registered_link(grid: Grid, notes: list[str] | None = None) -> GridLink:
+    patience = Patience(poll_s=0.001, find_s=0.05, find_again_s=0.02, look_s=0.002, again_s=0.002)
+    said = [] if notes is None else notes
+    return GridLink(grid, SITES, patience=patience, stopped=threading.Event(), registered=True, note=said.append)
+
+
+def test_a_question_that_a_restarted_node_has_lost_is_asked_again() -> None:
+    grid, notes, asked = returning("a", "b", "c"), list[str](), list[str]()
+
+    def count(question: Question) -> Answer:
+        asked.append(question.site_id)
+        return echo(question)
+
+    grid = returning("a", "b", "c", answer=count)
+    grid.forgets = {101}
+    link = registered_link(grid, notes)
+    link.site_ids()
+
+    answers = list(link.ask([question(site) for site in SITES], deadline_s=5))
+
+    assert [answer.site_id for answer in answers] == list(SITES)
+    assert asked.count("b") == 2 and notes == ["b: asked again (the node came back)"]
+
+
+def test_a_node_that_could_not_reach_its_site_is_asked_again_until_the_deadline() -> None:
+    left = [3]
+
+    def unlucky(question: Question) -> Answer:
+        if question.site_id == "a" and left[0]:
+            left[0] -= 1
+            raise ConnectionError("the daemon starts")
+        return echo(question)
+
+    link = registered_link(returning("a", "b", "c", answer=unlucky))
+    link.site_ids()
+
+    assert [one.site_id for one in link.ask([question(site) for site in SITES], deadline_s=5)] == list(SITES)
+
+
+def test_a_registered_site_that_is_away_is_not_waited_for_long_and_joins_when_it_is_back() -> None:
+    grid = returning("a", "b", "c")
+    grid.away = {102}
+    link = registered_link(grid)
+
+    assert link.site_ids() == ("a", "b")
+    grid.away = set()
+    assert link.site_ids() == SITES
+
+
+def test_a_reply_that_a_node_lost_unnoticed_is_asked_for_again() -> None:
+    grid, notes = returning("a", "b", "c"), list[str]()
+    patience = Patience(poll_s=0.001, find_s=0.05, look_s=0.002, overdue_s=0.01)
+    link = GridLink(grid, SITES, patience=patience, stopped=threading.Event(), registered=True, note=notes.append)
+    link.site_ids()
+    grid.forgets, grid.activated = {100}, dict.fromkeys(grid.apps, "first")
+    link_answers = link.ask([question(site) for site in SITES], deadline_s=5)
+    grid.activated[100] = "first"
+
+    assert [one.site_id for one in link_answers] == list(SITES)
+    assert notes and notes[0].startswith("a: asked again")
+
+
+def test_a_silent_registered_site_ends_at_the_deadline_and_the_others_are_heard() -> None:
+    grid = returning("a", "b", "c")
+    grid.silent = {100}
+    link = registered_link(grid)
+    link.site_ids()
+
+    assert [one.site_id for one in link.ask([question(site) for site in SITES], deadline_s=0.1)] == ["b", "c"]

@@ -237,6 +237,22 @@ def test_a_site_that_goes_wrong_is_named_and_left_out_and_the_round_goes_on(fede
     assert np.isfinite(result.adapter.flatten()).all()
 
 
+def test_a_site_whose_answer_was_left_out_is_told_so_in_the_next_round(federation):
+    one, heard = federation(OPEN, faults=["site-b=nan@1"]), []
+    for site in one.sites.values():
+        ask = site.answer
+
+        def listen(question, ask=ask):
+            heard.append((question.kind, question.round_number, question.site_id, question.body.get("previous")))
+            return ask(question)
+
+        site.answer = listen
+    one.run()
+
+    told = [entry for entry in heard if entry[3] is not None]
+    assert told == [("consent", 2, "site-b", {"round_number": 1, "outcome": "update-not-finite"})]
+
+
 def test_a_faulty_update_leaves_no_trace_in_the_mean(federation):
     one_round = replace(OPEN, run=replace(OPEN.run, rounds=1))
     wrong = federation(one_round, faults=["site-b=nan@1"]).run()

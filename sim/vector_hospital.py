@@ -1,0 +1,47 @@
+"""A hospital's daemon as a process, whose patients are vectors: without a model it starts in a second or two."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from client.daemon import Carrier, Daemon, OneThread
+from client.folder import CA, TRANSPORT, SiteFolder
+from client.policy import Policy
+from client.signed_site import SignedSite
+from client.site import Site
+from federation.supervise import Backoff
+from federation.trust.translog import TransLog
+from sim.vectors import vector_site
+
+SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
+POLICY = Policy(epsilon_max=100.0, approve="matching", quorum_min=1, allow_without_privacy=True)
+CONSORTIUM = "vectors"
+
+
+def site_of(site_id: str, folder: Path) -> Site:
+    """The site whose patients follow from its name."""
+    patients = np.random.default_rng(sum(map(ord, site_id))).standard_normal((40, 12)).astype(np.float32)
+    return vector_site(site_id, folder / "vectors", patients, shapes=SHAPES, policy=POLICY)
+
+
+def main() -> None:
+    """`python -m sim.vector_hospital SITE FOLDER`: the folder has enrolled already."""
+    site_id, folder = sys.argv[1], Path(sys.argv[2])
+    opened = SiteFolder(folder)
+    key, thread = opened.signing_key(), OneThread()
+    log = TransLog.open(folder / "log", f"{CONSORTIUM}/{site_id}", key)
+    Daemon(
+        SignedSite(thread.call(lambda: site_of(site_id, folder)), key, opened.roster(), log, clock=time.time),
+        folder,
+        Carrier(opened.address(), folder / CA, folder / TRANSPORT),
+        thread=thread,
+        approve=lambda digest, by: None,
+        metrics_port=0,
+        backoff=Backoff(first_s=0.5, most_s=5.0),
+    ).run_until_signal()
+
+
+if __name__ == "__main__":
+    main()

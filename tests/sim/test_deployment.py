@@ -1,0 +1,291 @@
+"""A coordinator and hospitals as real processes over real Flower: TLS, node authentication, seals, and things that die.
+
+What the hospitals hold are vectors, so that a round takes seconds. The demonstration with images is sim/deployment.py.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from flwr.cli.build import build_fab_from_files
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.proto.fab_pb2 import Fab
+
+from client.folder import SiteFolder
+from federation import flower_private, supervise
+from federation.consent import PROTOCOL
+from federation.flower import GridLink, Patience
+from federation.messages import Question
+from federation.plan import parse_plan
+from federation.privacy.ledger import Ledger
+from federation.supervise import Backoff, free_port
+from server import desk, page, rounds, runs
+from server.checkpoint import Checkpoints
+from server.coordinator import Coordinator, Listening, local, stop_run
+from server.federation_folder import FederationFolder
+from server.trusted import roster_in_force
+from server.verify import verify
+from sim.keys import SeededKeys
+from sim.links import LocalLink
+from sim.vector_hospital import CONSORTIUM, site_of
+
+# Flower's own build of a bundle, which only a test uses, calls something deprecated.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings("ignore:GitWildMatchPattern"),
+]
+
+SITES = ("a", "b", "c")
+PLAN = parse_plan("""
+[run]
+name = "vectors"
+rounds = 4
+quorum = 3
+deadline_s = 600.0
+[model]
+path = "base"
+[training]
+local_steps = 2
+sampling_rate = 0.5
+[privacy]
+noise_multiplier = 4.0
+[aggregation]
+max_update_rms = 1e6
+""")
+
+
+class Deployment:
+    """A whole federation in a folder, its coordinator in this process and each hospital in one of its own."""
+
+    def __init__(self, folder, sites=SITES):
+        self.folder, self.home, self.sites = folder, folder / "coordinator", sites
+        now, port = time.time(), free_port()
+        federation = FederationFolder.init(
+            self.home, consortium=CONSORTIUM, address=f"localhost:{port}", officers=(), threshold=1, now_s=now
+        )
+        for site_id in sites:
+            invitation = federation.invite(site_id, token=os.urandom(32), now_s=now)
+            site = SiteFolder.init(
+                folder / site_id, site_id=site_id, declared_patients=100, coordinator=CONSORTIUM, keys=SeededKeys(1)
+            )
+            submission = site.enrol(invitation, organisation="o", contact="c", heard=invitation.words(), now_s=now)
+            federation.admit(submission, heard=submission.words(), now_s=now)
+        for site_id in sites:
+            SiteFolder(folder / site_id).accept_roster(federation.current(), heard=None, now_s=now)
+        self.port, self.processes = port, {}
+        self.serve()
+
+    def serve(self):
+        listening = Listening(f"127.0.0.1:{self.port}", self.home / "server.crt", self.home / "server.key")
+        self.coordinator = Coordinator(
+            self.home, listening, roster_in_force(self.home), page_port=0, pages=page.pages, look=page.overview,
+            backoff=Backoff(first_s=0.5, most_s=2.0),
+        )  # fmt: skip
+        self.coordinator.start()
+
+    def start(self, site_id):
+        env = supervise.environment(os.environ, {})
+        command = [sys.executable, "-m", "sim.vector_hospital", site_id, str(self.folder / site_id)]
+        self.processes[site_id] = subprocess.Popen(command, env=env)
+
+    def start_all(self):
+        for site_id in self.sites:
+            self.start(site_id)
+        self.until(lambda: sum(node.online for node in self.coordinator.nodes) == len(self.sites), "all nodes online")
+
+    def until(self, holds, what, seconds=600):
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, f"not in time: {what}"
+            time.sleep(0.1)
+
+    def launch(self, plan=PLAN):
+        return desk.launch(self.home, plan, SeededKeys(0))
+
+    def finish(self, run):
+        self.until(lambda: run.standing().state in runs.OVER, "the run is over", seconds=1200)
+        assert run.standing().state == "finished", run.standing()
+        return Checkpoints.open(run.run).last()
+
+    def answered(self, site_id):
+        path = self.folder / site_id / "logs" / "site.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [one for line in lines if (one := json.loads(line))["event"] == "answered"]
+
+    def child(self, site_id, name):
+        """The process id of a hospital's node or relay."""
+        path = self.folder / site_id / "logs" / "site.jsonl"
+        told = [json.loads(line) for line in path.read_text().splitlines()]
+        return [one["pid"] for one in told if one["event"] == "child-started" and one["child"] == name][-1]
+
+    def spends(self, site_id):
+        with_ledger = Ledger.open(self.folder / site_id / "vectors" / "ledger")
+        try:
+            return [(one.run_id, one.round_number) for one in with_ledger.spends()]
+        finally:
+            with_ledger.close()
+
+    def stop(self):
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(20)
+        self.coordinator.stop()
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    made = Deployment(tmp_path)
+    yield made
+    made.stop()
+
+
+def in_one_process(folder, plan=PLAN):
+    """The adapter of the same run without Flower, processes or network."""
+    sites = {site_id: site_of(site_id, folder / site_id) for site_id in SITES}
+    checkpoints = Checkpoints.create(folder / "run", run_id=rounds.new_run_id(plan, SeededKeys(0)), plan=plan)
+    try:
+        return rounds.run(plan, LocalLink(sites), checkpoints).adapter.digest()
+    finally:
+        for site in sites.values():
+            site.ledger.close()
+
+
+def test_the_adapter_is_the_simulators_and_the_evidence_verifies(deployment, tmp_path):
+    deployment.start_all()
+
+    committed = deployment.finish(deployment.launch())
+
+    assert committed.adapter.digest() == in_one_process(tmp_path / "local")
+    [run] = runs.every(deployment.home / "runs")
+    assert all(step.passed for step in verify(run.path)), verify(run.path)
+    desk.export(deployment.home, run.run_id, tmp_path / "export")
+    assert all(step.passed for step in verify(tmp_path / "export"))
+
+
+def test_whatever_is_killed_the_run_ends_with_the_same_adapter_and_nothing_is_spent_twice(deployment, tmp_path):
+    plan = replace(PLAN, run=replace(PLAN.run, rounds=6))
+    deployment.start_all()
+    run = deployment.launch(plan)
+
+    def after(rounds_done):
+        deployment.until(lambda: len(run.records()) >= rounds_done, f"{rounds_done} rounds")
+
+    after(1)
+    os.kill(deployment.child("a", "relay"), signal.SIGKILL)
+    after(2)
+    os.kill(deployment.coordinator.superlink_pid, signal.SIGKILL)
+    after(3)
+    [runner] = [process.pid for process in deployment.coordinator._runners.values()]
+    os.kill(runner, signal.SIGKILL)
+    after(4)
+    os.kill(deployment.child("b", "node"), signal.SIGKILL)
+    after(5)
+    trained = len(deployment.answered("c"))
+    deployment.until(lambda: len(deployment.answered("c")) > trained, "c answers in the last round")
+    deployment.processes["c"].kill()
+    deployment.processes["c"].wait()
+    deployment.start("c")
+
+    committed = deployment.finish(run)
+    assert committed.adapter.digest() == in_one_process(tmp_path / "local", plan)
+    deployment.stop()
+    for site_id in SITES:
+        spends = deployment.spends(site_id)
+        assert len(spends) == len(set(spends)) == 6
+    assert all(step.passed for step in verify(run.path)), verify(run.path)
+
+
+def test_a_site_that_was_away_joins_the_next_round(deployment):
+    plan = replace(PLAN, run=replace(PLAN.run, rounds=8, quorum=2))
+    deployment.start_all()
+    run = deployment.launch(plan)
+    deployment.until(lambda: len(run.records()) >= 1, "a round")
+    deployment.processes["c"].terminate()
+    deployment.processes["c"].wait()
+    deployment.until(lambda: any("c" not in record.accepted for record in run.records()), "a round without c")
+    deployment.start("c")
+
+    deployment.finish(run)
+
+    accepted = ["c" in record.accepted for record in run.records()]
+    assert accepted[0] and not all(accepted) and accepted[-1]
+
+
+def test_a_stopped_run_stops_and_resume_ends_it(deployment, tmp_path):
+    deployment.start_all()
+    run = deployment.launch()
+    deployment.until(lambda: len(run.records()) >= 1, "a round")
+    stop_run(deployment.home, run)
+    deployment.until(lambda: not deployment.coordinator._runners, "the runner has ended", seconds=60)
+    assert run.standing().state == "stopped" and len(run.records()) < 4
+
+    desk.resume(deployment.home, run.run_id)
+
+    assert deployment.finish(run).adapter.digest() == in_one_process(tmp_path / "local")
+
+
+def test_a_hostile_bundle_is_carried_to_every_node_and_nothing_of_it_runs(deployment, tmp_path):
+    """Whoever holds the coordinator's machine, but not its key, ships code to every hospital to be run there."""
+    trap = tmp_path / "sprung"
+    code = (
+        f"open({str(trap)!r}, 'a').write(__name__)\nfrom flwr.clientapp import ClientApp\napp = ClientApp()\n".encode()
+    )
+    text = (
+        '[project]\nname = "hostile"\nversion = "1.0.0"\ndescription = "d"\nlicense = {text = "Apache-2.0"}\n'
+        '[tool.flwr.app]\npublisher = "p"\n[tool.flwr.app.components]\nserverapp = "evil:app"\nclientapp = "evil:app"\n'
+        '[tool.flwr.app.config]\nwardround-run = "../../../etc"\n'
+    )
+    files = {"pyproject.toml": text.encode(), "evil.py": code, "client/app.py": code, "sitecustomize.py": code}
+    bundle = build_fab_from_files(files)[0]
+    deployment.start_all()
+    reach = local(deployment.home)
+    control = flower_private.Control(reach.address, local_key=reach.key)
+
+    # Left to our own runner, such a run ends at once: no folder has its name.
+    number = control._call(control._client.StartRun, StartRunRequest(fab=Fab(content=bundle))).run_id
+    deployment.until(lambda: control.runs()[number].startswith("finished"), "the run is given up")
+
+    # Taken by the attacker, it reaches the nodes, bundle and all: the sites answer that nobody signed it.
+    deployment.coordinator._over.set()
+    time.sleep(2)
+    assert control._call(control._client.StartRun, StartRunRequest(fab=Fab(content=bundle))).run_id
+    secret = (deployment.home / "serve" / "tasks.secret").read_bytes()
+    tasks = flower_private.Tasks(reach.address, secret, kind="flwr-serverapp", local_key=reach.key)
+    while (token := tasks.take()) is None:
+        time.sleep(0.2)
+    tasks.close()
+    control.close()
+    body = {"plan": PLAN.value(), "protocol": PROTOCOL, "quorum": 3}
+    with flower_private.server_task(reach.address, token, local_key=reach.key, on_lost=lambda: None) as task:
+        link = GridLink(task.grid, SITES, patience=Patience(), stopped=threading.Event(), registered=True)
+        assert set(link.site_ids()) == set(SITES)
+        asked = [Question("consent", "evil-run", 1, site_id, PLAN.digest(), body) for site_id in SITES]
+        answers = list(link.ask(asked, deadline_s=300))
+
+    assert [(answer.kind, answer.body["code"]) for answer in answers] == [("failure", "unsigned")] * 3
+    assert not trap.exists()
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("evil.py", "sitecustomize.py")]
+
+
+def test_a_stranger_cannot_take_tasks_or_speak_for_another_site(deployment):
+    deployment.start("a")
+    deployment.until(lambda: any(node.online for node in deployment.coordinator.nodes), "a node")
+    reach = local(deployment.home)
+
+    tasks = flower_private.Tasks(reach.address, b"wrong", kind="flwr-serverapp", local_key=reach.key)
+    control = flower_private.Control(reach.address, local_key="wrong")
+
+    with pytest.raises(PermissionError):
+        tasks.take()
+    with pytest.raises(PermissionError):
+        control.nodes()
+    tasks.close()
+    control.close()
