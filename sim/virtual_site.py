@@ -92,7 +92,11 @@ def prepare(
         counts = ingest(source, store, profile, keys, progress=progress, workers=workers)
         patients = store.patients()
         digest = store.digest()
-        told = {"accepted": counts.accepted, "already": counts.already, "quarantined": counts.quarantined}
+        told: dict[str, int | Mapping[str, int]] = {
+            "accepted": counts.accepted,
+            "already": counts.already,
+            "quarantined": counts.quarantined,
+        }
         text = attestation("ingest", profile, keys.key_id, told, data_digest=digest, time_utc=NOW)
         keep(folder / "store" / "attestations", text)
     releases = releases_of(folder)
