@@ -29,6 +29,7 @@ slow: setup  ## everything, minutes long
 
 bench: setup  ## figures beside peers and limits
 	$(BIN)/wardround sim bench federation
+	$(BIN)/wardround sim bench secagg
 
 lint: setup  ## style, and that every file is formatted
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from client import policy as policies
+from client.masking import Masking, read_answer
 from client.policy import Policy
 from client.settings import Settings
 from federation import canonical, codec, durable, messages
@@ -26,6 +27,7 @@ from federation.privacy.keystream import KeySource
 from federation.privacy.ledger import Ledger, Spend, ensure_within_budget
 from federation.privacy.mechanism import Mechanism
 from federation.privacy.sampling import PoissonSampling
+from federation.secagg.bodies import Identity
 
 
 class Learner(Protocol):
@@ -71,10 +73,12 @@ class Site:
         learner: Learner,
         state_dir: Path,
         *,
+        identity: Identity | None = None,
         now_utc: Callable[[], str] = lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         on_failure: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        """`on_failure` hears, on this machine only, of every error that an answer reduces to its code."""
+        """`identity`: without it, this site takes part in no masked sum. `on_failure` hears, on this machine only, of
+        every error that an answer reduces to its code."""
         self.site_id = settings.site.id
         self.coordinator = settings.site.coordinator
         self.declared_patients = settings.data.declared_patients
@@ -90,6 +94,7 @@ class Site:
         (state_dir / "runs").mkdir(exist_ok=True)
         (state_dir / "approvals").mkdir(exist_ok=True)
         self.cohort_id = _cohort_id(state_dir, keys)
+        self.masking = None if identity is None else Masking(identity, keys, state_dir)
         self._runs: dict[str, _Run] = {}  # what run.json says, once read
 
     def answer(self, question: Question) -> Answer:
@@ -99,7 +104,13 @@ class Site:
                 raise FormatError(
                     "message-context", "a question for another site", hint="check the carrier's addresses"
                 )
-            return self._consent(question) if question.kind == "consent" else self._train(question)
+            match question.kind:
+                case "consent":
+                    return self._consent(question)
+                case "train":
+                    return self._train(question)
+                case _:
+                    return self._mask(question)
         except Exception as error:
             self.on_failure(error)
             code = error.code if isinstance(error, FedError) else "internal"
@@ -134,7 +145,7 @@ class Site:
 
     def _train(self, question: Question) -> Answer:
         """Decide again, pay, train, check, keep the answer, reply."""
-        kept = _read_answer(self._slot(question), question)
+        kept = read_answer(self._slot(question), question)
         if kept is not None:  # asked again: the same bytes, and nothing is spent
             return kept
         run = self._known_run(question)
@@ -160,9 +171,31 @@ class Site:
             factors=factors,
             max_rms=run.plan.aggregation.max_update_rms,
         )
-        answer = answer_to(question, "update", {}, Payload(*update.pieces()))
+        if run.plan.aggregation.secure:  # the update stays here until it is masked
+            self._masking().keep(self._slot(question), question, update)
+            answer = answer_to(question, "trained", {})
+        else:
+            answer = answer_to(question, "update", {}, Payload(*update.pieces()))
         durable.overwrite(self._slot(question), messages.pieces(answer))
         return answer
+
+    def _mask(self, question: Question) -> Answer:
+        """One of the five questions of the masked sum; client/masking.py has the rules."""
+        run = self._known_run(question)
+        if run is None or not run.plan.aggregation.secure:
+            raise FormatError("message-context", "no consent to a masked run", hint="ask for consent first")
+        return self._masking().answer(
+            question,
+            self._slot(question),
+            run.plan,
+            base_digest=self.learner.base_digest(),
+            quorum=self.policy.quorum_min,
+        )
+
+    def _masking(self) -> Masking:
+        if self.masking is None:
+            raise FormatError("message-context", "this site has no roster", hint="start it with its identity")
+        return self.masking
 
     def _decide(self, question: Question, run: _Run) -> Consent | Refusal:
         plan = run.plan
@@ -175,7 +208,8 @@ class Site:
             terms=self._terms(question, run),
         )
         approved = (self.state_dir / "approvals" / question.plan_digest).exists()
-        return policies.decide(self.policy, plan, offer, quorum=run.quorum, approved=approved)
+        can_mask = self.masking is not None and self.masking.is_on_roster(self.site_id)
+        return policies.decide(self.policy, plan, offer, quorum=run.quorum, approved=approved, can_mask=can_mask)
 
     def _narrowed(self, plan: RunPlan) -> RunPlan:
         """The plan as this site trains it: under `stack` at most the rank that it has room for."""
@@ -301,21 +335,6 @@ def _read_run(path: Path) -> _Run:
             return _Run(plan_from_value(plan), None if noise is None else canonical.number(noise), quorum)
         case _:
             raise StoreError("store-damaged", "the record of a run is damaged", hint="restore the state folder")
-
-
-def _read_answer(path: Path, question: Question) -> Answer | None:
-    """The kept answer to this very question. Anything else in the slot, torn or of another round, is none."""
-    try:
-        with path.open("rb") as file:
-            if question.digest().encode("ascii") not in file.readline(messages.HEADER_BYTES_MAX):
-                return None
-        answer = messages.load(path.read_bytes())
-        if isinstance(answer, Answer):
-            messages.check_answers(question, answer)
-            return answer
-    except (FileNotFoundError, FormatError):
-        pass
-    return None
 
 
 def _cohort_id(state_dir: Path, keys: KeySource) -> str:

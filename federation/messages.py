@@ -20,8 +20,9 @@ from federation.errors import FormatError
 VERSION = "wardround-messages/1"
 HEADER_BYTES_MAX = 2**20
 
-QuestionKind = Literal["consent", "train"]
-AnswerKind = Literal["consent", "refusal", "update", "failure"]
+MaskedStage = Literal["ready", "shares", "masked", "agree", "unmask"]  # docs/spec/secagg-1.md
+QuestionKind = Literal["consent", "train", MaskedStage]
+AnswerKind = Literal["consent", "refusal", "update", "trained", MaskedStage, "failure"]
 
 SITE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")

@@ -106,6 +106,22 @@ def bench_federation(
         print(f"{name:<36} {value:.4g}")
 
 
+@bench.command("secagg", epilog="Example: wardround sim bench secagg --json")
+def bench_secagg(
+    full: Annotated[bool, typer.Option("--full", help="up to 100 sites and 16 million numbers; many minutes")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """CPU of a site and of the coordinator for a masked sum, beside Flower's SecAgg+ and raw AES."""
+    from sim.bench_secagg import bench as measure
+
+    measured = measure(full=full)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value:.4g}")
+
+
 def _plan(plan_file: Path | None, model: Path | None) -> tuple[RunPlan, Path]:
     """The plan, and where its base is: shipped with the package, or a path from the plan file's folder."""
     if plan_file is None:

@@ -24,9 +24,9 @@ from client.training.learner import StoredPatients
 from client.training.model import Base
 from federation import durable
 from federation.adapter import Adapter
-from federation.errors import DataError, StoreError
+from federation.errors import DataError, PlanError, StoreError
 from federation.messages import SITE_ID, Link
-from federation.plan import RunPlan
+from federation.plan import SECURE_SITES_MIN, RunPlan
 from federation.privacy.keystream import OperatingSystemKeys
 from server import report as reports
 from server import rounds
@@ -44,7 +44,7 @@ from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.phantoms import write_hospital
 from sim.sites import Hospital
-from sim.virtual_site import Pool, open_base, open_site, openers, prepare
+from sim.virtual_site import Pool, open_base, open_site, openers, prepare, roster_of
 
 CURVE_POINTS = 8
 CURVE_CASES = 300
@@ -78,6 +78,7 @@ class Talk(Protocol):
 def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
     """Run the plan on virtual sites; leave report, adapter and checkpoints in `options.out`. Returns the report."""
     started = time.monotonic()
+    _require_enough(plan, options)
     findings = Findings()
     stage = _Stages(findings)
     base = open_base(plan, options.base_path, threads=options.threads)  # refused first, before anything is written
@@ -123,6 +124,17 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
     )  # fmt: skip
     reports.write(options.out, told, gallery)
     return told
+
+
+def _require_enough(plan: RunPlan, options: Options) -> None:
+    """A masked sum of two would tell each site the other's update: said before anything is made."""
+    count = len(options.hospitals) if options.sites_dir is None else len(found_sites(options.sites_dir))
+    if plan.aggregation.secure and count < SECURE_SITES_MIN:
+        raise PlanError(
+            "plan-unsupported",
+            f"secure aggregation needs three sites, and there are {count}",
+            hint="take three sites or more, or a plan with [aggregation] secure = false",
+        )
 
 
 def _claim(options: Options) -> None:
@@ -226,12 +238,24 @@ def _federate(
             durable.write(curve, [json.dumps(findings.curve).encode("ascii")])
         talk.line(_round_line(plan, record, loss))
 
+    roster = roster_of(folders)
+
     def run(link: Link) -> RunResult:
-        return rounds.run(plan, FaultyLink(link, options.faults), checkpoints, base=options.base_path, observer=observe)
+        return rounds.run(
+            plan,
+            FaultyLink(link, options.faults),
+            checkpoints,
+            base=options.base_path,
+            roster=roster,
+            observer=observe,
+        )
 
     if options.engine == "flower":
         return run_with_flower(run, openers(folders, plan, options.base_path, private=private, threads=options.threads))
-    sites = {site_id: open_site(path, path / "state", base, private=private) for site_id, path in folders.items()}
+    sites = {
+        site_id: open_site(path, path / "state", base, private=private, roster=roster)
+        for site_id, path in folders.items()
+    }
     try:
         return run(LocalLink(sites))
     finally:
@@ -253,7 +277,7 @@ def _round_line(plan: RunPlan, record: RoundRecord, loss: float | None) -> str:
     most = max(record.uplink_bytes.values(), default=0)
     parts.append(f"{most / 1e6:.2f} MB/site")
     if record.outcome != "accepted":
-        parts.append(f"rejected: {OUTCOMES[record.outcome]}")
+        parts.append(f"rejected: {OUTCOMES[record.outcome]}" + (f" ({record.closed})" if record.closed else ""))
     left_out = {site: ", ".join(reasons) for site, reasons in record.refusals.items()} | dict(record.failures)
     parts += [f"left out {site}: {why}" for site, why in sorted(left_out.items())]
     return "  ".join(parts)

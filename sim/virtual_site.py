@@ -4,6 +4,7 @@
     <folder>/store/      what is left after de-identification
     <folder>/state/      answers, approvals, and the ledger of privacy spent
     <folder>/site.json   facts of the simulation: id, declared patients, seed or none
+    <folder>/identity    its signing key, if there is no seed
 
 What differs from a real hospital: plans that match the policy need no person's approval, a plan without privacy is
 allowed (the simulator compares with and without), and all keys come from the seed, if there is one. Whoever knows the
@@ -18,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.imaging.ingest import IngestCounts, ingest
 from client.imaging.profile import DeidProfile
@@ -36,6 +39,7 @@ from federation.errors import DataError, FedError
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.privacy.ledger import Ledger
+from federation.secagg.bodies import Identity
 from sim.keys import SeededKeys
 
 PICTURE_SIDE = 384  # the simulator's models are small; a site keeps up to 1024
@@ -116,6 +120,25 @@ def _secret(folder: Path, site_id: str, seed: int | None) -> bytes:
     return path.read_bytes()
 
 
+def signing_key(folder: Path) -> Ed25519PrivateKey:
+    """The site's identity: from the seed, or random and kept in its folder."""
+    facts = Facts.read(folder)
+    if facts.seed is not None:
+        return Ed25519PrivateKey.from_private_bytes(
+            SeededKeys(facts.seed).child(f"site/{facts.site_id}").key("identity")
+        )
+    path = folder / "identity"
+    if not path.exists():
+        durable.write(path, [OperatingSystemKeys().key("identity")])
+        path.chmod(0o600)
+    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+
+
+def roster_of(folders: Mapping[str, Path]) -> dict[str, bytes]:
+    """What people agree on before a real federation: every site's public key."""
+    return {site_id: signing_key(folder).public_key().public_bytes_raw() for site_id, folder in folders.items()}
+
+
 def open_base(plan: RunPlan, path: Path, *, threads: int) -> Base:
     """The plan's base, on this machine's device."""
     return load_base(
@@ -123,8 +146,19 @@ def open_base(plan: RunPlan, path: Path, *, threads: int) -> Base:
     )
 
 
-def open_site(folder: Path, state: Path, base: Base, *, data: Patients | None = None, private: bool = True) -> Site:
-    """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data)."""
+def open_site(
+    folder: Path,
+    state: Path,
+    base: Base,
+    *,
+    data: Patients | None = None,
+    private: bool = True,
+    roster: Mapping[str, bytes] | None = None,
+) -> Site:
+    """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data).
+
+    Without a roster it takes part in no masked sum.
+    """
     facts = Facts.read(folder)
     policy = Policy(
         epsilon_max=EPSILON_MAX, delta_max=0.05, quorum_min=1, approve="matching", allow_without_privacy=not private
@@ -142,6 +176,7 @@ def open_site(folder: Path, state: Path, base: Base, *, data: Patients | None = 
             base, data or StoredPatients(Store.open(folder / "store")), declared_patients=facts.declared_patients
         ),
         state,
+        identity=None if roster is None else Identity(facts.site_id, signing_key(folder), roster),
         now_utc=lambda: NOW,
         on_failure=partial(_tell, facts.site_id),
     )
@@ -157,13 +192,15 @@ def _tell(site_id: str, error: Exception) -> None:
             traceback.print_exception(error)
 
 
-def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int) -> Site:
+def open_site_alone(
+    folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int, roster: Mapping[str, bytes]
+) -> Site:
     """For a process of its own (Flower's engine): load the base too, once per process."""
     plan = plan_from_value(canonical.load(plan_text))
     key = (base_path, plan.model.sha256, threads)
     if key not in _bases:
         _bases[key] = open_base(plan, base_path, threads=threads)
-    return open_site(folder, folder / "state", _bases[key], private=private)
+    return open_site(folder, folder / "state", _bases[key], private=private, roster=roster)
 
 
 # One base per process, shared by the sites that are opened in it, as the in-process engine shares it.
@@ -174,9 +211,9 @@ def openers(
     folders: Mapping[str, Path], plan: RunPlan, base_path: Path, *, private: bool, threads: int
 ) -> dict[str, Callable[[], Site]]:
     """Picklable functions that open each site in another process."""
-    text = plan.canonical()
+    text, roster = plan.canonical(), roster_of(folders)
     return {
-        site_id: partial(open_site_alone, folder, text, base_path, private, threads)
+        site_id: partial(open_site_alone, folder, text, base_path, private, threads, roster)
         for site_id, folder in folders.items()
     }
 

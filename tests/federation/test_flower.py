@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from typing import get_args
 from uuid import uuid4
 
 import flwr
@@ -18,6 +19,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import make_app
+from federation import flower, messages
 from federation.errors import FormatError, ModelError, QuorumError
 from federation.flower import GridLink, Patience, from_records, to_records
 from federation.messages import Answer, Payload, Question, answer_to
@@ -153,7 +155,7 @@ def test_each_kind_of_question_reaches_the_site() -> None:
     link = link_over(grid_of(*SITES))
     link.site_ids()
 
-    for kind in ("consent", "train"):
+    for kind in ("consent", "train", *get_args(messages.MaskedStage)):
         assert len(list(link.ask([question("a", kind)], deadline_s=5))) == 1
 
 
@@ -270,3 +272,8 @@ def test_the_parts_of_flower_that_may_change_are_those_we_know() -> None:
     assert flwr.__version__ == "1.41.0"
     assert {"server_app", "client_app", "num_supernodes", "backend_config"} <= set(run_simulation.__annotations__)
     assert telemetry.FLWR_TELEMETRY_ENABLED in ("0", "1")
+
+
+def test_every_kind_of_question_has_a_message_type() -> None:
+    assert set(flower.MESSAGE_TYPES) == set(get_args(messages.QuestionKind))
+    assert {flower.MESSAGE_TYPES[kind] for kind in get_args(messages.MaskedStage)} == {flower.MASKED_TYPE}
