@@ -9,11 +9,13 @@ import pytest
 
 from client.policy import Policy
 from federation import canonical, codec
+from federation.adapter import AdapterUpdate, initial_adapter
 from federation.errors import QuorumError
 from federation.plan import parse_plan
 from federation.secagg import transcript
 from server import rounds
 from server.checkpoint import Checkpoints
+from server.start import seed_of
 from sim.faults import FaultyLink, parse_fault
 from sim.links import LocalLink
 from sim.vectors import roster_of, vector_site
@@ -112,7 +114,7 @@ def test_the_first_round_takes_32_bits_and_then_the_plans(federation, bits):
 def test_the_mean_is_the_weighted_mean_by_hand(federation, bits, error):
     plan = replace(PLAN, aggregation=replace(PLAN.aggregation, ring_bits=bits))
     result = federation(plan).run()
-    point = rounds.initial_adapter(SHAPES, a_init="orthonormal", seed=rounds._seed(plan)).flatten().astype("f8")
+    point = initial_adapter(SHAPES, a_init="orthonormal", seed=seed_of(plan)).flatten().astype("f8")
     weights = result.rounds[0].weights
     for _ in range(3):
         moved = {
@@ -337,7 +339,7 @@ def test_clipped_coordinates_are_counted_and_widen_the_next_bounds(federation):
     learner = whole.sites["site-e"].learner
     update = learner.update
     learner.update = lambda *given: codec.load_as(
-        rounds.AdapterUpdate, codec.dump(update(*given).scale(3.0 if learner.updates > 1 else 1e-3))
+        AdapterUpdate, codec.dump(update(*given).scale(3.0 if learner.updates > 1 else 1e-3))
     )
     for site in ("site-a", "site-b", "site-c", "site-d"):
         other = whole.sites[site].learner

@@ -32,7 +32,6 @@ learning_rate = 0.5
 [privacy]
 unit = "none"
 [aggregation]
-secure = false
 weights = "declared-patients"
 robust = "none"
 secure = false
