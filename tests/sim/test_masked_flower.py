@@ -1,6 +1,14 @@
-"""A masked run through Flower's engine is the in-process one, bit for bit. Real sites, vectors as patients."""
+"""A masked run through Flower's engine is the in-process one, bit for bit. Real sites, vectors as patients.
 
+Flower's side runs in a process of its own that starts with nothing imported: this file as a program.
+"""
+
+import json
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,8 +58,18 @@ def test_a_masked_run_through_flower_is_the_in_process_one_to_the_bit(tmp_path):
     local = run(LocalLink(sites), tmp_path / "local")
     for site in sites.values():
         site.ledger.close()
-    carried = run_with_flower(lambda link: run(link, tmp_path / "flower"), openers(tmp_path / "flower"))
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, env=environment)
 
-    assert [record.accepted for record in carried.rounds] == [NAMES, NAMES]
-    assert carried.adapter.digest() == local.adapter.digest()
-    assert [m.sha256 for m in carried.rounds[1].messages] == [m.sha256 for m in local.rounds[1].messages]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == told(local)
+
+
+def told(result):
+    sent = [message.sha256 for record in result.rounds for message in record.messages]
+    return [result.adapter.digest(), [list(record.accepted) for record in result.rounds], sent]
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1]) / "flower"
+    print(json.dumps(told(run_with_flower(lambda link: run(link, place), openers(place)))))
