@@ -39,6 +39,10 @@ def make_app(name: Callable[[NodeConfig], str], answer: Callable[[Question], Ans
     def train(message: Message, context: Context) -> Message:
         return _guarded(message, lambda: _relay(message, context))
 
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return _guarded(message, lambda: _relay(message, context))
+
     def _relay(message: Message, context: Context) -> RecordDict:
         question = flower.from_records(message.content)
         if not isinstance(question, Question) or question.site_id != name(context.node_config):

@@ -1,10 +1,258 @@
-"""`wardround site …`: what a hospital's operator types."""
+"""`wardround site …`: what a hospital's operator types. Parse, call one function, print."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from federation.terminal import Talk
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="One hospital's site.")
+Folder = Annotated[Path, typer.Option("--dir", help="the site's folder")]
+Words = Annotated[str | None, typer.Option(help="the federation's twelve words, as heard from an officer")]
+
+Here = Annotated[Path, typer.Option("--site", help="the site's folder, with site.toml in it")]
+Workers = Annotated[int | None, typer.Option(min=1, help="processes; without: one per core")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 
 
 @app.callback()
 def _site() -> None:
     """Keep `wardround site` a group, however few commands it has."""
+
+
+@app.command("init", epilog="Example: wardround site init /srv/wardround --id north --patients 5000")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder")],
+    site_id: Annotated[str, typer.Option("--id", help="the hospital's name in the federation: a-z, 0-9, -")],
+    patients: Annotated[int, typer.Option(min=1, help="a rounded, public number of patients; never the exact count")],
+    coordinator: Annotated[str, typer.Option(help="the federation's name")] = "coordinator",
+) -> None:
+    """Make the site's folder: keys that never leave it, secrets, and site.toml to be read and edited."""
+    from client.folder import SiteFolder
+    from federation.privacy.keystream import OperatingSystemKeys
+
+    made = SiteFolder.init(
+        folder, site_id=site_id, declared_patients=patients, coordinator=coordinator, keys=OperatingSystemKeys()
+    )
+    print(made.words())
+    Talk().line(f"read and edit {folder / 'site.toml'}, then `wardround site enrol`")
+
+
+@app.command(
+    "enrol", epilog="Example: wardround site enrol north.invite --organisation 'North Hospital' --contact it@…"
+)
+def enrol(
+    invitation: Annotated[str, typer.Argument(metavar="INVITE", help="the invitation, or the file that holds it")],
+    organisation: Annotated[str, typer.Option(help="as it will stand on the roster")],
+    contact: Annotated[str, typer.Option(help="whom officers may ask")],
+    folder: Folder = Path("."),
+    words: Words = None,
+    out: Annotated[Path | None, typer.Option(help="where the submission goes; default SITE.submission")] = None,
+) -> None:
+    """Answer an invitation: write a file for the coordinator, print the words that people compare. Works offline."""
+    from client.folder import SiteFolder
+    from federation import durable
+    from federation.trust.enrolment import PREFIX, dump_submission, load_invitation
+
+    text = invitation
+    if not invitation.strip().startswith(PREFIX):
+        try:
+            text = Path(invitation).read_text(encoding="ascii")
+        except (OSError, ValueError):
+            text = ""
+    invited = load_invitation(text)
+    opened = SiteFolder(folder)
+    submission = opened.enrol(invited, organisation=organisation, contact=contact, heard=words, now_s=time.time())
+    path = out or Path(f"{submission.site_id}.submission")
+    durable.write(path, [dump_submission(submission)])
+    print(f"words of this site:       {submission.words()}")
+    print(f"words of the federation:  {invited.words()}")
+    talk = Talk()
+    talk.line(
+        f"send {path} to the coordinator; then an officer telephones, you read the first line and hear the second"
+    )
+    if words is None:
+        talk.line("when you have heard them: `wardround site roster FILE --words '…'` with the roster that you get")
+
+
+@app.command("roster", epilog="Example: wardround site roster roster.json --words 'apple brave …'")
+def roster(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="a roster to accept; without: show it")] = None,
+    folder: Folder = Path("."),
+    words: Words = None,
+) -> None:
+    """Accept the first roster, or the next ones, and show this site's place in it."""
+    from client.folder import SiteFolder
+    from federation.errors import TrustError
+    from federation.trust import roster as rosters
+
+    opened = SiteFolder(folder)
+    if file is not None:
+        try:
+            data = file.read_bytes()
+        except OSError:
+            raise TrustError("roster-absent", "the roster cannot be read", hint="check the path") from None
+        *earlier, last = [rosters.load(line) for line in data.splitlines() or [b""]]
+        opened.accept_roster(last, heard=words, now_s=time.time(), earlier=earlier)
+    current = opened.roster().current.roster
+    current.require_current(time.time())
+    opened.signing_key()
+    print(f"roster {current.version} of {current.consortium}, until {current.expires}")
+    print(f"{opened.settings().site.id} is an active member; sites: {', '.join(current.active())}")
+
+
+@app.command("rotate", epilog="Example: wardround site rotate")
+def rotate(
+    folder: Folder = Path("."),
+    out: Annotated[Path | None, typer.Option(help="where the submission goes; default SITE.submission")] = None,
+) -> None:
+    """Make a new key, endorsed by the present one. It is used from the roster on that names it."""
+    from client.folder import SiteFolder
+    from federation import durable
+    from federation.trust.enrolment import dump_submission
+
+    submission = SiteFolder(folder).rotate()
+    path = out or Path(f"{submission.site_id}.submission")
+    durable.write(path, [dump_submission(submission)])
+    print(submission.words())
+    Talk().line(f"send {path} to the coordinator, who runs `wardround coordinator admit` with the words")
+
+
+@app.command("ingest", epilog="Example: wardround site ingest /data/export --site /srv/wardround")
+def ingest(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="a folder, a DICOMDIR or a zip, with reports in it")],
+    site: Here = Path("."),
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """De-identify DICOM files and reports into the store; what cannot be proven clean is held back with its reason."""
+    from client.intake import ingest_folder
+    from client.workplace import Workplace
+
+    told = ingest_folder(Workplace.open(site), source, Talk(), workers=workers)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    _counts(told, ("accepted", "already", "rejected", "unreported"))
+    print(f"data set     {told['data_digest']}")
+    if not told["released"]:
+        Talk().line("wardround: not released yet: wardround site inspect, then wardround site release")
+
+
+@app.command("deidentify", epilog="Example: wardround site deidentify /data/export /data/clean --site /srv/wardround")
+def deidentify(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="a folder, a DICOMDIR or a zip")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="a new folder, or one of an earlier run to go on with")],
+    site: Here = Path("."),
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write de-identified DICOM files (PS3.15) for people who need files, under names made of pseudonyms."""
+    from client.intake import deidentify_folder
+    from client.workplace import Workplace
+
+    told = deidentify_folder(Workplace.open(site), source, target, Talk(), workers=workers)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+    else:
+        _counts(told, ("written", "already", "rejected"))
+
+
+@app.command("receive", epilog="Example: wardround site receive --port 11112 --site /srv/wardround")
+def receive(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 lets the system choose")],
+    site: Here = Path("."),
+) -> None:
+    """Be a DICOM storage provider (C-STORE, C-ECHO) for the callers in site.toml, and ingest what comes."""
+    from client.intake import receive_objects
+    from client.workplace import Workplace
+
+    receive_objects(Workplace.open(site), port, Talk())
+
+
+@app.command("quarantine", epilog="Example: wardround site quarantine --site /srv/wardround")
+def quarantine(
+    site: Here = Path("."),
+    minimum: Annotated[int, typer.Option(min=1, help="leave out counts below this, to show it to others")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Count what was held back, by reason, with what each reason means and what to do."""
+    from client.intake import quarantine as held_back
+    from client.workplace import Workplace
+
+    told = held_back(Workplace.open(site), minimum=minimum)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    for row in told["reasons"]:
+        print(f"{row['count']:>7}  {row['reason']:<22} {row['means']}\n{'':>7}  {'':<22} -> {row['do']}")
+    if not told["reasons"]:
+        Talk().line("wardround: nothing is held back")
+
+
+@app.command("inspect", epilog="Example: wardround site inspect --site /srv/wardround")
+def inspect(
+    site: Here = Path("."),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on 127.0.0.1; 0 lets the system choose")] = 0,
+) -> None:
+    """Show what will be trained on and what was held back, as a page for this machine's browser. Ctrl-C ends it."""
+    from client.inspection.server import inspect_store
+    from client.workplace import Workplace
+
+    inspect_store(Workplace.open(site), port, lambda url: print(url, flush=True), Talk())
+
+
+@app.command("release", epilog="Example: wardround site release 3f9a0c51d2e7 --by 'Dr. Panza' --site /srv/wardround")
+def release(
+    digest: Annotated[str, typer.Argument(metavar="[DIGEST]", help="of the data set you looked at")] = "",
+    site: Here = Path("."),
+    by: Annotated[str, typer.Option(help="who releases it: a person's name, recorded")] = "",
+    revoke: Annotated[bool, typer.Option("--revoke", help="take the release back")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record that a person releases this data set for training. Without DIGEST: show what there is to release."""
+    from client.intake import data_set, decide_release
+    from client.workplace import Workplace
+
+    place = Workplace.open(site)
+    if digest:
+        if not by.strip():
+            raise typer.BadParameter("say who releases it, with --by", param_hint="--by")
+        decided = decide_release(place, digest, by.strip(), revoke=revoke)
+        told: dict[str, Any] = vars(decided)
+    else:
+        now = data_set(place)
+        told = vars(now) | {"release": None if now.release is None else vars(now.release)}
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    for name, value in told.items():
+        shown = (f"by {value['person']}, {value['time_utc']}" if value else "none") if name == "release" else value
+        print(f"{name.replace('_', ' '):<15} {shown}")
+
+
+def _counts(told: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        print(f"{name:<12} {told[name]}")
+    print(f"{'quarantined':<12} {sum(told['quarantined'].values())}")
+    for reason, count in told["quarantined"].items():
+        print(f"  {reason:<22} {count}")
+
+
+@app.command("ledger", epilog="Example: wardround site ledger --dir /srv/wardround --json")
+def ledger(
+    folder: Folder = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Show what privacy was spent, by whom, when and for what, and what is left."""
+    from client.ledger_view import lines, view
+
+    account = view(folder)
+    if as_json:
+        print(json.dumps(account, indent=2, sort_keys=True))
+        return
+    for line in lines(account):
+        print(line)

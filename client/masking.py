@@ -48,7 +48,7 @@ class Masking:
 
     def is_on_roster(self, site_id: str) -> bool:
         """Whether this site can take part at all: with its own key on a roster of three sites or more."""
-        key = self.identity.signing_key.public_key().public_bytes_raw()
+        key = self.identity.signing_key.public.raw
         roster = self.identity.roster
         return self.identity.site_id == site_id and roster.get(site_id) == key and len(roster) >= SECURE_SITES_MIN
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from federation import strict_toml
-from federation.consent import Consent, Reason, Refusal
+from federation.consent import Consent, PrivacyTerms, Reason, Refusal
 from federation.plan import SECURE_SITES_MIN, RunPlan, Sha256
 
 
@@ -27,13 +27,14 @@ class Policy:
 
 
 def decide(
-    policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool, can_mask: bool
+    policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool, released: bool, can_mask: bool
 ) -> Consent | Refusal:
     """The offered consent if every rule holds, otherwise all the reasons against it.
 
     `offer` is what this site would agree to; `quorum` is the fewest sites whose updates will be added; `approved` says
-    whether a person here approved this very plan. The reasons are enumerated words: they tell the coordinator which
-    rule stood against the plan, not its value. `can_mask`: this site has a signing key and is on its own roster.
+    whether a person here approved this very plan, `released` whether one released this very data set, `can_mask`
+    whether this site has a signing key and is on its own roster. The reasons are enumerated words: they tell the
+    coordinator which rule stood against the plan, not its value.
     """
     refused: dict[Reason, bool] = {
         "privacy_off": offer.terms is None and not policy.allow_without_privacy,
@@ -43,6 +44,7 @@ def decide(
         "rank_too_large": plan.adapter.rank > policy.rank_max and plan.adapter.method != "stack",
         "roster_absent": plan.aggregation.secure and not can_mask,
         "plan_not_approved": policy.approve == "each-plan" and not approved,
+        "data_not_released": not released,
     }
     if offer.terms is not None:
         refused |= {
@@ -52,6 +54,18 @@ def decide(
         }
     reasons = tuple(reason for reason, holds in refused.items() if holds)
     return Refusal(reasons) if reasons else offer
+
+
+def decide_evaluation(policy: Policy, terms: PrivacyTerms, declared_patients: int, *, approved: bool) -> Refusal | None:
+    """None if this hospital's held-out patients may be examined on these terms, otherwise the reasons against it."""
+    refused: dict[Reason, bool] = {
+        "plan_not_approved": policy.approve == "each-plan" and not approved,
+        "budget_exhausted": terms.epsilon_after_round > policy.epsilon_max,
+        "noise_too_low": terms.noise_multiplier < policy.noise_multiplier_min,
+        "delta_too_large": terms.delta > min(policy.delta_max, 1 / (10 * declared_patients)),
+    }
+    reasons = tuple(reason for reason, holds in refused.items() if holds)
+    return Refusal(reasons) if reasons else None
 
 
 def _model_allowed(policy: Policy, plan: RunPlan, base_digest: str) -> bool:

@@ -10,6 +10,8 @@ from client.policy import Policy
 from federation import strict_toml
 from federation.errors import SettingsError
 
+AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]  # PS3.5 table 6.2-1, VR AE
+
 
 @dataclass(frozen=True)
 class SiteIdentity:
@@ -33,12 +35,27 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Receive:
+    """[receive]: who may send DICOM objects to `wardround site receive`."""
+
+    __pydantic_config__ = strict_toml.STRICT
+    callers: tuple[AeTitle, ...] = ()  # AE titles that may send; empty: nobody
+    ae_title: AeTitle = "WARDROUND"
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:-]{1,255}$")] = "127.0.0.1"
+    reports: str = "reports"  # the folder with .csv and .jsonl files of reports
+    quiet_s: Annotated[int, Field(ge=1, le=86_400)] = 60  # a study is complete when nothing came for so long
+    keep_days: Annotated[int, Field(ge=1, le=365)] = 14  # images without a report are removed after so many days
+    associations: Annotated[int, Field(ge=1, le=100)] = 10  # at the same time
+
+
+@dataclass(frozen=True)
 class Settings:
     __pydantic_config__ = strict_toml.STRICT
     site: SiteIdentity
     data: Data
     policy: Policy
     device: Device = field(default_factory=Device)
+    receive: Receive = field(default_factory=Receive)
 
 
 def load_settings(path: Path) -> Settings:

@@ -5,7 +5,7 @@ ledger before the first patient is drawn, and what it has once answered it repea
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +19,21 @@ from federation import canonical, codec, durable, messages
 from federation.adapter import Adapter, AdapterUpdate, Factor, check_update
 from federation.consent import PROTOCOL, Consent, PrivacyTerms, Refusal
 from federation.errors import BudgetError, FedError, FormatError, ModelError, SettingsError, StoreError
+from federation.evaluation import Evaluation
 from federation.messages import Answer, Payload, Question, answer_to
 from federation.plan import RunPlan, plan_from_value
-from federation.privacy import accounting
-from federation.privacy.clipping import AutoS, FlatClipping
-from federation.privacy.keystream import KeySource
-from federation.privacy.ledger import Ledger, Spend, ensure_within_budget
+from federation.privacy import accounting, histograms
+from federation.privacy.accounting import Event
+from federation.privacy.clipping import FlatClipping, clipping_rule
+from federation.privacy.histograms import Answers
+from federation.privacy.keystream import KeySource, KeyStream
+from federation.privacy.ledger import Ledger, Spend, ensure_within_budget, epsilon_of, events_per_person
 from federation.privacy.mechanism import Mechanism
+from federation.privacy.records import dump_head, load_head
 from federation.privacy.sampling import PoissonSampling
 from federation.secagg.bodies import Identity
+
+PAID = "paid.json"  # the ledger's head when this site last paid: the next start must find it in the ledger
 
 
 class Learner(Protocol):
@@ -39,6 +45,10 @@ class Learner(Protocol):
 
     def declared_patients(self) -> int: ...
 
+    def data_released(self) -> bool:
+        """Whether a person has released this very data set for training."""
+        ...
+
     def update(
         self,
         plan: RunPlan,
@@ -49,6 +59,14 @@ class Learner(Protocol):
         label: str,
     ) -> AdapterUpdate:
         """The update of one round, of these factors only; `mechanism` is None only for a plan without privacy."""
+        ...
+
+
+class Examiner(Protocol):
+    """The part that shows held-out patients to an adapter."""
+
+    def examine(self, plan: RunPlan, adapter: Adapter) -> Sequence[Answers]:
+        """The scored cases of each of the plan's questions, in their order."""
         ...
 
 
@@ -76,9 +94,13 @@ class Site:
         identity: Identity | None = None,
         now_utc: Callable[[], str] = lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         on_failure: Callable[[Exception], None] = lambda error: None,
+        examiner: Examiner | None = None,
     ) -> None:
-        """`identity`: without it, this site takes part in no masked sum. `on_failure` hears, on this machine only, of
-        every error that an answer reduces to its code."""
+        """Without an `identity` the site takes part in no masked sum; without an `examiner` it examines nobody, and
+        answers such a question with `message-kind`. `on_failure` hears, on this machine only, of every error that an
+        answer reduces to its code.
+        """
+        self.examiner = examiner
         self.site_id = settings.site.id
         self.coordinator = settings.site.coordinator
         self.declared_patients = settings.data.declared_patients
@@ -93,6 +115,8 @@ class Site:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         (state_dir / "runs").mkdir(exist_ok=True)
         (state_dir / "approvals").mkdir(exist_ok=True)
+        if (state_dir / PAID).exists():  # an old backup of the ledger beside a newer state folder
+            ledger.require_descends_from(load_head((state_dir / PAID).read_bytes()))
         self.cohort_id = _cohort_id(state_dir, keys)
         self.masking = None if identity is None else Masking(identity, keys, state_dir)
         self._runs: dict[str, _Run] = {}  # what run.json says, once read
@@ -109,6 +133,8 @@ class Site:
                     return self._consent(question)
                 case "train":
                     return self._train(question)
+                case "evaluate":
+                    return self._evaluate(question)
                 case _:
                     return self._mask(question)
         except Exception as error:
@@ -161,7 +187,8 @@ class Site:
         mechanism = mechanism_of(run.plan, run.noise_multiplier)
 
         if mechanism is not None and decision.terms is not None:
-            self._pay(question, mechanism, run.plan, decision.terms.delta)
+            event = mechanism.event(run.plan.training.local_steps)
+            self._pay(question, event, decision.terms.delta, _trained_part(run.plan))
         label = f"{question.run_id}/{question.round_number}"
         factors = run.plan.adapter.trained_factors(question.round_number)
         update = self.learner.update(self._narrowed(run.plan), factors, adapter, mechanism, self.keys, label)
@@ -197,6 +224,48 @@ class Site:
             raise FormatError("message-context", "this site has no roster", hint="start it with its identity")
         return self.masking
 
+    def _evaluate(self, question: Question) -> Answer:
+        """After the last round: decide, pay for the held-out patients, examine them, noise, keep the answer, reply.
+
+        They are other patients than those trained on, and the charge says so. One release per run.
+        """
+        kept = read_answer(self._slot(question), question)
+        if kept is not None:
+            return kept
+        run = self._known_run(question)
+        if run is None or question.payload is None:
+            raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
+        plan, wanted = run.plan, run.plan.evaluation.private_epsilon
+        if self.examiner is None or wanted is None or question.round_number != plan.run.rounds + 1:
+            raise FormatError(
+                "message-kind", "no evaluation is due here", hint="once, after the last round, if the plan has a price"
+            )
+        delta = self._delta(plan)
+        least = accounting.noise_multiplier_for(wanted, delta=delta, sampling_rate=1.0, steps=1)
+        mechanism = Mechanism(PoissonSampling(1.0), FlatClipping(1.0), max(least, self.policy.noise_multiplier_min))
+        event, part = mechanism.event(1), (0.0, plan.evaluation.held_out_share)
+        before = [item for item in self.ledger.spends() if item.run_id != question.run_id or item.part != part]
+        after = epsilon_of(before, delta, part=part, adding=(event,))
+        terms = PrivacyTerms(mechanism.noise_multiplier, 1.0, delta, after, after)
+        approved = (self.state_dir / "approvals" / question.plan_digest).exists()
+        refusal = policies.decide_evaluation(self.policy, terms, self.declared_patients, approved=approved)
+        if refusal is not None:
+            return answer_to(question, "refusal", refusal.body())
+        adapter = codec.load_as(Adapter, *question.payload.pieces)
+        if adapter.shapes != {name: tuple(shape) for name, shape in self.learner.adapter_shapes(plan).items()}:
+            raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
+        self._require_space(question.payload.size)
+
+        self._pay(question, event, delta, part)
+        answers = self.examiner.examine(plan, adapter)
+        label = f"{question.run_id}/{question.round_number}"
+        made = histograms.release(
+            answers, mechanism, lambda name: KeyStream(self.keys.key(f"{label}/evaluation/{name}"))
+        )
+        answer = answer_to(question, "evaluation", Evaluation(terms, made).body())
+        durable.overwrite(self._slot(question), messages.pieces(answer))
+        return answer
+
     def _decide(self, question: Question, run: _Run) -> Consent | Refusal:
         plan = run.plan
         if not 1 <= question.round_number <= plan.run.rounds:
@@ -209,7 +278,10 @@ class Site:
         )
         approved = (self.state_dir / "approvals" / question.plan_digest).exists()
         can_mask = self.masking is not None and self.masking.is_on_roster(self.site_id)
-        return policies.decide(self.policy, plan, offer, quorum=run.quorum, approved=approved, can_mask=can_mask)
+        released = self.learner.data_released()
+        return policies.decide(
+            self.policy, plan, offer, quorum=run.quorum, approved=approved, released=released, can_mask=can_mask
+        )
 
     def _narrowed(self, plan: RunPlan) -> RunPlan:
         """The plan as this site trains it: under `stack` at most the rank that it has room for."""
@@ -224,15 +296,16 @@ class Site:
             return None
         plan, delta = run.plan, self._delta(run.plan)
         this_round = (question.run_id, question.round_number)
-        spent = [item.event for item in self.ledger.spends() if (item.run_id, item.round_number) != this_round]
+        spent = [item for item in self.ledger.spends() if (item.run_id, item.round_number) != this_round]
+        part = _trained_part(plan)
         round_event = mechanism.event(plan.training.local_steps)
         rounds_left = plan.run.rounds - question.round_number + 1
         return PrivacyTerms(
             noise_multiplier=mechanism.noise_multiplier,
             sampling_rate=plan.training.sampling_rate,
             delta=delta,
-            epsilon_after_round=accounting.epsilon([*spent, round_event], delta),
-            epsilon_at_end=accounting.epsilon([*spent, *[round_event] * rounds_left], delta),
+            epsilon_after_round=epsilon_of(spent, delta, part=part, adding=(round_event,)),
+            epsilon_at_end=epsilon_of(spent, delta, part=part, adding=(round_event,) * rounds_left),
         )
 
     def _noise_multiplier(self, plan: RunPlan) -> float | None:
@@ -242,19 +315,22 @@ class Site:
         """
         if plan.privacy.unit == "none" or plan.privacy.target_epsilon is None:
             return plan.privacy.noise_multiplier
-        least = accounting.noise_multiplier_for(
-            min(plan.privacy.target_epsilon, self.policy.epsilon_max),
-            delta=self._delta(plan),
-            sampling_rate=plan.training.sampling_rate,
-            steps=plan.total_steps,
-            spent=[item.event for item in self.ledger.spends()],
+        least = max(
+            accounting.noise_multiplier_for(
+                min(plan.privacy.target_epsilon, self.policy.epsilon_max),
+                delta=self._delta(plan),
+                sampling_rate=plan.training.sampling_rate,
+                steps=plan.total_steps,
+                spent=spent,
+            )
+            for spent in events_per_person(self.ledger.spends(), _trained_part(plan))
         )
         return max(least, self.policy.noise_multiplier_min)
 
     def _delta(self, plan: RunPlan) -> float:
         return plan.privacy.delta if plan.privacy.delta is not None else 1 / (10 * self.declared_patients)
 
-    def _pay(self, question: Question, mechanism: Mechanism, plan: RunPlan, delta: float) -> None:
+    def _pay(self, question: Question, event: Event, delta: float, part: tuple[float, float]) -> None:
         """Reserve the whole round in the ledger. A round that is paid and has no kept answer is over: the process died
         in between, and training again would be a second release for one payment."""
         if self.ledger.find(question.run_id, question.round_number) is not None:
@@ -264,14 +340,16 @@ class Site:
             round_number=question.round_number,
             coordinator=self.coordinator,
             cohort_id=self.cohort_id,
-            event=mechanism.event(plan.training.local_steps),
+            event=event,
             delta=delta,
             declared_patients=self.declared_patients,
             time_utc=self.now_utc(),
+            part=part,
         )
         # The policy has already decided; this is the last wall before the ledger is written.
         ensure_within_budget(self.ledger, spend, self.policy.epsilon_max, self.policy.delta_max)
         self.ledger.reserve(spend)
+        durable.write(self.state_dir / PAID, [dump_head(self.ledger.head)])
 
     # What survives a restart: one folder per run with the agreed plan and the answers of its last two rounds.
 
@@ -322,11 +400,13 @@ def mechanism_of(plan: RunPlan, noise_multiplier: float | None) -> Mechanism | N
     """The private step that a plan and a site's noise mean; None for a plan without privacy."""
     if noise_multiplier is None:
         return None
-    privacy = plan.privacy
-    clipping = (
-        FlatClipping(privacy.clipping_norm) if privacy.clipping == "flat" else AutoS(radius=privacy.clipping_norm)
-    )
+    clipping = clipping_rule(plan.privacy.clipping, plan.privacy.clipping_norm)
     return Mechanism(PoissonSampling(plan.training.sampling_rate), clipping, noise_multiplier)
+
+
+def _trained_part(plan: RunPlan) -> tuple[float, float]:
+    """Whom a round can touch: everybody but the held-out patients (client/training/cohort.py)."""
+    return (plan.evaluation.held_out_share, 1.0)
 
 
 def _read_run(path: Path) -> _Run:

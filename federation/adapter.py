@@ -95,11 +95,12 @@ class _Matrices:
 
     def norm(self) -> float:
         """L2 norm over all numbers; inf or NaN exactly when a number is inf or NaN, or when the squares overflow."""
-        if self._norm is None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                norm = math.sqrt(sum(_square(array) for array in self.arrays.values()))
-            object.__setattr__(self, "_norm", norm)
-        return self._norm
+        if self._norm is not None:
+            return self._norm
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = math.sqrt(sum(_square(array) for array in self.arrays.values()))
+        object.__setattr__(self, "_norm", norm)
+        return norm
 
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
@@ -117,12 +118,14 @@ class _Matrices:
 
     def head(self) -> bytes:
         """Magic, length and the padded list of names and shapes: all bytes before the first number."""
-        if self._head is None:
-            listed = [[name, list(array.shape)] for name, array in self.arrays.items()]
-            text = canonical.dump({"arrays": listed, "kind": self.kind})
-            text += b" " * (-(len(MAGIC) + 8 + len(text)) % ALIGNMENT)
-            object.__setattr__(self, "_head", MAGIC + len(text).to_bytes(8, "little") + text)
-        return self._head
+        if self._head is not None:
+            return self._head
+        listed = [[name, list(array.shape)] for name, array in self.arrays.items()]
+        text = canonical.dump({"arrays": listed, "kind": self.kind})
+        text += b" " * (-(len(MAGIC) + 8 + len(text)) % ALIGNMENT)
+        head = MAGIC + len(text).to_bytes(8, "little") + text
+        object.__setattr__(self, "_head", head)
+        return head
 
     def digest(self) -> str:
         """SHA-256 over the canonical bytes, 64 hexadecimal characters."""

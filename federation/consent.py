@@ -26,6 +26,7 @@ Reason = Literal[
     "roster_absent",
     "privacy_off",
     "plan_not_approved",
+    "data_not_released",
     "version_differs",
 ]
 
@@ -58,7 +59,7 @@ class Consent:
             "privacy": None,
         }
         if self.terms is not None:
-            body["privacy"] = {name: canonical.decimal(value) for name, value in vars(self.terms).items()}
+            body["privacy"] = terms_body(self.terms)
         return body
 
 
@@ -84,7 +85,7 @@ def consent_from(body: Mapping[str, Value]) -> Consent:
                 shapes[name] = (int(rows), int(columns))  # true would be an int
             case _:
                 raise _refused()
-    terms = None if written is None else _terms_from(written)
+    terms = None if written is None else terms_from(written)
     if DIGEST.fullmatch(base) is None or declared < 1 or not shapes:
         raise _refused()
     consent = Consent(base, shapes, int(declared), terms)
@@ -104,7 +105,12 @@ def refusal_from(body: Mapping[str, Value]) -> Refusal:
             raise _refused()
 
 
-def _terms_from(written: Value) -> PrivacyTerms:
+def terms_body(terms: PrivacyTerms) -> dict[str, Value]:
+    return {name: canonical.decimal(value) for name, value in vars(terms).items()}
+
+
+def terms_from(written: Value) -> PrivacyTerms:
+    """The opposite of `terms_body`. Raises: FormatError `not-canonical`."""
     names = list(PrivacyTerms.__dataclass_fields__)
     if not isinstance(written, Mapping) or sorted(written) != sorted(names):
         raise _refused()

@@ -11,6 +11,7 @@ FedError                 code, message, hint; str() never holds a data value
 ├─ StoreError        17  ledger, store or checkpoint damaged
 ├─ PinError          18  something is not what its digest says
 ├─ DataError         19  a site's folder has nothing to train on
+├─ TrustError        20  a key, roster, token, signature, log or certificate that cannot be trusted
 ├─ ProtocolError     21  a party broke the masked sum's protocol; the evidence is kept
 └─ GateError         22  rounds are rejected one after the other
 
@@ -72,8 +73,10 @@ class DeidError(FedError):
         {
             "not-dicom", "truncated", "malformed", "limit-size", "limit-nesting", "limit-frames", "class-refused",
             "class-unknown", "syntax-unknown", "codec-missing", "decode-failed", "charset", "no-patient-id",
-            "patient-conflict", "duplicate-differs", "burned-in", "pairing", "text-sections",
+            "patient-conflict", "duplicate-differs", "burned-in", "ocr-missing", "picture-unfit", "pairing",
+            "text-sections",
             "text-residual", "residual-identifier", "report-format",
+            "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document",
         }
     )  # fmt: skip
 
@@ -114,7 +117,7 @@ class StoreError(FedError):
     codes = frozenset(
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
-            "store-mismatch",
+            "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "disk-full",
         }
     )  # fmt: skip
@@ -127,7 +130,27 @@ class PinError(FedError):
 
 class DataError(FedError):
     exit_status = 19
-    codes = frozenset({"folder-absent", "folder-empty", "nothing-clean", "too-few-patients", "site-name"})
+    codes = frozenset(
+        {
+            "folder-absent", "folder-empty", "folder-unreadable", "folder-overlap", "nothing-clean", "too-few-patients",
+            "site-name", "not-released", "receiver",
+        }
+    )  # fmt: skip
+
+
+class TrustError(FedError):
+    exit_status = 20
+    codes = frozenset(
+        {
+            "key-exists", "key-absent", "key-damaged", "key-permissions", "fingerprint-differs",
+            "invitation-damaged", "token-wrong", "token-used", "token-expired", "enrolment-damaged",
+            "roster-damaged", "roster-signatures", "roster-officer", "roster-version", "roster-expired",
+            "roster-absent", "roster-key", "roster-site", "unsigned", "envelope-damaged", "signature", "oversized",
+            "wrong-direction", "wrong-site", "wrong-run", "wrong-round", "wrong-plan", "wrong-message",
+            "wrong-question", "wrong-roster", "replayed", "late", "clock", "log-altered", "log-fork", "log-busy",
+            "log-write", "certificate-absent", "certificate-damaged", "certificate-expired", "evidence-damaged",
+        }
+    )  # fmt: skip
 
 
 class ProtocolError(FedError):

@@ -1,7 +1,8 @@
 """Our messages as Flower records, and a Link over Flower's Grid. Flower carries; it is trusted with nothing.
 
-A message becomes two records (docs/spec/messages-1.md has the bytes): its header in a ConfigRecord and its payload, if
-it has one, in an ArrayRecord of plain bytes, because Flower cuts arrays into chunks but never a ConfigRecord.
+A message becomes two records (docs/spec/messages-1.md has the bytes): its header, with the seal if it is signed, in a
+ConfigRecord, and its payload, if it has one, in an ArrayRecord of plain bytes, because Flower cuts arrays into chunks
+but never a ConfigRecord.
 """
 
 import re
@@ -20,7 +21,9 @@ from federation.errors import FedError, FormatError, QuorumError
 from federation.messages import Answer, MaskedStage, Payload, Question
 
 MASKED_TYPE = "query.masked"  # the five questions of a masked round
-MESSAGE_TYPES = {"consent": "query.consent", "train": "train"} | dict.fromkeys(get_args(MaskedStage), MASKED_TYPE)
+MESSAGE_TYPES = {"consent": "query.consent", "train": "train", "evaluate": "evaluate"} | dict.fromkeys(
+    get_args(MaskedStage), MASKED_TYPE
+)
 NAME_TYPE = "query.name"
 CODE = re.compile(r"[a-z][a-z-]{0,31}")
 # How long Flower keeps a question and its reply beyond the deadline: the coordinator adds up the answers before it.
@@ -28,8 +31,11 @@ KEEP_S = 3600.0
 
 
 def to_records(message: Question | Answer) -> RecordDict:
-    """Header and payload side by side; the payload's bytes are not copied."""
-    records = RecordDict({"header": ConfigRecord({"header": message.header})})
+    """Header, seal and payload side by side; the payload's bytes are not copied."""
+    head = ConfigRecord({"header": message.header})
+    if message.seal:
+        head["seal"] = message.seal
+    records = RecordDict({"header": head})
     if message.payload is not None:
         data = message.payload.data
         records["payload"] = ArrayRecord({"payload": Array("uint8", (len(data),), "bytes", data)})
@@ -39,19 +45,19 @@ def to_records(message: Question | Answer) -> RecordDict:
 def from_records(records: RecordDict) -> Question | Answer:
     """The message in these records, and nothing else in them. Raises: FormatError `not-canonical`, `message-kind`."""
     head, arrays = records.get("header"), records.get("payload")
-    if set(records) - {"payload"} != {"header"} or not isinstance(head, ConfigRecord) or set(head) != {"header"}:
+    if set(records) - {"payload"} != {"header"} or not isinstance(head, ConfigRecord):
         raise _refused("records without the header of a message, or with more")
-    header = head["header"]
-    if not isinstance(header, bytes):
-        raise _refused("a header that is not bytes")
+    header, seal = head.get("header"), head.get("seal", b"")
+    if set(head) - {"seal"} != {"header"} or not isinstance(header, bytes) or not isinstance(seal, bytes):
+        raise _refused("a header that is not bytes, or with more beside it")
     if arrays is None:
-        return messages.read(header, None)
+        return messages.read(header, None, seal)
     if not isinstance(arrays, ArrayRecord) or set(arrays) != {"payload"}:
         raise _refused("a payload that is not one array")
     array = arrays["payload"]
     if (array.dtype, array.stype, tuple(array.shape)) != ("uint8", "bytes", (len(array.data),)):
         raise _refused("a payload that is not plain bytes")
-    return messages.read(header, Payload(array.data))
+    return messages.read(header, Payload(array.data), seal)
 
 
 def name_records(site_id: str) -> RecordDict:

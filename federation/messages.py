@@ -1,7 +1,8 @@
 """Questions and answers: what the coordinator and a site say to each other, and the Link that carries it.
 
 A message is a small header (canonical JSON, docs/spec/messages-1.md) and at most one large payload, which the header
-names by its SHA-256. The digest of a message is that of its header: it covers every byte of both.
+names by its SHA-256. The digest of a message is that of its header: it covers every byte of both. The seal, a signed
+statement about that digest (docs/spec/trust-1.md), travels beside the message and is no part of it.
 """
 
 import hashlib
@@ -21,8 +22,8 @@ VERSION = "wardround-messages/1"
 HEADER_BYTES_MAX = 2**20
 
 MaskedStage = Literal["ready", "shares", "masked", "agree", "unmask"]  # docs/spec/secagg-1.md
-QuestionKind = Literal["consent", "train", MaskedStage]
-AnswerKind = Literal["consent", "refusal", "update", "trained", MaskedStage, "failure"]
+QuestionKind = Literal["consent", "train", MaskedStage, "evaluate"]
+AnswerKind = Literal["consent", "refusal", "update", "trained", MaskedStage, "evaluation", "failure"]
 
 SITE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -73,6 +74,7 @@ class Question:
     plan_digest: str
     body: Mapping[str, Value] = field(default_factory=dict)
     payload: Payload | None = None
+    seal: bytes = field(default=b"", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self, get_args(QuestionKind), self.plan_digest)
@@ -97,6 +99,7 @@ class Answer:
     question_digest: str
     body: Mapping[str, Value] = field(default_factory=dict)
     payload: Payload | None = None
+    seal: bytes = field(default=b"", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self, get_args(AnswerKind), self.question_digest)
@@ -167,8 +170,11 @@ def load(data: bytes) -> Question | Answer:
     return read(data[:end], Payload(rest) if rest else None)
 
 
-def read(header: bytes, payload: Payload | None) -> Question | Answer:
-    """A message from its two parts, for carriers that keep them apart. Checks that the header names this payload."""
+def read(header: bytes, payload: Payload | None, seal: bytes = b"") -> Question | Answer:
+    """A message from its parts, for carriers that keep them apart. Checks that the header names this payload.
+
+    The seal is carried as it is: who it is from, and whether it fits, is for `federation/trust/envelope.py` to say.
+    """
     fields = canonical.load(header)
     named = None if payload is None else {"sha256": payload.sha256, "size": payload.size}
     match fields:
@@ -193,9 +199,9 @@ def read(header: bytes, payload: Payload | None) -> Question | Answer:
     message: Question | Answer
     match type_, fields:
         case "question", {"plan_digest": str(digest)}:
-            message = Question(kind, run_id, round_number, site_id, digest, body, payload)  # type: ignore[arg-type]
+            message = Question(kind, run_id, round_number, site_id, digest, body, payload, seal)  # type: ignore[arg-type]
         case "answer", {"question_digest": str(digest)}:
-            message = Answer(kind, run_id, round_number, site_id, digest, body, payload)  # type: ignore[arg-type]
+            message = Answer(kind, run_id, round_number, site_id, digest, body, payload, seal)  # type: ignore[arg-type]
         case _:
             raise _refused("neither a question nor an answer")
     vars(message)["header"] = header  # canonical, and made of exactly these fields: what it would be made to again
@@ -204,7 +210,7 @@ def read(header: bytes, payload: Payload | None) -> Question | Answer:
 
 def size_bytes(message: Question | Answer) -> int:
     """What crosses the Link for this message."""
-    return len(message.header) + 1 + (message.payload.size if message.payload else 0)
+    return len(message.header) + 1 + (message.payload.size if message.payload else 0) + len(message.seal)
 
 
 def _header(message: Question | Answer, type_: str, bound_to: Mapping[str, Value]) -> bytes:

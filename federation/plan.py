@@ -26,6 +26,8 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Line = Annotated[str, Field(min_length=1, max_length=400)]
+Asked = Annotated[tuple[Line, ...], Field(min_length=3, max_length=7)]  # a question, its positive answer, the others
 Target = Literal["attention", "shared_expert", "vision_attention", "vision_mlp", "projector"]
 
 
@@ -124,6 +126,16 @@ class Evaluation:
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
     minimum_count: Annotated[int, Field(ge=1, le=100_000)] = 10
     free_text: bool = False
+    private_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None  # of one release about held-out patients
+    questions: Annotated[tuple[Asked, ...], Field(max_length=64)] = ()  # what that release is about; public
+
+    def __post_init__(self) -> None:
+        if len({asked[:2] for asked in self.questions}) != len(self.questions):
+            raise ValueError("a question is asked twice for the same answer")
+        if any(len(set(asked[1:])) != len(asked) - 1 for asked in self.questions):
+            raise ValueError("a question has an answer twice")
+        if self.private_epsilon is not None and not (self.questions and self.held_out_share > 0):
+            raise ValueError("private_epsilon needs questions, and a held_out_share above 0")
 
 
 @dataclass(frozen=True)
@@ -245,7 +257,7 @@ def _section_value(section: Any) -> dict[str, Value]:
 def _field_value(value: Any) -> Value:
     if isinstance(value, float):
         return canonical.decimal(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_field_value(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _with_numbers(kind: type[Any], read: Any) -> Any:

@@ -110,6 +110,17 @@ class Checkpoints:
             raise _damaged("the rounds are not counted from 1")
         return Committed(len(states), adapter, ServerState(steps, first, second), records)
 
+    def history(self) -> tuple[tuple[str, RoundRecord], ...]:
+        """Every committed round with the digest of its state, oldest first. Raises: StoreError `checkpoint-damaged`."""
+        head = self._head()
+        if head is None:
+            return ()
+        try:
+            states = self._states(head)
+            return tuple((canonical.digest(state), record_from(state["record"])) for state in states)
+        except (OSError, KeyError, FormatError):
+            raise _damaged("a state of the run is missing or altered") from None
+
     def _head(self) -> str | None:
         path = self.folder / "HEAD"
         if not path.exists():
@@ -163,9 +174,14 @@ class Checkpoints:
 
 def _steps(value: Value) -> dict[Factor, int]:
     """How often each factor was moved."""
-    match value:
-        case {**counts} if counts.keys() <= {"A", "B"} and all(type(count) is int for count in counts.values()):
-            return {one: counts[one] for one in get_args(Factor) if one in counts}
+    if isinstance(value, dict) and value.keys() <= {"A", "B"}:
+        steps: dict[Factor, int] = {}
+        for one in get_args(Factor):
+            count = value.get(one)
+            if type(count) is int:
+                steps[one] = count
+        if len(steps) == len(value):
+            return steps
     raise _damaged("the server optimiser's steps are not readable")
 
 

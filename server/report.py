@@ -17,7 +17,8 @@ specificity, kappa, accuracy):
     sites{}     {epsilon, delta, steps, noise_multiplier, sampling_rate, declared_patients, refusals[],
                 left[] {round, kind, bytes, sha256}}
     evaluation  {base: E, federated: E, pooled: E, local_only: {mean: E, site: E}, per_site: {site: {row: E}},
-                text: {row: {rouge_l: M}}, notes: {row: words}}
+                text: {row: {rouge_l: M}}, notes: {row: words}, private: {epsilon_of_release, macro, weights{site},
+                sites: {site: E and its noise}, left_out{site: [reason]}, exact_in_simulation_only}}
     privacy     {unit, target_epsilon, delta, accountant, neighboring_relation, statement, epsilon_for_m_sites{m}, off}
     costs       {wall_s, peak_rss_mb, uplink_bytes_per_site_round, downlink_bytes_per_site_round, stages_s{stage}}
     reproduce   {command, seed, versions{}}

@@ -50,7 +50,8 @@ def clip_factors(norms: Sequence[float]) -> npt.NDArray[np.float64]:
     """What each update is multiplied by: 1, or median / norm if that is less."""
     lengths = np.array(norms, np.float64)
     median = float(np.median(lengths)) if norms else 0.0
-    return np.divide(median, lengths, out=np.ones_like(lengths), where=lengths > median)
+    factors: npt.NDArray[np.float64] = np.divide(median, lengths, out=np.ones_like(lengths), where=lengths > median)
+    return factors
 
 
 def trimmed_mean(updates: Updates, folder: Path) -> AdapterUpdate:

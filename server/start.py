@@ -75,4 +75,5 @@ def _strongest(
     _, _, within = np.linalg.svd(matrix @ basis, full_matrices=False)
     rows = (basis @ within.T).T[:rank]
     signs = np.where(rows[np.arange(rank), np.abs(rows).argmax(axis=1)] < 0, -1.0, 1.0)
-    return (rows * signs[:, None]).astype(np.float32)
+    strongest: npt.NDArray[np.float32] = (rows * signs[:, None]).astype(np.float32)
+    return strongest

@@ -12,7 +12,8 @@ from client.training.model import Base
 from federation import canonical
 from federation.plan import RunPlan
 from federation.privacy import accounting
-from server.record import RoundRecord
+from server.evaluation import Examined
+from server.record import RoundRecord, SentMessage
 from server.report import FORMAT
 from server.rounds import RunResult
 
@@ -26,6 +27,7 @@ class Findings:
     curve: dict[int, tuple[float, float | None]] = field(default_factory=dict)  # round -> held-out loss, macro AUROC
     evaluation: dict[str, Any] = field(default_factory=dict)
     stages_s: dict[str, float] = field(default_factory=dict)
+    examined: Examined | None = None
     quarantined: dict[str, Mapping[str, int]] = field(default_factory=dict)
 
 
@@ -61,7 +63,7 @@ def report(
             "digest": made.digest(),
         },
         "rounds": [_round(record, findings) for record in result.rounds],
-        "sites": _sites(plan, result.rounds),
+        "sites": _sites(plan, result.rounds, findings.examined),
         "evaluation": findings.evaluation,
         "privacy": _privacy(plan, result.rounds),
         "costs": {
@@ -116,7 +118,7 @@ def _gate(record: RoundRecord) -> dict[str, Any] | None:
     }
 
 
-def _sites(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:
+def _sites(plan: RunPlan, records: tuple[RoundRecord, ...], examined: Examined | None) -> dict[str, Any]:
     """Per site: what it spent, on what terms, and every message that left it."""
     sites: dict[str, Any] = {}
     for record in records:
@@ -139,15 +141,15 @@ def _sites(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:
                 entry["delta"] = terms.delta
                 entry["noise_multiplier"] = terms.noise_multiplier
         for message in record.messages:
-            sites[message.site_id]["left"].append(
-                {
-                    "round": record.round_number,
-                    "kind": message.kind,
-                    "bytes": message.size_bytes,
-                    "sha256": message.sha256,
-                }
-            )
+            sites[message.site_id]["left"].append(_left(record.round_number, message))
+    for message in examined.sent if examined is not None else ():
+        if message.site_id in sites:
+            sites[message.site_id]["left"].append(_left(plan.run.rounds + 1, message))
     return sites
+
+
+def _left(round_number: int, message: SentMessage) -> dict[str, Any]:
+    return {"round": round_number, "kind": message.kind, "bytes": message.size_bytes, "sha256": message.sha256}
 
 
 def _privacy(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
@@ -35,6 +34,7 @@ from federation.secagg.bodies import Identity, RoundId, threshold
 from federation.secagg.ring import Encoding
 from federation.secagg.server import ServerRound
 from federation.secagg.site import SiteRound
+from federation.trust.keys import SigningKey
 
 T = TypeVar("T")
 RANK = 8
@@ -130,8 +130,8 @@ class _Round:
         encoding = Encoding(16, shapes, dict.fromkeys(shapes, 0.008), dict.fromkeys(self.ids, 255))
         rng = np.random.default_rng(0)
         self.update = AdapterUpdate({n: rng.normal(0, 1e-3, s).astype(np.float32) for n, s in shapes.items()})
-        keys = {site: Ed25519PrivateKey.generate() for site in self.ids}
-        roster = {site: key.public_key().public_bytes_raw() for site, key in keys.items()}
+        keys = {site: SigningKey.generate() for site in self.ids}
+        roster = {site: key.public.raw for site, key in keys.items()}
         round_id, inputs = RoundId("bench", 1, "00" * 32), "00" * 32
         self.sites = {
             site: SiteRound(

@@ -88,6 +88,99 @@ def base(
     print(base_digest(out))
 
 
+@app.command("attack", epilog="Example: wardround sim attack --picture attack.svg --json")
+def attack(
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    model: Annotated[bool, typer.Option("--model/--no-model", help="also what the tiny model remembers")] = True,
+    picture: Annotated[Path | None, typer.Option(help="also write an SVG picture")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Attack the mechanism: a lower bound on epsilon beside the claim, and bugs planted to be caught."""
+    from sim.attack import attack as attacks
+
+    talk = Talk()
+    with talk.progress("audits") as progress:
+        result: dict[str, Any] = {"audits": attacks(seed=seed, progress=progress), "membership": None}
+    if model:
+        from sim.memorise import memorise
+
+        talk.line("training a tiny model twice, without and with privacy")
+        result["membership"] = memorise(BASES[BUILTIN], seed=seed)
+    if picture is not None:
+        from sim.attack_picture import picture as drawn
+
+        picture.write_text(drawn(result), encoding="utf-8")
+    if as_json:
+        print(json.dumps(result, indent=2, sort_keys=True))
+        return
+    for row in result["audits"]:
+        name = row["planted_bug"] or "right code"
+        print(
+            f"{row['name']:<22} {name:<22} claimed {row['claimed_epsilon']:<8.3f} lower bound "
+            f"{row['lower_bound']:<9.3f} caught {row['caught']}/{row['runs']}"
+        )
+    if result["membership"]:
+        found = result["membership"]
+        for key, title in (("auc", "membership attack, AUC"), ("exposure_bits", "canary exposure, bits")):
+            without, private = found[f"{key}_without_dp"], found[f"{key}_with_dp"]
+            print(f"{title:<24} without privacy {without:.2f}   epsilon {found['epsilon']:g} {private:.2f}")
+
+
+@app.command("table", epilog="Example: wardround sim table --out out/table --docs docs")
+def table(
+    plan_file: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="a plan.toml; without: the demo's")] = None,
+    patients: Annotated[int | None, typer.Option(min=8, help="made patients in all hospitals together")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="instead of the plan's")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="folder for the sixteen runs, to go on in")] = Path("out/table"),
+    docs: Annotated[Path, typer.Option(help="where utility.md and utility.svg go")] = Path("docs"),
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="the rows on stdout")] = False,
+) -> None:
+    """Privacy against utility: epsilon 1, 3, 8 and none, for two methods and two ranks. Takes hours."""
+    plan, base_path = _plan(plan_file, None)
+    if rounds is not None:
+        plan = plan_from_value(replace(plan, run=replace(plan.run, rounds=rounds)).value())
+    from sim.run import Options
+    from sim.sites import four_hospitals
+    from sim.table import figure
+    from sim.table import table as measure
+
+    options = Options(
+        out=out, base_path=base_path, hospitals=tuple(four_hospitals(patients)), seed=seed, threads=threads,
+        command=shlex.join(["wardround", *sys.argv[1:]]),
+    )  # fmt: skip
+    rows = measure(plan, options, docs, Talk())
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        epsilon = "none" if row["epsilon"] is None else f"{row['epsilon']:g}"
+        print(f"epsilon {epsilon:<6} {row['method']:<8} rank {row['rank']:<4} macro AUROC {figure(row['auroc'])}")
+
+
+@bench.command("privacy", epilog="Example: wardround sim bench privacy --json")
+def bench_privacy(
+    turns: Annotated[int, typer.Option(min=1, help="of every method, one beside the other")] = 9,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="also peak memory, a process per method")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """A private step beside a plain one: ours, opacus by hooks, ghost clipping, one patient at a time."""
+    import warnings
+
+    from sim.bench_privacy import bench as measure
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # opacus warns of its own hooks
+        measured = measure(turns=turns, threads=threads, memory=memory)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value if isinstance(value, str) else format(value, '.3f')}")
+
+
 @bench.command("federation", epilog="Example: wardround sim bench federation --sites 50 --json")
 def bench_federation(
     sites: Annotated[int, typer.Option(min=1)] = 50,
@@ -115,6 +208,22 @@ def bench_secagg(
     from sim.bench_secagg import bench as measure
 
     measured = measure(full=full)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value:.4g}")
+
+
+@bench.command("deid", epilog="Example: wardround sim bench deid --json")
+def bench_deid(
+    files: Annotated[int, typer.Option(min=4, help="made radiographs of 1 MB")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Cleaning a header, beside reading and writing it with pydicom; and the whole way of a file."""
+    from sim.bench_deid import bench as measure
+
+    measured = measure(files=files)
     if as_json:
         print(json.dumps(measured, indent=2))
         return
@@ -164,6 +273,9 @@ def _summary(report: dict[str, Any], out: Path) -> None:
         if row in evaluation:
             found = evaluation[row]["mean"] if row == "local_only" else evaluation[row]
             print(f"macro AUROC  {title:<12} {_interval(found['macro']['auroc'])}")
+    if "private" in evaluation:
+        told = _interval(evaluation["private"]["macro"]["auroc"])
+        print(f"macro AUROC  {'with noise':<12} {told}  (epsilon {evaluation['private']['epsilon_of_release']:g})")
     spent = [site["epsilon"] for site in report["sites"].values() if site["epsilon"] is not None]
     print(f"epsilon      {max(spent):.2f} per patient at most" if spent else "epsilon      none: no privacy")
     costs = report["costs"]

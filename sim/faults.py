@@ -1,6 +1,6 @@
 """Links with faults: a named site goes wrong in a named round, in a way that a real one could."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -58,11 +58,19 @@ def parse_fault(text: str) -> Fault:
     return Fault(site_id, kind, int(number))  # type: ignore[arg-type]
 
 
-class FaultyLink:
-    """Another Link, with faults in its answers to training questions."""
+Sign = Callable[[Answer, Question], Answer]
 
-    def __init__(self, link: Link, faults: Sequence[Fault]) -> None:
+
+class FaultyLink:
+    """Another Link, with faults in its answers to training questions.
+
+    A site that goes wrong signs what it says: `sign` puts the site's own seal on a damaged answer. A stale one keeps
+    the seal that it had.
+    """
+
+    def __init__(self, link: Link, faults: Sequence[Fault], *, sign: Sign = lambda answer, question: answer) -> None:
         self._link = link
+        self._sign = sign
         self._faults = {(fault.site_id, fault.round_number): fault.kind for fault in faults}
         self._before: dict[str, Answer] = {}  # last answers of the sites that will send a stale one
 
@@ -70,12 +78,18 @@ class FaultyLink:
         return self._link.site_ids()
 
     def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
-        kinds = {question.site_id: question.kind for question in questions}
+        asked = {question.site_id: question for question in questions}
         for answer in self._link.ask(questions, deadline_s=deadline_s):
             fault = self._faults.get((answer.site_id, answer.round_number))
-            yield from self._sent(answer, _at_this(kinds.get(answer.site_id), answer.kind, fault))
+            for sent in self._sent(answer, _at_this(asked.get(answer.site_id), answer, fault)):
+                yield self._signed(sent, answer, asked)
             if (answer.site_id, answer.round_number + 1) in self._faults and answer.kind in ("update", "trained"):
                 self._before[answer.site_id] = answer
+
+    def _signed(self, sent: Answer, answer: Answer, asked: Mapping[str, Question]) -> Answer:
+        """What a site made of this answer is signed by it; what it sends again has a seal of its own."""
+        made = sent != answer and sent.seal == answer.seal and sent.question_digest == answer.question_digest
+        return self._sign(sent, asked[sent.site_id]) if made and sent.site_id in asked else sent
 
     def _sent(self, answer: Answer, fault: FaultKind | None) -> Iterator[Answer]:
         match fault:
@@ -99,16 +113,16 @@ class FaultyLink:
                 yield replace(answer, payload=Payload(codec.dump(_damaged(update, fault))))
 
 
-def _at_this(asked: str | None, answered: str, fault: FaultKind | None) -> FaultKind | None:
+def _at_this(question: Question | None, answer: Answer, fault: FaultKind | None) -> FaultKind | None:
     """The fault, if it shows in this answer."""
-    if fault is None or answered in ("refusal", "failure"):
+    if fault is None or question is None or answer.kind in ("refusal", "failure"):
         return None
     if fault.startswith("drop-"):
         since = get_args(MaskedStage).index(fault.removeprefix("drop-"))
-        return fault if asked in get_args(MaskedStage)[since:] else None
+        return fault if question.kind in get_args(MaskedStage)[since:] else None
     if fault == "corrupt":
-        return fault if answered in ("update", "masked") else None
-    return fault if asked == "train" else None
+        return fault if answer.kind in ("update", "masked") else None
+    return fault if question.kind == "train" else None
 
 
 def _damaged(update: AdapterUpdate, kind: FaultKind) -> AdapterUpdate:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from client.site import Site
+from client.signed_site import Answering
 from federation import messages
 from federation.messages import Answer, Question
 
@@ -14,7 +14,7 @@ class LocalLink:
     the immutable bytes they are: nothing can happen to them on the way, so they are not copied and not hashed again.
     """
 
-    def __init__(self, sites: Mapping[str, Site]) -> None:
+    def __init__(self, sites: Mapping[str, Answering]) -> None:
         self._sites = dict(sites)
 
     def site_ids(self) -> tuple[str, ...]:
@@ -23,11 +23,11 @@ class LocalLink:
     def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
         """No deadline: there is no network that could be silent, and a call cannot be given up halfway."""
         for question in questions:
-            arrived = messages.read(question.header, question.payload)
+            arrived = messages.read(question.header, question.payload, question.seal)
             if isinstance(arrived, Question) and arrived.site_id in self._sites:
                 yield self._back(self._sites[arrived.site_id].answer(arrived))
 
     def _back(self, answer: Answer) -> Answer:
-        arrived = messages.read(answer.header, answer.payload)
+        arrived = messages.read(answer.header, answer.payload, answer.seal)
         assert isinstance(arrived, Answer)
         return arrived

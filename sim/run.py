@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
-from client.imaging.store import Store
 from client.training.evaluate import mean_loss
 from client.training.examples import Example
 from client.training.learner import StoredPatients
@@ -28,13 +28,17 @@ from federation.errors import DataError, PlanError, StoreError
 from federation.messages import SITE_ID, Link
 from federation.plan import SECURE_SITES_MIN, RunPlan
 from federation.privacy.keystream import OperatingSystemKeys
+from federation.trust import roster as rosters
+from federation.trust.keys import SigningKey
+from server import evidence, rounds
 from server import report as reports
-from server import rounds
 from server.checkpoint import Checkpoints
+from server.evaluation import Examined, ask_evaluation, private_evaluation
 from server.export import export_adapter
 from server.record import OUTCOMES, RoundRecord
 from server.report import GalleryItem
 from server.rounds import RunResult
+from server.signed_link import SignedLink
 from sim import account
 from sim.account import Findings
 from sim.compare import Examination, Examiner, alone, start_adapter
@@ -44,7 +48,8 @@ from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.phantoms import write_hospital
 from sim.sites import Hospital
-from sim.virtual_site import Pool, open_base, open_site, openers, prepare, roster_of
+from sim.trust import clock, door, establish, identity
+from sim.virtual_site import Pool, open_base, open_site, openers, prepare, stored_patients
 
 CURVE_POINTS = 8
 CURVE_CASES = 300
@@ -91,7 +96,7 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
     folders = {site_id: options.out / "sites" / site_id for site_id in sources}
     with stage("de-identification"):
         _prepare(plan, options, sources, folders, findings, talk)
-    data = {site_id: StoredPatients(Store.open(folder / "store")) for site_id, folder in folders.items()}
+    data = {site_id: stored_patients(folder) for site_id, folder in folders.items()}
 
     # 3 who will be examined: patients that nobody trains on
     with stage("evaluation"):
@@ -112,6 +117,8 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
         scored |= {row: examiner.scores(adapter) for row, adapter in adapters.items() if row != "base"}
         findings.evaluation = _evaluation(examiner, scored, tuple(folders))
         findings.evaluation["text"] = _texts(plan, examiner, adapters)
+        if findings.examined is not None and findings.examined.evaluations:
+            findings.evaluation["private"] = _private(plan, findings.examined, findings.evaluation["per_site"])
         gallery = _gallery(examiner, adapters)
 
     # 6 the account
@@ -123,6 +130,7 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
         command=options.command, wall_s=wall_s,
     )  # fmt: skip
     reports.write(options.out, told, gallery)
+    _release(options, result)
     return told
 
 
@@ -134,6 +142,18 @@ def _require_enough(plan: RunPlan, options: Options) -> None:
             "plan-unsupported",
             f"secure aggregation needs three sites, and there are {count}",
             hint="take three sites or more, or a plan with [aggregation] secure = false",
+        )
+
+
+def _release(options: Options, result: RunResult) -> None:
+    """The last line of the run's log: what was given out, so that `wardround verify` finds a change of any byte."""
+    checkpoints = Checkpoints.open(options.out / "run")
+    log_key = SigningKey.load(options.out / "trust" / "log.key")
+    signed = rosters.load((options.out / "trust" / "roster.json").read_bytes())
+    with evidence.open_log(checkpoints, signed, log_key) as log:
+        names = [str(path.relative_to(options.out)) for path in (options.out / "adapter").rglob("*") if path.is_file()]
+        evidence.release(
+            log, options.out, [*names, "report.json", "report.html", "run/curve.json"], adapter=result.adapter.digest()
         )
 
 
@@ -222,6 +242,8 @@ def _federate(
         keys = OperatingSystemKeys() if options.seed is None else SeededKeys(options.seed).child("coordinator")
         run_id = rounds.new_run_id(plan, keys)
         checkpoints = Checkpoints.create(folder, run_id=run_id, plan=plan)
+    trust = establish(options.out, dict(folders), options.seed)
+    log = evidence.open_log(checkpoints, trust.signed, trust.log)
     curve = folder / "curve.json"
     if curve.exists():
         findings.curve = {int(number): tuple(point) for number, point in json.loads(curve.read_text()).items()}
@@ -229,6 +251,7 @@ def _federate(
     every = max(1, plan.run.rounds // CURVE_POINTS)
 
     def observe(record: RoundRecord, adapter: Adapter) -> None:
+        evidence.record_rounds(log, checkpoints)
         loss = None
         if record.round_number % every == 0 or record.round_number in (1, plan.run.rounds):
             scored = examiner.scores(adapter, some)
@@ -238,29 +261,30 @@ def _federate(
             durable.write(curve, [json.dumps(findings.curve).encode("ascii")])
         talk.line(_round_line(plan, record, loss))
 
-    roster = roster_of(folders)
-
     def run(link: Link) -> RunResult:
-        return rounds.run(
-            plan,
-            FaultyLink(link, options.faults),
-            checkpoints,
-            base=options.base_path,
-            roster=roster,
-            observer=observe,
-        )
+        faulty = FaultyLink(link, options.faults, sign=trust.sign)
+        signed = SignedLink(faulty, trust.coordinator, (trust.signed,), log, clock=clock)
+        keys = trust.signed.roster.identities()
+        result = rounds.run(plan, signed, checkpoints, base=options.base_path, roster=keys, observer=observe)
+        findings.examined = ask_evaluation(plan, signed, result.run_id, result.adapter)
+        return result
 
-    if options.engine == "flower":
-        return run_with_flower(run, openers(folders, plan, options.base_path, private=private, threads=options.threads))
-    sites = {
-        site_id: open_site(path, path / "state", base, private=private, roster=roster)
-        for site_id, path in folders.items()
-    }
-    try:
-        return run(LocalLink(sites))
-    finally:
-        for site in sites.values():
-            site.ledger.close()
+    with contextlib.closing(log):
+        if options.engine == "flower":
+            return run_with_flower(
+                run, openers(folders, plan, options.base_path, private=private, threads=options.threads)
+            )
+        sites = {
+            site_id: open_site(path, path / "state", base, private=private, identity=identity(path, site_id))
+            for site_id, path in folders.items()
+        }
+        doors = {site_id: door(folders[site_id], site) for site_id, site in sites.items()}
+        try:
+            return run(LocalLink(doors))
+        finally:
+            for site_id, site in sites.items():
+                site.ledger.close()
+                doors[site_id].log.close()
 
 
 def _round_line(plan: RunPlan, record: RoundRecord, loss: float | None) -> str:
@@ -323,6 +347,20 @@ def _evaluation(examiner: Examiner, scored: Mapping[str, Sequence[Any]], sites: 
         for site in sites
     }
     return made
+
+
+def _private(plan: RunPlan, examined: Examined, per_site: Mapping[str, Any]) -> dict[str, Any]:
+    """What the coordinator of a real federation would know, and beside it the truth, which only a simulation has."""
+    told = private_evaluation(plan, examined, np.random.default_rng(0))
+    exact = {site: per_site.get(site, {}).get("federated") for site in told["sites"]}
+    known = {
+        site: row["macro"]["auroc"]["value"]
+        for site, row in exact.items()
+        if row is not None and row["macro"]["auroc"]["value"] is not None
+    }
+    total = sum(told["weights"][site] for site in known)
+    mean = sum(told["weights"][site] * value for site, value in known.items()) / total if total else None
+    return told | {"exact_in_simulation_only": {"sites": known, "macro_auroc": mean}}
 
 
 def _asked(scored: Sequence[Any], site_id: str) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.policy import Policy
 from client.settings import Data, Settings, SiteIdentity
@@ -20,6 +19,7 @@ from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.ledger import Ledger
 from federation.privacy.mechanism import Mechanism
 from federation.secagg.bodies import Identity
+from federation.trust.keys import SigningKey
 from sim.keys import SeededKeys
 
 BASE_DIGEST = "ba5e" * 16
@@ -41,6 +41,9 @@ class VectorLearner:
 
     def declared_patients(self) -> int:
         return self._declared
+
+    def data_released(self) -> bool:
+        return True  # vectors are nobody's data
 
     def update(
         self,
@@ -96,10 +99,10 @@ def vector_site(
     return Site(settings, policy, ledger, keys, learner, folder / "state", identity=identity, now_utc=lambda: now)
 
 
-def signing_key(site_id: str, seed: int = 0) -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(SeededKeys(seed).child(site_id).key("identity"))
+def signing_key(site_id: str, seed: int = 0) -> SigningKey:
+    return SigningKey.from_seed(SeededKeys(seed).child(site_id).key("identity"))
 
 
 def roster_of(site_ids: Iterable[str], seed: int = 0) -> dict[str, bytes]:
     """The public keys of `vector_site`s with these names."""
-    return {site_id: signing_key(site_id, seed).public_key().public_bytes_raw() for site_id in site_ids}
+    return {site_id: signing_key(site_id, seed).public.raw for site_id in site_ids}

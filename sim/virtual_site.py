@@ -3,12 +3,14 @@
     <folder>/dicom/      what the hospital has (made, or a link to the real folder is given instead)
     <folder>/store/      what is left after de-identification
     <folder>/state/      answers, approvals, and the ledger of privacy spent
+    <folder>/trust/      its key, the roster it accepted, the log of its door
+    <folder>/releases.jsonl   who released which data set: here the simulator, as soon as it is made
     <folder>/site.json   facts of the simulation: id, declared patients, seed or none
-    <folder>/identity    its signing key, if there is no seed
 
-What differs from a real hospital: plans that match the policy need no person's approval, a plan without privacy is
-allowed (the simulator compares with and without), and all keys come from the seed, if there is one. Whoever knows the
-seed can subtract the noise, so real folders are opened without one: then keys are the operating system's.
+What differs from a real hospital: the data set is released without a look, plans that match the policy need no
+person's approval, a plan without privacy is allowed (the simulator compares with and without), and all keys come from
+the seed, if there is one. Whoever knows the seed can subtract the noise, so real folders are opened without one: then
+keys are the operating system's.
 """
 
 import json
@@ -20,26 +22,27 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+from client.imaging.attestation import attestation, keep
 from client.imaging.ingest import IngestCounts, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.store import Store
 from client.policy import Policy
+from client.releases import Release, Releases
 from client.settings import Data, Settings, SiteIdentity
+from client.signed_site import SignedSite
 from client.site import Site
 from client.training.cohort import split
 from client.training.examples import Example
-from client.training.learner import LoraLearner, StoredPatients
+from client.training.learner import LoraLearner, ReleasedPatients, StoredPatients
 from client.training.model import Base, Device, load_base
-from client.training.train import Patients
 from federation import canonical, durable
 from federation.errors import DataError, FedError
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.privacy.ledger import Ledger
 from federation.secagg.bodies import Identity
+from sim import trust
 from sim.keys import SeededKeys
 
 PICTURE_SIDE = 384  # the simulator's models are small; a site keeps up to 1024
@@ -89,6 +92,13 @@ def prepare(
     with store:
         counts = ingest(source, store, profile, keys, progress=progress, workers=workers)
         patients = store.patients()
+        digest = store.digest()
+        told = {"accepted": counts.accepted, "already": counts.already, "quarantined": counts.quarantined}
+        text = attestation("ingest", profile, keys.key_id, told, data_digest=digest, time_utc=NOW)
+        keep(folder / "store" / "attestations", text)
+    releases = releases_of(folder)
+    if releases.of(digest) is None:
+        releases.append(Release("release", digest, profile.digest, "wardround sim", NOW))
     if not patients:
         why = ", ".join(f"{reason} {count}" for reason, count in counts.quarantined.items())
         raise DataError(
@@ -109,6 +119,15 @@ def prepare(
     return counts
 
 
+def releases_of(folder: Path) -> Releases:
+    return Releases(folder / "releases.jsonl")
+
+
+def stored_patients(folder: Path) -> StoredPatients:
+    """The released patients of a virtual site."""
+    return StoredPatients(Store.open(folder / "store"), releases_of(folder))
+
+
 def _secret(folder: Path, site_id: str, seed: int | None) -> bytes:
     """The site's pseudonym secret: from the seed, or random and kept beside the store."""
     if seed is not None:
@@ -118,25 +137,6 @@ def _secret(folder: Path, site_id: str, seed: int | None) -> bytes:
         durable.write(path, [OperatingSystemKeys().key("site secret")])
         path.chmod(0o600)
     return path.read_bytes()
-
-
-def signing_key(folder: Path) -> Ed25519PrivateKey:
-    """The site's identity: from the seed, or random and kept in its folder."""
-    facts = Facts.read(folder)
-    if facts.seed is not None:
-        return Ed25519PrivateKey.from_private_bytes(
-            SeededKeys(facts.seed).child(f"site/{facts.site_id}").key("identity")
-        )
-    path = folder / "identity"
-    if not path.exists():
-        durable.write(path, [OperatingSystemKeys().key("identity")])
-        path.chmod(0o600)
-    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
-
-
-def roster_of(folders: Mapping[str, Path]) -> dict[str, bytes]:
-    """What people agree on before a real federation: every site's public key."""
-    return {site_id: signing_key(folder).public_key().public_bytes_raw() for site_id, folder in folders.items()}
 
 
 def open_base(plan: RunPlan, path: Path, *, threads: int) -> Base:
@@ -151,13 +151,13 @@ def open_site(
     state: Path,
     base: Base,
     *,
-    data: Patients | None = None,
+    data: ReleasedPatients | None = None,
     private: bool = True,
-    roster: Mapping[str, bytes] | None = None,
+    identity: Identity | None = None,
 ) -> Site:
     """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data).
 
-    Without a roster it takes part in no masked sum.
+    Without an identity it takes part in no masked sum.
     """
     facts = Facts.read(folder)
     policy = Policy(
@@ -167,18 +167,18 @@ def open_site(
         SiteIdentity(facts.site_id), Data("store", "secret", declared_patients=facts.declared_patients), policy
     )
     state.mkdir(parents=True, exist_ok=True)
+    learner = LoraLearner(base, data or stored_patients(folder), declared_patients=facts.declared_patients)
     return Site(
         settings,
         policy,
         Ledger.open(state / "ledger"),
         OperatingSystemKeys() if facts.seed is None else SeededKeys(facts.seed).child(f"site/{facts.site_id}"),
-        LoraLearner(
-            base, data or StoredPatients(Store.open(folder / "store")), declared_patients=facts.declared_patients
-        ),
+        learner,
         state,
-        identity=None if roster is None else Identity(facts.site_id, signing_key(folder), roster),
+        identity=identity,
         now_utc=lambda: NOW,
         on_failure=partial(_tell, facts.site_id),
+        examiner=learner,
     )
 
 
@@ -192,15 +192,15 @@ def _tell(site_id: str, error: Exception) -> None:
             traceback.print_exception(error)
 
 
-def open_site_alone(
-    folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int, roster: Mapping[str, bytes]
-) -> Site:
-    """For a process of its own (Flower's engine): load the base too, once per process."""
+def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bool, threads: int) -> SignedSite:
+    """For a process of its own (Flower's engine): load the base too, once per process. Behind its door."""
     plan = plan_from_value(canonical.load(plan_text))
     key = (base_path, plan.model.sha256, threads)
     if key not in _bases:
         _bases[key] = open_base(plan, base_path, threads=threads)
-    return open_site(folder, folder / "state", _bases[key], private=private, roster=roster)
+    identity = trust.identity(folder, Facts.read(folder).site_id)
+    site = open_site(folder, folder / "state", _bases[key], private=private, identity=identity)
+    return trust.door(folder, site)
 
 
 # One base per process, shared by the sites that are opened in it, as the in-process engine shares it.
@@ -209,11 +209,11 @@ _bases: dict[tuple[Path, str | None, int], Base] = {}
 
 def openers(
     folders: Mapping[str, Path], plan: RunPlan, base_path: Path, *, private: bool, threads: int
-) -> dict[str, Callable[[], Site]]:
+) -> dict[str, Callable[[], SignedSite]]:
     """Picklable functions that open each site in another process."""
-    text, roster = plan.canonical(), roster_of(folders)
+    text = plan.canonical()
     return {
-        site_id: partial(open_site_alone, folder, text, base_path, private, threads, roster)
+        site_id: partial(open_site_alone, folder, text, base_path, private, threads)
         for site_id, folder in folders.items()
     }
 
@@ -222,7 +222,11 @@ class Pool:
     """All sites' patients in one place: what hospitals cannot do, for comparison only."""
 
     def __init__(self, sources: Sequence[StoredPatients]) -> None:
+        self._sources = sources
         self._of = {key: source for source in sources for key in source.patients()}
+
+    def released(self) -> bool:
+        return all(source.released() for source in self._sources)
 
     def patients(self) -> Sequence[str]:
         return sorted(self._of)

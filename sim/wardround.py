@@ -4,8 +4,11 @@ stdout is data, stderr is talk: lower case, no full stop, `wardround: error: …
 that fails ends with the number of its error's class (docs/errors.md).
 """
 
+import json
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 # Nothing is fetched and nothing is reported, whatever these libraries do by default. Set before their first import.
 for _name, _value in {
@@ -23,6 +26,8 @@ import server.cli  # noqa: E402
 import sim.cli  # noqa: E402
 from federation.errors import FedError  # noqa: E402
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
     help="Federated fine-tuning of vision-language models between hospitals, with patient-level privacy.",
@@ -36,6 +41,28 @@ def _wardround() -> None:
     """Keep `wardround` a group, however few commands it has."""
 
 
+@app.command("verify", epilog="Example: wardround verify out/demo")
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="RUNDIR", help="what a run left: report.json, adapter/, run/")],
+    words: Annotated[str | None, typer.Option(help="the officers' twelve words, if you know them")] = None,
+    site_log: Annotated[list[Path] | None, typer.Option(help="a site's log.jsonl, to hold against the run's")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Check a run offline: signatures, log, files, rounds, privacy sums. The first thing that is wrong is named."""
+    from server import verify as verifying
+
+    steps = verifying.verify(folder, words=words, site_logs=site_log or ())
+    if as_json:
+        passed = all(step.passed for step in steps)
+        told = {"passed": passed, "steps": [vars(step) for step in steps], "not_shown": verifying.CANNOT}
+        print(json.dumps(told, indent=2))
+    else:
+        for step in steps:
+            print(f"{'ok' if step.passed else 'WRONG':<6}{step.name:<11}{step.says}")
+        print(verifying.CANNOT)
+    verifying.require_passed(steps)
+
+
 def main() -> None:
     """Run the command. Errors become two lines and an exit status; a traceback never shows."""
     sys.exit(call(sys.argv[1:]))
@@ -44,6 +71,8 @@ def main() -> None:
 def call(arguments: list[str]) -> int:
     try:
         status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
+        if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except FedError as error:
         return _tell(error.message, error.hint, error.exit_status)
@@ -53,7 +82,7 @@ def call(arguments: list[str]) -> int:
     except click.UsageError as error:
         return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
     except (KeyboardInterrupt, click.Abort):
-        return _tell("interrupted", "add --resume to go on", 130)
+        return _tell("interrupted", "start the same command again to go on; sim run with --resume", _INTERRUPTED)
     except Exception as error:
         # Only the type: a message may quote data.
         hint = "this is a bug; set WARDROUND_DEBUG=1 to see the traceback (it may show data)"

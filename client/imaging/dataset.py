@@ -7,11 +7,11 @@ a header is cleaned by one engine only.
 import re
 from collections.abc import Iterable
 from datetime import date, timedelta
-from functools import cache
+from functools import cache, lru_cache
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag
 
 from client.imaging.header import refusal
 from client.imaging.profile import DeidProfile
-from client.imaging.pseudonyms import SiteKeys
+from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 
 # Attributes of type 2 (must exist, may be empty) and type 1 in the modules of the image classes we accept (PS3.3).
 _TYPE_2 = frozenset(
@@ -27,14 +27,19 @@ _TYPE_2 = frozenset(
     "SeriesNumber InstanceNumber AcquisitionDate AcquisitionTime ContentDate ContentTime".split()
 )
 _NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "AT"})
+_PIXEL_DATA = 0x7FE00010
 _TABLE_DATA = frozenset({"OB", "OW", "OB or OW", "US or OW", "US or SS or OW", "US or SS"})
 _NUMBER_TEXT = re.compile(r"[ +\-0-9.eE]{1,16}")
+_NUMBER_BYTES = re.compile(rb" *[+\-0-9.eE]{1,16} *(?:\\ *[+\-0-9.eE]{1,16} *)*")
+_SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "AT": 4}
 _DUMMIES: dict[str, object] = {
     "DA": "19000101", "TM": "000000", "DT": "19000101000000", "DS": "0", "IS": "0", "AS": "000Y", "CS": "REMOVED",
     "PN": "REMOVED", "LO": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "LT": "REMOVED", "UT": "REMOVED",
     "UC": "REMOVED", "AE": "REMOVED", "UR": "",
 }  # fmt: skip
-_REGISTERED = "1.2.840.10008."
+_CODE_VALUE = 0x00080100
+_TABLES = {0x00283006: 0x00283002, 0x00281201: 0x00281101, 0x00281202: 0x00281102, 0x00281203: 0x00281103}
+"""Data of a look-up table or palette -> its descriptor."""
 
 
 def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dataset:
@@ -44,10 +49,15 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     group lengths and padding never are. UIDs map alike in every object of the site, registered ones stay. Dates move
     back by one secret number of days per patient, and times become zero. An age over 89 becomes 90.
 
+    | the file | the copy |
+    |---|---|
+    | no PatientID | a pseudonym of its own per study: two unknown patients are never made one |
+    | pixels inside a sequence (icons) | dropped |
+    | palettes and look-up tables longer than they say | cut to their length |
+
     Raises: DeidError limit-nesting, limit-size.
     """
-    issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
-    patient_key = keys.patient_key(issuer, str(dataset.get("PatientID", "") or ""))
+    patient_key = _patient_key(dataset, profile, keys)
     walk = _Walk(profile, keys, patient_key, str(dataset.get("StudyInstanceUID", "") or ""))
     out = walk.clean(dataset, depth=0)
     out.SpecificCharacterSet = "ISO_IR 192"
@@ -57,6 +67,15 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     out.DeidentificationMethod = "Wardround profile " + profile.digest[:16]
     out.DeidentificationMethodCodeSequence = Sequence([_code(*code) for code in profile.codes.items()])
     return out
+
+
+def _patient_key(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> str:
+    patient_id = str(dataset.get("PatientID", "") or "")
+    if normal_id(patient_id):
+        issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
+        return keys.patient_key(issuer, patient_id)
+    study = str(dataset.get("StudyInstanceUID", "") or "") or str(dataset.get("SOPInstanceUID", "") or "")
+    return pseudonym(keys.patient, "no patient id", study, "")
 
 
 class _Walk:
@@ -74,24 +93,32 @@ class _Walk:
             self.elements += 1
             if self.elements > self.profile.limits.elements:
                 raise refusal("limit-size", "the object has more elements than the limit")
-            if not _refused_group(tag):
+            if not _refused_group(tag) and not (depth and tag == _PIXEL_DATA):
                 self._element(dataset, tag, out, depth)
-        if "CodeValue" in out:
+        tags = out.keys()
+        for data, descriptor in _TABLES.items():
+            if data in tags:
+                _cut_table(out, data, descriptor)
+        if _CODE_VALUE in tags:
             _rederive_meaning(out)
         return out
 
     def _element(self, dataset: Dataset, tag: BaseTag, out: Dataset, depth: int) -> None:
-        keyword = keyword_for_tag(tag)
-        action = self.profile.actions.get(f"{tag:08x}")
+        name, keyword, vr = _known(tag)
+        action = self.profile.actions.get(name)
         if action is None:
             if keyword in self.profile.allow:
-                self._allowed(dataset[tag], keyword, out, depth)
+                unread = dataset.get_item(tag)
+                if isinstance(unread, RawDataElement) and _may_stay_unread(unread, keyword, vr, self.profile):
+                    out[tag] = unread
+                else:
+                    self._allowed(dataset[tag], keyword, out, depth)
             return
         if keyword in self.profile.keep:
             if (kept := _kept(dataset[tag], keyword, self.profile)) is not None:
                 out[tag] = kept
             return
-        if f"{tag:08x}" in self.profile.shifted and "113107" in self.profile.codes and action != "X":
+        if name in self.profile.shifted and "113107" in self.profile.codes and action != "X":
             self._shift(dataset[tag], keyword, out)
             return
         self._act(action, dataset[tag], keyword, out, depth)
@@ -133,7 +160,7 @@ class _Walk:
             out[element.tag] = DataElement(element.tag, "SQ", Sequence(items))
 
     def _uid(self, uid: str, keyword: str) -> str:
-        if uid in UID_dictionary or uid.startswith(_REGISTERED):
+        if uid in UID_dictionary:
             return uid
         return self.keys.new_uid(uid, within=self.study_uid if keyword == "FrameOfReferenceUID" else "")
 
@@ -165,6 +192,29 @@ def _refused_group(tag: BaseTag) -> bool:
     return group & 0xFF00 in (0x5000, 0x6000)
 
 
+@lru_cache(maxsize=8192)
+def _known(tag: BaseTag) -> tuple[str, str, str]:
+    """(eight hex digits, keyword, VR of the dictionary) of a tag; empty where the dictionary does not know it."""
+    keyword = keyword_for_tag(tag)
+    return f"{tag:08x}", keyword, dictionary_VR(tag) if keyword else ""
+
+
+def _may_stay_unread(element: RawDataElement, keyword: str, vr: str, profile: DeidProfile) -> bool:
+    """Whether the bytes of an element that nobody has parsed yet may be copied as they are: numbers of the VR that the
+    dictionary says, in number form, and listed words. Everything else is parsed first; the answer is never wider."""
+    value = element.value
+    if not value or element.is_implicit_VR or not element.is_little_endian or element.VR != vr:
+        return False
+    if vr in _SIZES:
+        return len(value) % _SIZES[vr] == 0
+    if vr in ("DS", "IS"):
+        return _NUMBER_BYTES.fullmatch(value) is not None
+    if vr == "CS" and keyword in profile.terms and keyword != "ImageType":
+        words = value.decode("latin-1").split("\\")
+        return all(word.strip(" \0").upper() in profile.terms[keyword] for word in words)
+    return False
+
+
 def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidProfile) -> bool:
     terms = profile.terms.get(keyword)
     if terms is not None:
@@ -179,6 +229,22 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
     if vr in _TABLE_DATA:  # palettes, look-up tables and the pixels themselves
         return True
     return keyword == "CodeValue"  # checked against the code dictionary with its scheme, below
+
+
+def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
+    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); without a descriptor it goes."""
+    try:
+        count, _, bits = (int(number) for number in item[descriptor].value)
+    except (KeyError, TypeError, ValueError):
+        del item[data]
+        return
+    value = item[data].value
+    entries = count or 65536
+    if isinstance(value, bytes):
+        size = entries * (2 if bits > 8 or len(value) >= 2 * entries else 1)
+        item[data].value = value[: size + size % 2]
+    elif isinstance(value, MultiValue | list):
+        item[data].value = list(value)[:entries]
 
 
 def _rederive_meaning(item: Dataset) -> None:

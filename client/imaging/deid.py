@@ -9,34 +9,41 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
+import numpy as np
 from pydicom.dataset import Dataset
 
+from client.imaging.burned_in import flagged
 from client.imaging.dataset import age_years, clean_dataset
 from client.imaging.header import border, class_code, open_file, read, refusal
 from client.imaging.identifiers import Identifiers, collect, fold_id, name_words, parse_day
+from client.imaging.ocr import Reader, shipped
 from client.imaging.pixels import Rendered, render, render_picture, spread
-from client.imaging.png import encode_png
-from client.imaging.profile import DeidProfile
+from client.imaging.png import decode_png, encode_png
+from client.imaging.profile import DeidProfile, Limits
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 from client.imaging.receive import RawImage, RawStudy
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
 from client.imaging.report_text import residue, scrub, sections
 from client.imaging.reports import RawTurn
+from client.imaging.tagger import Tagger, tagger_at
 
 __all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys"]
 
 
-def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> CleanStudy:
-    """The training record of a study.
+def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | None = None) -> CleanStudy:
+    """The training record of a study. Without a `reader` of burned-in text the shipped one is opened.
 
-    Guarantees: pictures carry no metadata; field values are numbers or words of the profile's lists; no name, id,
-    UID, date or place of the study's headers is left in a question or an answer; one patient only.
+    Guarantees: pictures carry no metadata; every picture was searched for burned-in text, and what was found is blank;
+    field values are numbers or words of the profile's lists; no name, id, UID, date or place of the study's headers is
+    left in a question or an answer; one patient only.
 
     Raises: DeidError with the reason for quarantine; its message never holds a value.
     """
     if raw.code is not None:
         raise refusal(raw.code, "the study, its report row or its patient cannot be used")
     images = _sampled(raw, profile)
+    reader = reader or shipped()
+    tagger = tagger_at(profile.text.tagger, profile.text.tagger_sha256)
     found = Identifiers()
     pictures: list[CleanPicture] = []
     study_key, sex, age = "", "", None
@@ -47,7 +54,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> CleanStudy:
         if image.kind == "picture":
             found = found.plus(_of_picture(image))
             with open_file(image.path) as file:
-                rendered = [render_picture(file.read(profile.limits.file_bytes), profile)]
+                rendered = [render_picture(file.read(profile.limits.file_bytes), profile, reader)]
             fields = PictureFields()
         else:
             with border("malformed", "a header field does not convert"):
@@ -59,10 +66,12 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> CleanStudy:
                 study_key = study_key or pseudonym(keys.uid, str(dataset.get("StudyInstanceUID", "")))
                 sex = sex or str(header.get("PatientSex", "") or "")
                 age = _age(dataset, header) if age is None else age
-                rendered = render(dataset, profile)
-        pictures += [_picture(one, image, patient_key, fields, keys) for one in rendered]
+                rendered = render(dataset, profile, reader)
+                if flagged(dataset) and not any(one.blanked_share for one in rendered):
+                    raise refusal("burned-in", "the header announces text in the pixels, and none was found")
+        pictures += [_picture(one, image, patient_key, fields, keys, profile.limits) for one in rendered]
     examples = tuple(
-        CleanExample(key, _turns(turns, found, raw.staff))
+        CleanExample(key, _turns(turns, found, raw.staff, tagger))
         for key, turns in zip(example_keys(raw, keys), raw.conversations, strict=True)
     )
     return CleanStudy(
@@ -111,10 +120,6 @@ def _require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> 
     stated = (normal_id(issuer), normal_id(str(dataset.get("PatientID", "") or "")))
     if stated != (normal_id(image.issuer), normal_id(image.patient_id)):
         raise refusal("patient-conflict", "the file changed its patient while the folder was read")
-    words = {str(word).strip().upper() for word in dataset.get("ImageType") or []}
-    flagged = str(dataset.get("BurnedInAnnotation", "") or "").strip().upper() == "YES"
-    if flagged or "SCREEN SAVE" in words or class_uid in profile.banner_classes:
-        raise refusal("burned-in", "text may be burned into the pixels")
 
 
 def _of_picture(image: RawImage) -> Identifiers:
@@ -122,11 +127,15 @@ def _of_picture(image: RawImage) -> Identifiers:
     return Identifiers(names=frozenset(names), ids=frozenset({fold_id(image.patient_id)}))
 
 
-def _picture(one: Rendered, image: RawImage, patient_key: str, fields: PictureFields, keys: SiteKeys) -> CleanPicture:
+def _picture(
+    one: Rendered, image: RawImage, patient_key: str, fields: PictureFields, keys: SiteKeys, limits: Limits
+) -> CleanPicture:
     rows, columns = one.pixels.shape
+    png = encode_png(one.pixels)
+    _require_fit(one, png, limits)
     return CleanPicture(
         picture_key=pseudonym(keys.source, patient_key, image.instance, one.window, str(one.frame or 0)),
-        png=encode_png(one.pixels),
+        png=png,
         rows=rows,
         columns=columns,
         fields=replace(
@@ -135,8 +144,18 @@ def _picture(one: Rendered, image: RawImage, patient_key: str, fields: PictureFi
             frame=one.frame,
             source_rows=one.source_rows,
             source_columns=one.source_columns,
+            blanked_share=one.blanked_share,
         ),
     )
+
+
+def _require_fit(one: Rendered, png: bytes, limits: Limits) -> None:
+    """What training will need, tried here: there, an example that does not encode would be left out without a word."""
+    short, long = sorted(one.pixels.shape)
+    if short < limits.picture_side_min or long > limits.picture_ratio_max * short:
+        raise refusal("picture-unfit", "a picture is too small or too narrow to train on")
+    if not np.array_equal(decode_png(png), one.pixels):
+        raise refusal("picture-unfit", "a picture does not come back as it was encoded")
 
 
 def _fields(header: Dataset) -> PictureFields:
@@ -176,11 +195,13 @@ def _age(raw: Dataset, header: Dataset) -> int | None:
     return min(seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day)), 90)
 
 
-def _turns(turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str]) -> tuple[Turn, ...]:
+def _turns(
+    turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str], tagger: Tagger | None
+) -> tuple[Turn, ...]:
     kept = []
     for turn in turns:
-        question = scrub(turn.question, found, staff)
-        answer = scrub(sections(turn.answer), found, staff)
+        question = scrub(turn.question, found, staff, tagger)
+        answer = scrub(sections(turn.answer), found, staff, tagger)
         for text in (question, answer):
             if not text:
                 raise refusal("text-sections", "nothing of the text is left")

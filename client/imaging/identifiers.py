@@ -78,7 +78,7 @@ def collect(dataset: Dataset, limits: Limits) -> Identifiers:
             elif vr in ("DA", "DT"):
                 if (day := parse_day(text)) is not None:
                     dates.add(day)
-            elif vr == "UI" and text not in UID_dictionary and not text.startswith("1.2.840.10008."):
+            elif vr == "UI" and text not in UID_dictionary:
                 uids.add(text)
     return Identifiers(
         frozenset(names), frozenset(ids - {""}), frozenset(places - {""}), frozenset(dates), frozenset(uids - {""})

@@ -1,32 +1,30 @@
 """A hospital's folder into its store: receive, clean, store; what cannot be proven clean is counted and left out.
 
-Cleaning runs in worker processes, because decoders are C code that may crash: a study that takes its worker down is
-tried once more alone, and then held back. Storing stays in this process, in the order of the folder.
+Cleaning runs in worker processes, because decoders are C code that may crash or hang (workers.py). Storing stays in
+this process, in the order of the folder, so that the store does not depend on the number of workers.
 """
 
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from client.imaging.deid import clean, example_keys
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys, pseudonym
-from client.imaging.receive import RawStudy, scan
+from client.imaging.receive import Intake, RawStudy, scan
 from client.imaging.record import CleanStudy
+from client.imaging.scratch import scratch
+from client.imaging.sources import Source
 from client.imaging.store import Store
-from federation.errors import DeidError, StoreError
+from client.imaging.workers import WorkLimits, cores, each
+from federation.errors import DataError, DeidError, StoreError
 
 Progress = Callable[[int, int], None]
-_CHUNK = 16
 _POOL_FROM = 256  # fewer studies are cleaned faster here than workers start
 _COMMIT_EVERY = 256
+_CHUNK = 4
 
 
 @dataclass(frozen=True)
@@ -38,26 +36,35 @@ class IngestCounts:
     already: int
     """Examples that were in the store before."""
     quarantined: Mapping[str, int]
-    """Reason -> studies and unusable files held back."""
+    """Reason -> studies, files and archives held back."""
     rejected: int
     """Files that are neither DICOM, nor picture, nor report."""
     unreported: int
     """Usable images that no report row is about."""
-    items: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Opaque id of a quarantined study -> reason."""
+    waiting: int = 0
+    """Report rows whose images are not there yet; only of a source that allows it."""
 
 
 def ingest(
     folder: Path, store: Store, profile: DeidProfile, keys: SiteKeys, *,
-    progress: Progress | None = None, workers: int | None = None,
+    progress: Progress | None = None, listing: Progress | None = None, workers: int | None = None,
+    limits: WorkLimits | None = None, reports: Path | None = None, every_row: bool = True,
+    leftover: Callable[[Path], None] | None = None,
 ) -> IngestCounts:  # fmt: skip
-    """De-identify a folder into a store. Ingesting the same folder again adds nothing.
+    """De-identify a folder, a DICOMDIR's folder or a zip into a store. Doing it again adds nothing.
+
+    Guarantees: killed at any moment and started again, it ends with the same store as if it had never been stopped.
+    Memory does not grow with the folder. Raw data is copied to the scratch folder beside the store only, and removed.
 
     Args:
-        progress: called with studies done and studies in all.
-        workers: processes; None takes one per core for a large folder and none for a small one, 1 works right here.
+        progress: called with studies done and studies in all; `listing` the same for the files of the first look.
+        workers: processes; None takes one per core for a large folder and none for a small one, 0 works right here.
+        reports: a folder of report files that lie elsewhere.
+        every_row: a row whose image is not there stops everything; otherwise it is counted as waiting.
+        leftover: called with every usable image that no row is about.
 
-    Raises: DataError folder-absent, folder-empty; DeidError pairing before anything is stored; StoreError.
+    Raises: DataError folder-absent, folder-unreadable, folder-overlap, folder-empty; DeidError archive-refused, and
+    pairing before anything is stored; StoreError.
     """
     if (store.profile_digest, store.key_id) != (profile.digest, keys.key_id):
         raise StoreError(
@@ -65,13 +72,50 @@ def ingest(
             "the store was made with another profile or another site secret",
             hint="use the profile and secret of the store, or make a new store",
         )
-    intake = scan(folder, profile)
-    total, done = intake.study_count, 0
+    limits = limits or WorkLimits()
+    with scratch(store.folder.parent / "spool") as place:
+        source = Source(folder, profile.limits, place, reports=reports)
+        require_apart(source.top, store.folder)
+        intake = scan(
+            source, profile, place, workers=_workers(workers, source), limits=limits, progress=listing,
+            every_row=every_row,
+        )  # fmt: skip
+        try:
+            return _stored_all(
+                intake, source, store, profile, keys, progress=progress, workers=workers, limits=limits,
+                leftover=leftover,
+            )  # fmt: skip
+        finally:
+            intake.close()
+
+
+def require_apart(one: Path, other: Path) -> None:
+    """Raises DataError folder-overlap when one folder lies in the other: what we write would be read again."""
+    first, second = one.resolve(), other.resolve()
+    if first == second or first in second.parents or second in first.parents:
+        raise DataError(
+            "folder-overlap", "the folder to read and the folder to write lie in one another", hint="keep them apart"
+        )
+
+
+def _stored_all(
+    intake: Intake, source: Source, store: Store, profile: DeidProfile, keys: SiteKeys, *,
+    progress: Progress | None, workers: int | None, limits: WorkLimits, leftover: Callable[[Path], None] | None,
+) -> IngestCounts:  # fmt: skip
+    total = intake.study_count
     accepted = already = 0
-    reasons = intake.unusable
-    items: dict[str, str] = {}
-    with store.batch():
-        for raw, outcome in _outcomes(intake.studies(), store, profile, keys, workers=_workers(workers, total)):
+    reasons = intake.unusable + source.refused
+    outcomes = each(
+        partial(_cleaned, profile, keys), _marked(intake.studies(), store, keys),
+        failed=_reason, workers=_count(workers, total), limits=limits, chunk=_CHUNK, files=_file_count,
+    )  # fmt: skip
+    with closing(outcomes), store.batch():
+        for path, code in intake.unnamed():
+            item = pseudonym(keys.scan, "file", path)[:16]
+            store.unhold(item) if code is None else store.hold(item, code)
+            if code is None and leftover is not None:
+                leftover(source.at(path))
+        for done, ((raw, _), outcome) in enumerate(outcomes, 1):
             added, reason = _stored(outcome, store)
             accepted += added
             item = pseudonym(keys.scan, raw.source)[:16]
@@ -80,14 +124,14 @@ def ingest(
                 store.unhold(item)
             else:
                 reasons[reason] += 1
-                items[item] = reason
                 store.hold(item, reason)
-            done += 1
             if progress is not None:
                 progress(done, total)
             if done % _COMMIT_EVERY == 0:
                 store.checkpoint()
-    return IngestCounts(accepted, already, dict(sorted(reasons.items())), intake.rejected, intake.unreported, items)
+    return IngestCounts(
+        accepted, already, dict(sorted(reasons.items())), intake.rejected, intake.unreported, intake.waiting
+    )
 
 
 Outcome = CleanStudy | str | None
@@ -105,47 +149,10 @@ def _stored(outcome: Outcome, store: Store) -> tuple[int, str | None]:
         return 0, error.code
 
 
-def _outcomes(
-    studies: Iterator[RawStudy], store: Store, profile: DeidProfile, keys: SiteKeys, *, workers: int
-) -> Iterator[tuple[RawStudy, Outcome]]:
-    """Studies beside their outcomes, in order. Not more than a few chunks are in memory at a time."""
-    if workers <= 1:
-        for raw in studies:
-            yield raw, None if _is_stored(raw, store, keys) else _cleaned(raw, profile, keys)
-        return
-    pool = _pool(workers)
-    running: deque[_Chunk] = deque()
-
-    def submit(studies: list[RawStudy]) -> _Chunk:
-        news = [raw for raw in studies if not _is_stored(raw, store, keys)]
-        return _Chunk(studies, news, pool.submit(_clean_all, news, profile, keys) if news else None)
-
-    try:
-        while True:
-            while len(running) < 2 * workers and (some := list(islice(studies, _CHUNK))):
-                running.append(submit(some))
-            if not running:
-                return
-            chunk = running.popleft()
-            try:
-                answers = chunk.future.result() if chunk.future is not None else []
-            except BrokenProcessPool:
-                answers = [_cleaned_alone(raw, profile, keys) for raw in chunk.news]
-                pool.shutdown(cancel_futures=True)
-                pool = _pool(workers)
-                running = deque(submit(other.studies) for other in running)
-            found = dict(zip(map(id, chunk.news), answers, strict=True))
-            yield from ((raw, found.get(id(raw))) for raw in chunk.studies)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class _Chunk(NamedTuple):
-    """Studies on their way through the pool; `news` are those that are not in the store yet."""
-
-    studies: list[RawStudy]
-    news: list[RawStudy]
-    future: Future[list[Outcome]] | None
+def _marked(studies: Iterator[RawStudy], store: Store, keys: SiteKeys) -> Iterator[tuple[RawStudy, bool]]:
+    """Studies, and whether all of their examples are in the store."""
+    for raw in studies:
+        yield raw, _is_stored(raw, store, keys)
 
 
 def _is_stored(raw: RawStudy, store: Store, keys: SiteKeys) -> bool:
@@ -158,32 +165,32 @@ def _is_stored(raw: RawStudy, store: Store, keys: SiteKeys) -> bool:
     return bool(wanted) and all(store.has(key) for key in wanted)
 
 
-def _cleaned(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> Outcome:
+def _cleaned(profile: DeidProfile, keys: SiteKeys, marked: tuple[RawStudy, bool]) -> Outcome:
     """Only the code of a refusal goes on: no exception, and so no traceback, leaves a worker."""
+    raw, is_stored = marked
+    if is_stored:
+        return None
     try:
         return clean(raw, profile, keys)
     except DeidError as error:
         return error.code
+    except OSError:
+        return "unreadable"
 
 
-def _clean_all(chunk: Sequence[RawStudy], profile: DeidProfile, keys: SiteKeys) -> list[Outcome]:
-    return [_cleaned(raw, profile, keys) for raw in chunk]
+def _file_count(marked: tuple[RawStudy, bool]) -> int:
+    return len(marked[0].images)
 
 
-def _cleaned_alone(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> Outcome:
-    """In a process of its own: if that dies too, this study is the one that kills decoders."""
-    with _pool(1) as pool:
-        try:
-            return pool.submit(_cleaned, raw, profile, keys).result()
-        except BrokenProcessPool:
-            return "decode-failed"
+def _reason(code: str) -> Outcome:
+    return code
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+def _workers(asked: int | None, source: Source) -> int:
+    return asked if asked is not None else _count(None, sum(1 for _ in source.names()))
 
 
-def _workers(asked: int | None, total: int) -> int:
+def _count(asked: int | None, total: int) -> int:
     if asked is not None:
         return asked
-    return len(os.sched_getaffinity(0)) if total >= _POOL_FROM else 1
+    return cores() if total >= _POOL_FROM else 0

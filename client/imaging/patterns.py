@@ -16,6 +16,20 @@ _MONTH = (
     r"(?:jan(?:uary|uar|v\.?|vier)?|feb(?:ruary|ruar|r\.?)?|mar(?:ch|s|zo)?|märz|apr(?:il)?|may|mai|june?|juni|july?"
     r"|juli|aug(?:ust)?|sept?(?:ember)?|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?)"
 )
+_ONES = "(?:one|two|three|four|five|six|seven|eight|nine)"
+_NUMBER_WORD = (
+    rf"(?:(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[-\s]{_ONES})?|{_ONES}|ten|eleven|twelve"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen)"
+)
+_YEAR_WORDS = (
+    rf"(?:two\s+thousand(?:\s+(?:and\s+)?{_NUMBER_WORD})?|(?:nineteen|twenty)[-\s]+(?:hundred|{_NUMBER_WORD}))"
+)
+_ORDINAL = (
+    r"(?:(?:twenty|thirty)[-\s](?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|first|second|third|fourth"
+    r"|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|(?:thir|four|fif|six|seven|eigh|nine)teenth|twentieth"
+    r"|thirtieth)"
+)
+_NOT_A_VERB = rf"(?:(?-i:May)|(?!may\b){_MONTH})"  # "the second may represent" is no date
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _YEAR = r"(?:19|20)\d{2}"
 _NO_UNIT = r"(?!\s?(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|%|[x×]\s?\d))"
@@ -53,6 +67,9 @@ _DATES = (
     rf"\b{_DAY}(?:st|nd|rd|th|\.)?[\s-]*(?:of\s+)?{_MONTH}\b\.?(?:[\s,-]*(?:{_YEAR}|'?\d{{2}}\b{_NO_UNIT}))?",
     rf"\b{_MONTH}\.?[\s-]+{_DAY}(?:st|nd|rd|th)?\b(?!\s?(?:mm|cm|ml|%))(?:[\s,]+{_YEAR})?",
     rf"\b{_MONTH}\.?[\s,/-]*(?:of\s+)?{_YEAR}\b",
+    rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
+    rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
+    rf"\b(?:in|since|from|of)\s+(?P<d>(?:{_MONTH}\s+)?{_YEAR_WORDS})\b",
     rf"\b(?:0?[1-9]|1[0-2])/{_YEAR}\b",
     rf"(?<![\w.,/-]){_YEAR}(?![\w/-]|[.,]\d)" + _NO_UNIT,
     r"\b(?:on|from|dated|since|prior|comparison|compared|study|exam|examination|radiographs?|films?|x-?ray|ct|date"
@@ -91,6 +108,8 @@ _PLACES = (
     r"[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)*",
 )
 _AGES = (
+    rf"\bninety(?:[-\s]{_ONES})?(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b)",
+    rf"\b(?:one|a)?[-\s]?hundred(?:[-\s]and)?(?:[-\s]{_NUMBER_WORD})?(?=[\s-]years?[\s-]olds?\b)",
     r"\b(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b|[MF]\b)",
     r"\b(?:aged?|age is)\b[:\s]+(?P<d>9\d|1[0-2]\d)\b(?!\s?(?:mm|cm|%))",
 )

@@ -18,7 +18,9 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
+from client.imaging.burned_in import Mask, blanked, searched, ultrasound_mask, union
 from client.imaging.header import border, refusal
+from client.imaging.ocr import Reader
 from client.imaging.png import Grey
 from client.imaging.profile import DeidProfile, Limits, Rendering
 
@@ -36,13 +38,19 @@ class Rendered:
     frame: int | None
     source_rows: int
     source_columns: int
+    blanked_share: float = 0.0
+    """How much of the picture was blanked, 0 to 1: text, and what lies outside of ultrasound regions."""
 
     def __repr__(self) -> str:
         return "<Rendered: hidden>"
 
 
-def render(dataset: Dataset, profile: DeidProfile) -> list[Rendered]:
-    """All pictures of one DICOM object: the chosen frames, each under each chosen window.
+def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rendered]:
+    """All pictures of one DICOM object: the chosen frames, each under each chosen window, without burned-in text.
+
+    Text is looked for in the windowed picture at its full size, and over the whole range of values where the window
+    hides some of it; what one frame shows is blanked on all. Of an ultrasound picture, only the regions that its
+    header names are kept.
 
     Edge cases: an object without pixels is `class-refused`; fewer bytes than declared, `truncated`; a compression no
     permissive decoder reads, `codec-missing`; constant frames are black.
@@ -50,18 +58,34 @@ def render(dataset: Dataset, profile: DeidProfile) -> list[Rendered]:
     with border("decode-failed", "the pixel data do not decode"):
         _require_decodable(dataset, profile.limits)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
-        many = frames > 1
-        out = []
+        drawn: list[tuple[int | None, str, Grey]] = []
+        masks: list[Mask] = []
+        outside = ultrasound_mask(dataset)
+        bare = True  # nothing is drawn outside of the regions
         for index in spread(frames, profile.rendering.frames_per_object):
             array = np.asarray(pixel_array(dataset, index=index))
+            whole = _whole_range(array, dataset)
             for window, grey in _greys(array, dataset, index, profile.rendering):
-                upright = _upright(grey, dataset)
-                small = _shrunk(upright, profile.rendering.longest_side)
-                out.append(Rendered(small, window, index + 1 if many else None, grey.shape[0], grey.shape[1]))
-        return out
+                drawn.append((index + 1 if frames > 1 else None, window, grey))
+                if outside is not None:
+                    bare = bare and not any(np.ptp(one[outside]) for one in (grey, whole) if one is not None)
+                seen = [grey, whole] if whole is not None and _hides(grey, whole) else [grey]
+                masks += [searched(one if outside is None else blanked(one, outside), reader).mask for one in seen]
+        text = union(masks, drawn[0][2].shape)
+        mask = text if outside is None else text | outside
+        share = round(float((text if bare else mask).mean()), 4)
+        return [_rendered(blanked(grey, mask), share, dataset, window, frame, profile) for frame, window, grey in drawn]
 
 
-def render_picture(data: bytes, profile: DeidProfile) -> Rendered:
+def _rendered(
+    grey: Grey, share: float, dataset: Dataset | None, window: str, frame: int | None, profile: DeidProfile
+) -> Rendered:
+    upright = grey if dataset is None else _upright(grey, dataset)
+    small = _shrunk(upright, profile.rendering.longest_side)
+    return Rendered(small, window, frame, grey.shape[0], grey.shape[1], share)
+
+
+def render_picture(data: bytes, profile: DeidProfile, reader: Reader) -> Rendered:
     """A PNG or JPEG, treated as a secondary capture without a window; metadata and animation are not read."""
     with (
         border("decode-failed", "the picture does not decode"),
@@ -73,8 +97,9 @@ def render_picture(data: bytes, profile: DeidProfile) -> Rendered:
             grey = _stretched(np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.float64))
         else:
             grey = np.asarray(image.convert("RGB").convert("L"))
-        small = _shrunk(grey, profile.rendering.longest_side)
-        return Rendered(small, "none", None, grey.shape[0], grey.shape[1])
+        mask = searched(grey, reader).mask
+        share = round(float(mask.mean()), 4)
+        return _rendered(blanked(grey, mask), share, None, "none", None, profile)
 
 
 def window(values: Floats, centre: float, width: float, function: str = "LINEAR") -> Floats:
@@ -143,6 +168,30 @@ def _greys(array: npt.NDArray[Any], dataset: Dataset, index: int, rendering: Ren
     for name, shades in _shades(stored, values, padding, attributes, dataset, rendering):
         table = np.where(padding, 0.0, 1.0 - shades if inverse else shades)
         yield name, np.take(np.rint(table * 255).astype(np.uint8), stored)
+
+
+def _whole_range(array: npt.NDArray[Any], dataset: Dataset) -> Grey | None:
+    """A grey frame from its darkest to its brightest value, whatever its window; None for colour and for one shade."""
+    if str(dataset.get("PhotometricInterpretation", "")) not in ("MONOCHROME1", "MONOCHROME2"):
+        return None
+    stored, possible = _stored(array, dataset)
+    present = possible[np.bincount(stored.ravel(), minlength=len(possible)) > 0]
+    if len(present) < 2:
+        return None
+    shades = (possible - present[0]) / float(present[-1] - present[0])
+    return np.asarray(np.take(np.rint(np.clip(shades, 0, 1) * 255).astype(np.uint8), stored))
+
+
+_HIDDEN_SHARE, _HIDDEN_SHADES = 0.002, 13  # of the pixels; of 255
+
+
+def _hides(grey: Grey, whole: Grey) -> bool:
+    """Whether the window draws in plain black or white what has shades: text there is not seen in the picture."""
+    for end in (0, 255):
+        under = whole[grey == end]
+        if under.size >= _HIDDEN_SHARE * grey.size and int(np.ptp(under)) >= _HIDDEN_SHADES:
+            return True
+    return False
 
 
 def _stored(array: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -12,8 +12,11 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydicom.datadict import tag_for_keyword
 
 from federation.errors import SettingsError
 
@@ -35,6 +38,10 @@ class Limits:
     nesting: int
     frames: int
     frame_pixels: int
+    picture_side_min: int
+    """Pixels; image processors refuse what is smaller than their patch."""
+    picture_ratio_max: int
+    """Longest side over shortest; some image processors refuse more than 200."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,15 @@ class Rendering:
     """Name -> centre and width in Hounsfield units."""
 
 
+@dataclass(frozen=True)
+class TextRules:
+    """How report text is scrubbed besides the rules that cannot be changed."""
+
+    tagger: str
+    """Folder of a site's own model that marks names (`tagger.py`), or empty."""
+    tagger_sha256: str
+
+
 @dataclass(frozen=True, repr=False)
 class DeidProfile:
     """Everything the engine needs to decide. Equal profiles have equal digests, and nothing else changes them."""
@@ -63,10 +79,9 @@ class DeidProfile:
     codes: Mapping[str, str]
     """What is claimed: CID 7050 codes and their meanings."""
     image_classes: frozenset[str]
-    banner_classes: frozenset[str]
-    """Image classes whose pictures usually carry a banner with the patient's name: held back as `burned-in`."""
     limits: Limits
     rendering: Rendering
+    text: TextRules
     allow: frozenset[str]
     """Keywords of attributes outside the table that may stay, if their value passes the check of its VR."""
     terms: Mapping[str, frozenset[str]]
@@ -82,6 +97,14 @@ class DeidProfile:
     def __repr__(self) -> str:
         return f"<DeidProfile {self.digest[:16]}>"
 
+    @cached_property
+    def asked_tags(self) -> frozenset[int]:
+        """Tags of which something may stay, or which say whose the object is: everything else is dropped unread."""
+        whose = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SOPInstanceUID", "SpecificCharacterSet")
+        named = (tag_for_keyword(keyword) for keyword in (*self.allow, *self.keep, *whose))
+        acted = (int(tag, 16) for tag, action in self.actions.items() if action != "X")
+        return frozenset(tag for tag in (*named, *acted) if tag is not None and tag >> 16 > 0x0002)
+
     @classmethod
     def shipped(cls, **rendering: Any) -> "DeidProfile":
         """The profile in this folder. Keyword arguments replace fields of `Rendering`, such as `longest_side`."""
@@ -95,7 +118,7 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
     except tomllib.TOMLDecodeError:
         raise _wrong("the file", "is not TOML") from None
     known = {"format", "edition", "table_sha256", "default_issuer", "codes", "classes", "limits", "rendering"}
-    known |= {"windows_hu", "allow", "keep", "terms", "shifted", "actions"}
+    known |= {"text", "windows_hu", "allow", "keep", "terms", "shifted", "actions"}
     for key in document:
         if key not in known:
             raise SettingsError("settings-unknown-key", f"the profile has no key {key}", hint="see profile.toml")
@@ -103,8 +126,8 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         raise _wrong(key, "is missing")
     if document["format"] != FORMAT:
         raise _wrong("format", f"is not {FORMAT}")
-    if document["classes"].keys() != {"images", "banners"}:
-        raise _wrong("classes", "has other keys than images and banners")
+    if document["classes"].keys() != {"images"}:
+        raise _wrong("classes", "has other keys than images")
     unknown = set(document["actions"].values()) - ACTIONS
     if unknown:
         raise _wrong("actions", "has an action the engine does not know")
@@ -120,9 +143,9 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         default_issuer=document["default_issuer"],
         codes=dict(document["codes"]),
         image_classes=frozenset(document["classes"]["images"]),
-        banner_classes=frozenset(document["classes"]["banners"]),
         limits=_record(Limits, document["limits"]),
         rendering=_record(Rendering, drawn | {"windows_hu": windows}),
+        text=_record(TextRules, document["text"]),
         allow=frozenset(document["allow"]),
         terms={keyword: frozenset(words) for keyword, words in document["terms"].items()},
         keep=frozenset(document["keep"]),

@@ -1,25 +1,33 @@
 """A hospital's folder as a stream of `RawStudy`: every report row beside the images it is about.
 
-The folder is read twice. First everything is listed in an index in memory (file names, a few header fields, the place
-of each report row; no pixels, no text), so that a row that names a missing image stops the work before anything is
-stored, and a person with two birth dates is seen. Then the studies stream, in an order that depends on the names in
-the folder only.
+The folder is read twice. First everything is listed in an index (file names, a few header fields, the place of each
+report row; no pixels, no text), so that a row that names a missing image stops the work before anything is stored, and
+a person with two birth dates is seen. Then the studies stream, in an order that depends on the folder's names only.
+
+The index holds identifiers. It is in memory while it is small; a larger one spills into a file without a name in the
+scratch folder, which the operating system frees with the process, however that ends.
 """
 
 import json
 import os
 import sqlite3
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from client.imaging.header import border, class_code, kind_of, open_file, read
 from client.imaging.identifiers import name_words
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import normal_id
 from client.imaging.reports import RawTurn, ReportRow, csv_row, csv_rows, json_row, json_rows
+from client.imaging.scratch import scratch
+from client.imaging.sources import Source, is_media_directory
+from client.imaging.workers import WorkLimits, each
 from federation.errors import DataError, DeidError
 
 _STAFF = (
@@ -30,11 +38,14 @@ _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID", "IssuerOfPatientID",
     "PatientBirthDate", "PatientSex", "ImageType", "ImagePositionPatient", "ImageOrientationPatient", *_STAFF,
 )  # fmt: skip
+_STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
+_ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
+_INDEX_MEMORY_KB = 64 * 1024
 _SCHEMA = """
-CREATE TABLE image (id INTEGER PRIMARY KEY, path TEXT UNIQUE, kind TEXT, code TEXT, sop TEXT, study TEXT,
+CREATE TABLE image (id INTEGER PRIMARY KEY, path BLOB UNIQUE, kind TEXT, code TEXT, sop TEXT, study TEXT,
                     accession TEXT, issuer TEXT, patient TEXT, birth TEXT, sex TEXT, position REAL, localizer INTEGER,
                     named INTEGER DEFAULT 0);
-CREATE TABLE row (id INTEGER PRIMARY KEY, file TEXT, number INTEGER, start INTEGER, length INTEGER, images TEXT,
+CREATE TABLE row (id INTEGER PRIMARY KEY, file BLOB, number INTEGER, start INTEGER, length INTEGER, images TEXT,
                   code TEXT, patient TEXT);
 """
 
@@ -77,22 +88,28 @@ class RawStudy:
 
 def studies(folder: Path, profile: DeidProfile | None = None) -> Iterator[RawStudy]:
     """All studies of a folder, pixels unread. See `scan` for what is raised before the first one."""
-    yield from scan(folder, profile or DeidProfile.shipped()).studies()
+    with scratch(Path(tempfile.gettempdir()) / f"wardround-{os.getuid()}") as place:
+        rules = profile or DeidProfile.shipped()
+        yield from scan(Source(folder, rules.limits, place), rules, place).studies()
 
 
-def scan(folder: Path, profile: DeidProfile) -> "Intake":
-    """List a folder. Links are not followed; content decides what a file is, except that reports end in .jsonl or .csv.
+def scan(
+    source: Source, profile: DeidProfile, place: Path, *,
+    workers: int = 0, limits: WorkLimits | None = None, progress: Callable[[int, int], None] | None = None,
+    every_row: bool = True,
+) -> "Intake":  # fmt: skip
+    """List a source. Content decides what a file is, except that reports end in .jsonl or .csv.
 
-    Raises: DataError folder-absent, folder-empty; DeidError pairing for a row that names an image that is not there.
+    Args:
+        place: the scratch folder for the index.
+        every_row: a row whose image is not there stops the work; otherwise it is left for another time.
+
+    Raises: DataError folder-empty; DeidError pairing for a row that names an image that is not there.
     """
-    if not folder.is_dir():
-        raise DataError(
-            "folder-absent", "the site's folder is not there", hint="check the path of the folder to ingest"
-        )
-    intake = Intake(folder, profile)
-    intake.list_images()
+    intake = Intake(source, profile, place, every_row=every_row)
+    intake.list_images(workers, limits or WorkLimits(), progress)
     intake.list_rows()
-    if not intake.image_count or not intake.row_count:
+    if every_row and (not intake.image_count or not intake.row_count):
         raise DataError(
             "folder-empty",
             "the folder has no image" if not intake.image_count else "the folder has no report row",
@@ -101,17 +118,31 @@ def scan(folder: Path, profile: DeidProfile) -> "Intake":
     return intake
 
 
-class Intake:
-    """The index of one folder. Everything in it stays in memory and is gone with the object."""
+class _Listed(NamedTuple):
+    """What the first look at a file says: its kind, a few header fields, and words of the names of staff."""
 
-    def __init__(self, folder: Path, profile: DeidProfile) -> None:
-        self._folder, self._profile = folder, profile
+    kind: str
+    facts: dict[str, Any]
+    staff: frozenset[str] = frozenset()
+
+
+class Intake:
+    """The index of one source. Full of identifiers; it goes with the object."""
+
+    def __init__(self, source: Source, profile: DeidProfile, place: Path, *, every_row: bool) -> None:
+        self._source, self._profile, self._every_row = source, profile, every_row
         self._staff: set[str] = set()
         self._reports: list[str] = []
-        self._index = sqlite3.connect(":memory:", isolation_level=None)
-        self._index.executescript("PRAGMA temp_store=MEMORY;" + _SCHEMA)
+        self._index = _nameless_index(place)
+        self._index.executescript(_SCHEMA)
+        self._index.execute("BEGIN")  # never committed: pages reach the file only when the memory is full
         self.rejected = 0
-        """Files that are neither DICOM nor picture nor report."""
+        """Files that are neither DICOM nor picture nor report; a DICOMDIR counts too."""
+        self.waiting = 0
+        """Report rows whose images are not there yet."""
+
+    def close(self) -> None:
+        self._index.close()
 
     @property
     def image_count(self) -> int:
@@ -139,37 +170,53 @@ class Intake:
         )
         return Counter(dict(rows.fetchall()))
 
-    def list_images(self) -> None:
-        for relative in _walk(self._folder):
-            path = self._folder / relative
-            if relative.casefold().endswith((".jsonl", ".csv")):
-                self._reports.append(relative)
-                continue
-            try:
-                kind = kind_of(path)
-            except (OSError, DeidError):
-                kind = "other"
-            if kind == "other":
-                self.rejected += 1
-                self._add_image(relative, "other", {"code": "not-dicom"})
-            elif kind == "picture":
-                self._add_image(relative, "picture", {})
-            else:
-                self._add_image(relative, "dicom", self._header(path))
+    def list_images(self, workers: int, limits: WorkLimits, progress: Callable[[int, int], None] | None) -> None:
+        total = sum(1 for _ in self._source.names()) if progress is not None else 0
+        look = each(
+            partial(_looked_at, self._profile), self._named_paths(),
+            failed=_unlisted, workers=workers, limits=limits, chunk=32,
+        )  # fmt: skip
+        with closing(look):
+            for done, ((name, _), listed) in enumerate(look, 1):
+                if listed.kind == "other":
+                    self.rejected += listed.facts["code"] == "not-dicom"
+                self._staff |= listed.staff
+                self._add_image(name, listed.kind, listed.facts)
+                if progress is not None:
+                    progress(done + len(self._reports), total)
         self._index.execute("CREATE INDEX image_sop ON image (sop)")
         self._index.execute("CREATE INDEX image_study ON image (study)")
         self._index.execute("CREATE INDEX image_accession ON image (accession)")
+        self._index.execute("CREATE INDEX image_patient ON image (patient)")
         self._mark_conflicts()
         self._mark_duplicates()
 
+    def _named_paths(self) -> Iterator[tuple[str, Path]]:
+        for name in self._source.names():
+            if name.casefold().endswith((".jsonl", ".csv")):
+                self._reports.append(name)
+            else:
+                yield name, self._source.at(name)
+
     def list_rows(self) -> None:
-        for relative in self._reports:
-            path = self._folder / relative
-            with open_file(path) as file:
-                rows = json_rows(file) if relative.casefold().endswith(".jsonl") else csv_rows(file)
+        for name in self._reports:
+            with _report_file(self._source.at(name)) as file:
+                rows = json_rows(file) if name.casefold().endswith(".jsonl") else csv_rows(file)
                 for number, start, length, row in rows:
-                    self._add_row(relative, number, start, length, row)
+                    self._add_row(name, number, start, length, row)
         self._index.execute("UPDATE image SET named = 1 WHERE id IN (SELECT value FROM row, json_each(row.images))")
+
+    def images(self) -> Iterator[RawImage]:
+        """Every DICOM object and picture, without regard to reports."""
+        wanted = "SELECT id FROM image WHERE code IS NOT 'not-dicom' ORDER BY id"
+        for (identity,) in self._index.execute(wanted):
+            yield self._image(identity, "")
+
+    def unnamed(self) -> Iterator[tuple[str, str | None]]:
+        """Files that no row names, each with the reason why it is unusable, or None."""
+        rows = self._index.execute("SELECT path, code FROM image WHERE named = 0 AND code IS NOT 'not-dicom'")
+        for path, code in rows:
+            yield os.fsdecode(path), code
 
     def studies(self) -> Iterator[RawStudy]:
         """Rows about the same images are one study; so are their conversations, in the order of the rows."""
@@ -196,35 +243,11 @@ class Intake:
                 code=codes[0] if codes else None,
             )
 
-    def _header(self, path: Path) -> dict[str, Any]:
-        try:
-            with border("malformed", "a header field does not convert"):
-                return self._facts(read(path, self._profile.limits, pixels=False, tags=_TAGS))
-        except DeidError as error:
-            return {"code": error.code}
-
-    def _facts(self, dataset: Any) -> dict[str, Any]:
-        for keyword in _STAFF:
-            self._staff |= {word for word in name_words(str(dataset.get(keyword, "") or "")) if len(word) > 2}
-        text = {keyword: str(dataset.get(keyword, "") or "") for keyword in _TAGS[:8]}
-        return {
-            "code": class_code(text["SOPClassUID"], self._profile) or _identity_code(text["PatientID"]),
-            "sop": text["SOPInstanceUID"],
-            "study": text["StudyInstanceUID"],
-            "accession": text["AccessionNumber"].strip(" \0"),
-            "issuer": normal_id(text["IssuerOfPatientID"] or self._profile.default_issuer),
-            "patient": normal_id(text["PatientID"]),
-            "birth": text["PatientBirthDate"].strip(" \0"),
-            "sex": text["PatientSex"].strip(" \0").upper(),
-            "position": _position(dataset),
-            "localizer": int("LOCALIZER" in [str(word).upper() for word in dataset.get("ImageType") or []]),
-        }
-
     def _add_image(self, path: str, kind: str, facts: Mapping[str, Any]) -> None:
         keys = ("code", "sop", "study", "accession", "issuer", "patient", "birth", "sex", "position", "localizer")
         self._index.execute(
             f"INSERT INTO image (path, kind, {', '.join(keys)}) VALUES (?, ?, {', '.join('?' * len(keys))})",
-            (path, kind, *(facts.get(key) for key in keys)),
+            (os.fsencode(path), kind, *(facts.get(key) for key in keys)),
         )
 
     def _mark_conflicts(self) -> None:
@@ -246,8 +269,8 @@ class Intake:
         twice = "SELECT sop FROM image WHERE kind = 'dicom' AND sop != '' GROUP BY sop HAVING count(*) > 1"
         for (sop,) in self._index.execute(twice).fetchall():
             paths = self._index.execute("SELECT path FROM image WHERE sop = ? ORDER BY path", (sop,)).fetchall()
-            first = self._folder / paths[0][0]
-            if not all(_same_bytes(first, self._folder / path) for (path,) in paths[1:]):
+            first, *others = (self._source.at(os.fsdecode(path)) for (path,) in paths)
+            if not all(_same_bytes(first, other) for other in others):
                 self._index.execute("UPDATE image SET code = 'duplicate-differs' WHERE sop = ?", (sop,))
 
     def _add_row(self, file: str, number: int, start: int, length: int, row: ReportRow | None) -> None:
@@ -255,11 +278,17 @@ class Intake:
         code: str | None = "report-format"
         patient = ""
         if row is not None:
-            images, code = self._paired(row, file, number)
+            try:
+                images, code = self._paired(row, file, number)
+            except DeidError:
+                if self._every_row:
+                    raise
+                self.waiting += 1
+                return
             patient = row.patient_id
         self._index.execute(
             "INSERT INTO row (file, number, start, length, images, code, patient) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (file, number, start, length, json.dumps(images) if images else None, code, patient),
+            (os.fsencode(file), number, start, length, json.dumps(images) if images else None, code, patient),
         )
 
     def _paired(self, row: ReportRow, file: str, number: int) -> tuple[list[int], str | None]:
@@ -267,7 +296,7 @@ class Intake:
         if row.key == "path":
             images = []
             for name in row.values:
-                found = self._index.execute("SELECT id, kind FROM image WHERE path = ?", (name,)).fetchone()
+                found = self._by_path(name, file)
                 if found is None:
                     raise _missing(file, number)
                 images.append(found)
@@ -294,14 +323,28 @@ class Intake:
         images = [image for image, *_, localizer in found if not localizer] or [image for image, *_ in found]
         return images, "pairing" if several or row.patient_id else None
 
+    def _by_path(self, name: str, file: str) -> tuple[int, str] | None:
+        """The image of this name in the source, or else beside the report file: an export is often one folder deep."""
+        beside = file.rpartition("/")[0]
+        for path in (name, f"{beside}/{name}") if beside else (name,):
+            try:
+                wanted = os.fsencode(path)
+            except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and no file name has
+                return None
+            found = self._index.execute("SELECT id, kind FROM image WHERE path = ?", (wanted,)).fetchone()
+            if found is not None:
+                return int(found[0]), str(found[1])
+        return None
+
     def _row(self, identity: int) -> dict[str, Any]:
         file, number, start, length, code, patient = self._index.execute(
             "SELECT file, number, start, length, code, patient FROM row WHERE id = ?", (identity,)
         ).fetchone()
         turns: tuple[RawTurn, ...] = ()
         sampled = False
+        file = os.fsdecode(file)
         if code is None:
-            with open_file(self._folder / file) as report:
+            with _report_file(self._source.at(file)) as report:
                 header = report.readline() if file.casefold().endswith(".csv") else b""
                 report.seek(start)
                 data = report.read(length)
@@ -316,9 +359,10 @@ class Intake:
         path, kind, code, sop, issuer, patient = self._index.execute(
             "SELECT path, kind, code, sop, issuer, patient FROM image WHERE id = ?", (identity,)
         ).fetchone()
+        path = os.fsdecode(path)
         if kind == "picture":
             sop, issuer, patient = path, normal_id(self._profile.default_issuer), normal_id(pictured)
-        return RawImage(self._folder / path, kind, sop or "", issuer or "", patient or "", code)
+        return RawImage(self._source.at(path), kind, sop or "", issuer or "", patient or "", code)
 
     def _one(self, query: str) -> Any:
         return self._index.execute(query).fetchone()[0]
@@ -333,14 +377,84 @@ def _missing(file: str, number: int) -> DeidError:
     )
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Relative paths of all regular files, sorted, links left aside."""
-    for place, folders, files in os.walk(folder, followlinks=False):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(place, name)
-            if path.is_file() and not path.is_symlink():
-                yield path.relative_to(folder).as_posix()
+def _report_file(path: Path) -> BinaryIO:
+    """Raises: DataError folder-unreadable; without its reports a folder would be ingested in part."""
+    try:
+        return open_file(path)
+    except OSError:
+        raise DataError(
+            "folder-unreadable", "a report file cannot be read", hint="run as a user who may read the whole folder"
+        ) from None
+
+
+def _looked_at(profile: DeidProfile, named: tuple[str, Path]) -> _Listed:
+    """The first look at a file, in a worker."""
+    _, path = named
+    try:
+        kind = kind_of(path)
+    except PermissionError:
+        return _unlisted("unreadable")
+    except (OSError, DeidError):
+        kind = "other"
+    if kind == "picture":
+        return _Listed("picture", {})
+    try:
+        if kind == "other" or _is_directory(path):
+            return _unlisted("not-dicom")
+        with border("malformed", "a header field does not convert"):
+            return _facts(read(path, profile.limits, pixels=False, tags=_TAGS), profile)
+    except DeidError as error:
+        return _Listed("dicom", {"code": error.code})
+    except PermissionError:
+        return _unlisted("unreadable")
+
+
+def _unlisted(code: str) -> _Listed:
+    return _Listed("other" if code in ("not-dicom", "unreadable") else "dicom", {"code": code})
+
+
+def _is_directory(path: Path) -> bool:
+    with open_file(path) as file:
+        return is_media_directory(file.read(1024))
+
+
+def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
+    staff = {word for keyword in _STAFF for word in name_words(str(dataset.get(keyword, "") or "")) if len(word) > 2}
+    text = {keyword: str(dataset.get(keyword, "") or "") for keyword in _TAGS[:8]}
+    facts = {
+        "code": object_code(text["SOPClassUID"], profile) or _identity_code(text["PatientID"]),
+        "sop": text["SOPInstanceUID"],
+        "study": text["StudyInstanceUID"],
+        "accession": text["AccessionNumber"].strip(" \0"),
+        "issuer": normal_id(text["IssuerOfPatientID"] or profile.default_issuer),
+        "patient": normal_id(text["PatientID"]),
+        "birth": text["PatientBirthDate"].strip(" \0"),
+        "sex": text["PatientSex"].strip(" \0").upper(),
+        "position": _position(dataset),
+        "localizer": int("LOCALIZER" in [str(word).upper() for word in dataset.get("ImageType") or []]),
+    }
+    return _Listed("dicom", facts, frozenset(staff))
+
+
+def object_code(class_uid: str, profile: DeidProfile) -> str | None:
+    """Why objects of this class are refused, or None. Documents have reasons of their own, as people ask for them."""
+    code = class_code(class_uid, profile)
+    if code == "class-refused" and class_uid.startswith(_STRUCTURED_REPORTS):
+        return "structured-report"
+    if code == "class-refused" and class_uid.startswith(_ENCAPSULATED):
+        return "encapsulated-document"
+    return code
+
+
+def _nameless_index(place: Path) -> sqlite3.Connection:
+    path = place / "index"
+    index = sqlite3.connect(path, isolation_level=None)
+    index.executescript(
+        f"PRAGMA journal_mode=OFF; PRAGMA locking_mode=EXCLUSIVE; PRAGMA cache_size=-{_INDEX_MEMORY_KB};"
+        "PRAGMA temp_store=MEMORY; CREATE TABLE here (a);"
+    )
+    path.unlink()
+    return index
 
 
 def _identity_code(patient_id: str) -> str | None:
@@ -360,6 +474,13 @@ def _position(dataset: Any) -> float | None:
 
 
 def _same_bytes(one: Path, other: Path) -> bool:
+    try:
+        return _compared(one, other)
+    except OSError:
+        return False
+
+
+def _compared(one: Path, other: Path) -> bool:
     with open_file(one) as first, open_file(other) as second:
         while True:
             a, b = first.read(1 << 20), second.read(1 << 20)

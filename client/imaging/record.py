@@ -34,6 +34,8 @@ class PictureFields:
     pixel_spacing_mm: float | None = None
     slice_thickness_mm: float | None = None
     kvp: float | None = None
+    blanked_share: float = 0.0
+    """How much of the picture was blanked: text, and what lies outside of ultrasound regions."""
 
 
 @dataclass(frozen=True, repr=False)

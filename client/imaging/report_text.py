@@ -21,9 +21,13 @@ from typing import NamedTuple
 from client.imaging.header import refusal
 from client.imaging.identifiers import Identifiers, fold, fold_id, is_ideographic
 from client.imaging.patterns import DATE, ID, NAME, PLACE, matches
+from client.imaging.tagger import Tagger
 
 _UNKNOWN_WORDS_MAX = 6
 _WORD = re.compile(r"[^\W\d_]+(?:[-’'][^\W\d_]+)*")
+
+_MISREAD = re.compile(r"\b(?=\w*\d)[^\W\d_](?=\w*[^\W\d_]{2})\w{4,}\b")  # a word with digits inside, as scanners read
+_LIKE_LETTERS = str.maketrans("01358", "olesb")
 
 _KEEP = frozenset(
     "finding findings impression impressions conclusion conclusions opinion interpretation assessment summary result "
@@ -35,6 +39,7 @@ _DROP = frozenset(
     "dictated transcribed electronically notification communication facility hospital institution location department "
     "reason clinical information id phone address views priors".split()
 )
+_SIGNATURES = frozenset("signature signed dictated transcribed electronically notification communication".split())
 _HEADING = re.compile(r"(?:^|(?<=[\n.;]))[ \t]*([A-Za-zÄÖÜäöü][A-Za-zÄÖÜäöü /&()]{1,40}?)[ \t]*:", re.MULTILINE)
 
 
@@ -44,8 +49,11 @@ class _Span(NamedTuple):
     placeholder: str
 
 
-def scrub(text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset()) -> str:
-    """`text` without identifiers: those of the headers, of `staff` (name words of the site), and those of patterns.
+def scrub(
+    text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None
+) -> str:
+    """`text` without identifiers: those of the headers, of `staff` (name words of the site), those of patterns, and
+    what a site's own `tagger` marks.
 
     Guarantees: no id, UID or date of `identifiers`, and no name of it outside the vocabulary, is left (`residue` is
     None). Clinical words, sizes, fractions, spine levels and listed eponyms stay.
@@ -57,6 +65,8 @@ def scrub(text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset
     """
     clean = _normalised(text)
     spans = [*_known(clean, identifiers, staff), *(_Span(*span) for span in matches(clean))]
+    if tagger is not None:
+        spans += [_Span(*span) for span in tagger.spans(clean)]
     clean = _replaced(clean, spans)
     unknown = list(_unknown_names(clean))
     if len({clean[span.start : span.end] for span in unknown}) > _UNKNOWN_WORDS_MAX:
@@ -69,7 +79,9 @@ def sections(text: str) -> str:
 
     Raises: DeidError text-sections when there are headings, but none of a section that describes the picture.
     """
-    headings = [(match.start(), _wanted(match[1])) for match in _HEADING.finditer(text)]
+    headings = [
+        (match.start(), _wanted(match[1], _opens_line(text, match.start()))) for match in _HEADING.finditer(text)
+    ]
     headings = [(start, wanted) for start, wanted in headings if wanted is not None]
     if not headings:
         return text
@@ -199,6 +211,10 @@ def _known_names(text: str, names: frozenset[str], staff: frozenset[str]) -> Ite
         if is_ideographic(name):
             for match in re.finditer(re.escape(name), text):
                 yield _Span(*match.span(), NAME)
+    for match in _MISREAD.finditer(text):
+        letters = fold(match[0]).translate(_LIKE_LETTERS)
+        if any(len(name) >= 5 and _within_typo(letters, name) for name in names):
+            yield _Span(*match.span(), NAME)
     words = list(_WORD.finditer(text))
     everyone = names | staff
     hits = [_is_name(word[0], names, everyone) for word in words]
@@ -295,9 +311,16 @@ def _shouting(text: str) -> bool:
     return len(letters) > 20 and sum(letter.isupper() for letter in letters) > 0.7 * len(letters)
 
 
-def _wanted(heading: str) -> bool | None:
-    """Whether a heading opens a section that stays, goes, or is none of ours."""
+def _opens_line(text: str, at: int) -> bool:
+    return "\n" in text[at:].partition(":")[0] or not text[:at].rpartition("\n")[2].strip()
+
+
+def _wanted(heading: str, opens_line: bool) -> bool | None:
+    """Whether a heading opens a section that stays, goes, or is none of ours. `Dictated by:` inside a line is a
+    sentence of the findings, not the end of them."""
     words = fold(heading).replace("/", " ").replace("&", " ").split()
+    if not opens_line and any(word in _SIGNATURES for word in words):
+        return None
     if any(word in _KEEP for word in words) and not any(word in ("date", "signed", "time") for word in words):
         return True
     return False if any(word in _DROP for word in words) else None

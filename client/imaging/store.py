@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ __all__ = ["Picture", "PictureFields", "Store", "StoredExample", "Turn"]
 
 FORMAT = "wardround-store/1"
 _KEY = re.compile(r"[0-9a-f]{32}")
+_LOCK_TRIES, _LOCK_PAUSE_S = 50, 0.1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS patient (patient_key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS picture (
@@ -58,12 +60,19 @@ class Picture:
     def pixels(self) -> npt.NDArray[np.uint8]:
         """uint8 (rows, columns). Raises StoreError store-damaged when the file is not the one that was stored."""
         try:
+            return decode_png(self.png())
+        except ValueError:
+            raise _damaged("a picture is not of the store's format") from None
+
+    def png(self) -> bytes:
+        """The file as it is. Raises StoreError store-damaged when it is not the one that was stored."""
+        try:
             data = self.path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == self.sha256:
-                return decode_png(data)
-        except (OSError, ValueError):
-            pass
-        raise _damaged("a picture is missing or is not the one that was stored")
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise _damaged("a picture is missing or is not the one that was stored")
+        return data
 
     def __repr__(self) -> str:
         return "<Picture: hidden>"
@@ -96,19 +105,21 @@ class Store:
         self._index = index
         self._lock: int | None = None
         self._unsynced: list[Path] = []
-        self._swept = False
+        self._digest: tuple[tuple[int, int], str] | None = None
 
     @classmethod
     def create(cls, folder: Path, *, profile_digest: str, key_id: str) -> "Store":
         """A new, empty store. Raises StoreError output-exists when the folder is there and not empty."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if any(folder.iterdir()):
-            raise StoreError("output-exists", "the folder of the new store is not empty", hint="choose another folder")
-        folder.chmod(0o700)
-        (folder / "images").mkdir(mode=0o700)
-        (folder / "attestations").mkdir(mode=0o700)
         head = {"format": FORMAT, "key_id": key_id, "profile_digest": profile_digest}
         with _guarded_disk():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if any(folder.iterdir()):
+                raise StoreError(
+                    "output-exists", "the folder of the new store is not empty", hint="choose another folder"
+                )
+            folder.chmod(0o700)
+            (folder / "images").mkdir(mode=0o700)
+            (folder / "attestations").mkdir(mode=0o700)
             index = _connect(folder)
             index.executescript(_SCHEMA)
             index.close()
@@ -119,7 +130,8 @@ class Store:
     def open(cls, folder: Path) -> "Store":
         """An existing store. Raises StoreError store-damaged, store-version."""
         try:
-            head = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+            with _guarded_disk():
+                head = json.loads((folder / "store.json").read_text(encoding="utf-8"))
             version, profile_digest, key_id = head["format"], head["profile_digest"], head["key_id"]
         except (OSError, ValueError, KeyError, TypeError):
             raise _damaged("the folder holds no readable store.json") from None
@@ -167,6 +179,16 @@ class Store:
         except (KeyError, ValueError, TypeError):
             raise _damaged("a row of the index does not read") from None
 
+    def picture(self, picture_key: str) -> Picture | None:
+        """One picture by its key."""
+        owners = self._ask("SELECT patient_key FROM picture WHERE picture_key = ?", picture_key)
+        found = self._pictures(owners[0][0]) if owners else []
+        return next((one for one in found if one.picture_key == picture_key), None)
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """Rows of the index for a page that a person looks at; the query reads only."""
+        return self._ask(query, *values)
+
     def count(self) -> int:
         """How many examples there are."""
         return int(self._ask("SELECT count(*) FROM example")[0][0])
@@ -179,7 +201,17 @@ class Store:
         return Counter(dict(self._ask("SELECT reason, count(*) FROM decision GROUP BY reason")))
 
     def digest(self) -> str:
-        """SHA-256 over all examples and pictures; the order in which they came does not change it."""
+        """SHA-256 over all examples and pictures; the order in which they came does not change it.
+
+        It is computed again only after somebody, here or in another process, has written to the index.
+        """
+        (version,) = self._ask("PRAGMA data_version")[0]
+        seen = (int(version), self._index.total_changes)
+        if self._digest is None or self._digest[0] != seen:
+            self._digest = (seen, self._computed_digest())
+        return self._digest[1]
+
+    def _computed_digest(self) -> str:
         total = hashlib.sha256(FORMAT.encode() + b"\n" + self.profile_digest.encode() + b"\n")
         for table, order in (("picture", "picture_key"), ("example", "example_key")):
             for row in self._index.execute(f"SELECT * FROM {table} ORDER BY {order}"):
@@ -194,20 +226,23 @@ class Store:
         if self._lock is not None:
             yield
             return
-        self._lock = _locked(self.folder / "lock")
+        with _guarded_disk():
+            self._lock = _locked(self.folder / "lock")
         try:
             with _guarded_disk():
-                if not self._swept:
+                if os.fstat(self._lock).st_size:  # the last writer did not end well
                     self._sweep()
+                else:
+                    os.write(self._lock, b"writing\n")
+                    os.fsync(self._lock)
                 self._index.execute("BEGIN IMMEDIATE")
                 try:
                     yield
                 except BaseException:
-                    self._index.execute("ROLLBACK")
-                    self._unsynced.clear()
-                    self._swept = False
+                    self._undo()
                     raise
                 self._commit()
+                os.ftruncate(self._lock, 0)
         finally:
             os.close(self._lock)
             self._lock = None
@@ -302,14 +337,23 @@ class Store:
         self._unsynced.clear()
         self._index.execute("COMMIT")
 
+    def _undo(self) -> None:
+        """Rows since the last commit go; their pictures stay for the sweep of the next writer."""
+        self._unsynced.clear()
+        if self._index.in_transaction:
+            self._index.execute("ROLLBACK")
+
     def _sweep(self) -> None:
-        """Remove pictures that no row names, and half-written files."""
-        known = {key for (key,) in self._index.execute("SELECT picture_key FROM picture")}
+        """Remove pictures that no row names, and half-written files; one folder's names in memory at a time."""
         for place, _, names in os.walk(self.folder / "images"):
+            prefix = "".join(Path(place).relative_to(self.folder / "images").parts)
+            rows = self._ask(
+                "SELECT picture_key FROM picture WHERE picture_key >= ? AND picture_key < ?", prefix, prefix + "g"
+            ) if names else []  # fmt: skip
+            known = {key for (key,) in rows}
             for name in names:
                 if not name.endswith(".png") or name[:-4] not in known:
                     Path(place, name).unlink(missing_ok=True)
-        self._swept = True
 
     def _pictures(self, patient_key: str) -> list[Picture]:
         rows = self._ask(
@@ -372,8 +416,16 @@ def _sync(path: Path) -> None:
 
 def _locked(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+    os.close(descriptor)
+    raise StoreError(
+        "store-busy", "another process is writing to the store", hint="wait until it has ended, then start again"
+    )
 
 
 @contextmanager
@@ -381,11 +433,29 @@ def _guarded_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _full() from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(
-                "disk-full", "the disk of the store is full", hint="free some space and ingest again"
+                "no-permission",
+                "no permission to write to the store",
+                hint="run as the user who owns the store, and check that its disk is writable",
             ) from None
         raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+            raise _full() from None
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+            raise StoreError(
+                "no-permission",
+                "no permission to write to the index of the store",
+                hint="run as the user who owns the store, and check that its disk is writable",
+            ) from None
+        raise
+
+
+def _full() -> StoreError:
+    return StoreError("disk-full", "the disk of the store is full", hint="free some space and ingest again")
 
 
 def _damaged(message: str) -> StoreError:

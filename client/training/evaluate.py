@@ -6,7 +6,8 @@ them: AUROC, and at the most likely answer sensitivity, specificity, Cohen's kap
 percentiles of a bootstrap over patients (their studies stay together). A figure from too few patients is withheld.
 
 These are exact values of private patients. They stay where they are computed; only the simulator, whose patients are
-made, writes them into a report.
+made, writes them into a report. What a hospital tells is `answers`, made into noisy histograms by
+federation/privacy/histograms.py and charged to its ledger.
 """
 
 from collections import Counter
@@ -21,6 +22,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from client.training.examples import Encoded, Encoder, Example
 from client.training.model import TrainableModel
+from federation.privacy.histograms import Answers
 
 ANSWERS_MOST = 6
 BATCH = 64
@@ -136,6 +138,29 @@ def _log_likelihood(logits: torch.Tensor, ids: torch.Tensor, answer: torch.Tenso
     logs = torch.log_softmax(logits[:, :-1][picked].float(), dim=-1)
     logs = logs.gather(1, ids[:, 1:][picked][:, None])[:, 0]
     return torch.zeros(len(ids), device=logits.device).index_add(0, picked[0], logs)
+
+
+def answers(model: TrainableModel, encoder: Encoder, examples: Sequence[Example], question: Question) -> Answers:
+    """One question as the private release takes it: whose case, how sure the model is of `answers[0]`, and the truth.
+
+    An example that the processor cannot take counts as absent, as in training.
+    """
+    ready = [case for example in examples for case in _readable(encoder, example, question)]
+    scored = score(model, encoder, ready)
+    names = {key: number for number, key in enumerate(sorted({example.patient_key for example in examples}))}
+    chance = np.array([item.probabilities[0] for item in scored], dtype=np.float64).clip(1e-12, 1 - 1e-12)
+    return Answers(
+        np.array([names[item.patient_key] for item in scored], dtype=np.int64),
+        np.log(chance) - np.log1p(-chance),
+        np.array([item.truth == 0 for item in scored], dtype=np.bool_),
+    )
+
+
+def _readable(encoder: Encoder, example: Example, question: Question) -> list[Case]:
+    try:
+        return cases(encoder, [example], [question], "")
+    except Exception:  # whatever a processor makes of an odd picture or text
+        return []
 
 
 def mean_loss(scored: Sequence[Scored]) -> float:

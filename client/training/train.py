@@ -22,7 +22,7 @@ from client.training.model import TrainableModel
 from federation.adapter import Adapter, AdapterUpdate
 from federation.errors import DataError
 from federation.plan import RunPlan
-from federation.privacy.clipping import BoundedSum
+from federation.privacy.clipping import AutoS, BoundedSum, FlatClipping, clipping_rule
 from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.mechanism import Mechanism
 from federation.privacy.optimizer import Adam, DpAdamBC, Sgd
@@ -53,6 +53,7 @@ class Work:
     learning_rate: float
     optimizer: str
     declared_patients: int
+    clipping: FlatClipping | AutoS = AutoS()
 
     @staticmethod
     def of(plan: RunPlan, declared_patients: int) -> "Work":
@@ -66,6 +67,7 @@ class Work:
             training.learning_rate,
             training.optimizer,
             declared_patients,
+            clipping_rule(plan.privacy.clipping, plan.privacy.clipping_norm),
         )
 
 
@@ -82,13 +84,14 @@ def train(
 ) -> AdapterUpdate:
     """Train from `start` for `work.local_steps` steps and return what changed, in the trained factors only.
 
-    `mechanism=None` is training without privacy, on the same path with every factor 1 and no noise; only a site whose
-    policy allows it ever calls it so.
+    `mechanism=None` is training without privacy: the same path, and the same clipping, so that every patient has one
+    voice, but no noise and the drawn patients as the divisor. Only a site whose policy allows it ever calls it so.
     """
     if not cohort:
         raise DataError("too-few-patients", "the site has no patients to train on", hint="ingest and release studies")
     encoder = Encoder(model.base.processor, model.base.dtype)
     sampling = mechanism.sampling if mechanism else PoissonSampling(work.sampling_rate)  # the one that is charged
+    clipping = mechanism.clipping if mechanism else work.clipping
     optimizer = _optimizer(work, mechanism)
     model.load(start)
     vector = model.read_trained()
@@ -97,10 +100,10 @@ def train(
         drawn = sampling.draw(cohort, draws)
         chosen = [_choose(data.examples(patient), work, draws) for patient in drawn]
 
+        bounded = clipped_sum(model, encoder, chosen, clipping, micro_batch_patients=work.micro_batch_patients)
         if mechanism is None:
-            gradient = _plain_mean(model, encoder, chosen, work.micro_batch_patients)
+            gradient = bounded.total / np.float32(max(1, len(drawn)))
         else:
-            bounded = clipped_sum(model, encoder, chosen, mechanism, micro_batch_patients=work.micro_batch_patients)
             noisy = mechanism.add_noise(bounded, KeyStream(keys.key(f"{label}/noise/{step}")))
             gradient = noisy.mean(mechanism.divisor(work.declared_patients))
 
@@ -115,11 +118,11 @@ def clipped_sum(
     model: TrainableModel,
     encoder: Encoder,
     drawn: Sequence[Sequence[Example]],
-    mechanism: Mechanism,
+    clipping: FlatClipping | AutoS,
     *,
     micro_batch_patients: int,
 ) -> BoundedSum:
-    """Sum of the drawn patients' gradients, each scaled to at most the mechanism's sensitivity.
+    """Sum of the drawn patients' gradients, each scaled to at most the sensitivity of the clipping.
 
     Guarantees: for two draws that differ in one patient, ||S - S'|| <= sensitivity (1 + 1e-5), in any micro-batches.
 
@@ -134,11 +137,11 @@ def clipped_sum(
     for start in range(0, len(drawn), micro_batch_patients):
         gradients = patient_gradients(model, encoder, drawn[start : start + micro_batch_patients])
         norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).cpu().numpy()
-        factors = torch.from_numpy(mechanism.clipping.factors(norms)).to(gradients)
+        factors = torch.from_numpy(clipping.factors(norms)).to(gradients)
         # A factor of 0 does not undo a NaN: 0 * inf is NaN. The whole row is replaced.
         usable = torch.from_numpy(np.isfinite(norms)).to(gradients.device)
         total += factors @ torch.where(usable[:, None], gradients, 0.0)
-    return BoundedSum(total.cpu().numpy(), mechanism.clipping.sensitivity)
+    return BoundedSum(total.cpu().numpy(), clipping.sensitivity)
 
 
 def patient_gradients(model: TrainableModel, encoder: Encoder, drawn: Sequence[Sequence[Example]]) -> torch.Tensor:
@@ -170,17 +173,6 @@ def batch_gradients(model: TrainableModel, batch: Batch, share: torch.Tensor, pa
         if loss.requires_grad:  # not where only vision layers are trained and nobody in the batch has a picture
             loss.backward()
     return gradients
-
-
-def _plain_mean(
-    model: TrainableModel, encoder: Encoder, drawn: Sequence[Sequence[Example]], micro_batch_patients: int
-) -> Vector:
-    """Mean gradient over the drawn patients, neither clipped nor noised. Zeros for an empty draw."""
-    total = torch.zeros(model.gradients.size, dtype=torch.float32, device=model.device)
-    for start in range(0, len(drawn), micro_batch_patients):
-        total += patient_gradients(model, encoder, drawn[start : start + micro_batch_patients]).sum(0)
-    mean: Vector = (total / max(1, len(drawn))).cpu().numpy()
-    return mean
 
 
 def _choose(examples: Sequence[Example], work: Work, stream: KeyStream) -> list[Example]:

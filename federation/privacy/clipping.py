@@ -80,12 +80,17 @@ class AutoS:
         return np.where(usable, self.radius / (norms + self.gamma), 0.0)
 
 
+def clipping_rule(name: str, norm: float) -> FlatClipping | AutoS:
+    """The rule that a plan names: "flat" at the norm C, "auto-s" with the radius R."""
+    return FlatClipping(norm) if name == "flat" else AutoS(radius=norm)
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class BoundedSum:
     """A sum over patients. Adding or removing one patient moves it by at most `sensitivity` (L2 norm).
 
-    Only client/training/gradients.py may make one of patients. It is a sum, not a mean: a divisor taken from the drawn
-    patients would have no such bound. Nobody drawn: zeros.
+    Of patients only client/training/train.py and privacy/histograms.py make one. It is a sum, not a mean: a divisor
+    taken from the drawn patients would have no such bound. Nobody drawn: zeros.
     """
 
     total: NDArray[np.float32]

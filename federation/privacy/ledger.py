@@ -9,7 +9,9 @@ import fcntl
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -28,9 +30,11 @@ from federation.privacy.records import (
     load_head,
 )
 
-__all__ = ["Head", "Ledger", "Spend", "Standing", "ensure_within_budget", "read"]
+__all__ = ["Head", "Ledger", "Spend", "Standing", "ensure_within_budget", "epsilon_of", "events_per_person", "read"]
 
 LEDGER_NAME, HEAD_NAME = "ledger.jsonl", "head.json"
+
+_PERSONS_MAX = 64
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +83,7 @@ class Ledger:
         return tuple(self._spends.values())
 
     def events(self, coordinator: str | None = None) -> tuple[Event, ...]:
-        """What the accountant needs: of one coordinator, or of all."""
+        """Every event, whomever it touched: of one coordinator, or of all."""
         return tuple(spend.event for spend in self.spends() if coordinator in (None, spend.coordinator))
 
     def find(self, run_id: str, round_number: int) -> Spend | None:
@@ -160,6 +164,42 @@ def read(folder: Path) -> tuple[Spend, ...]:
     return tuple(spends)
 
 
+def events_per_person(spends: Iterable[Spend], part: tuple[float, float] = (0.0, 1.0)) -> tuple[tuple[Event, ...], ...]:
+    """What was done with one person: the events of each possible one, among those in this part of the patients.
+
+    Two charges add up for a person whom both can touch: parts of one cohort are compared, and a person may be in every
+    cohort. Beyond `_PERSONS_MAX` possible persons all events are taken together, which is never too little.
+    """
+    cohorts: dict[str, list[Spend]] = {}
+    for spend in spends:
+        cohorts.setdefault(spend.cohort_id, []).append(spend)
+    found = []
+    for charged in cohorts.values():
+        ends = sorted({*part, *(end for spend in charged for end in spend.part if part[0] < end < part[1])})
+        found.append({
+            tuple(spend.event for spend in charged if spend.part[0] <= low and high <= spend.part[1])
+            for low, high in zip(ends, ends[1:], strict=False)
+        })  # fmt: skip
+    persons = 1
+    for events in found:
+        persons *= len(events)
+    if persons > _PERSONS_MAX:
+        return (tuple(spend.event for charged in cohorts.values() for spend in charged),)
+    return tuple(sum(choice, ()) for choice in product(*found))
+
+
+def epsilon_of(
+    spends: Iterable[Spend],
+    delta: float,
+    *,
+    part: tuple[float, float] = (0.0, 1.0),
+    adding: tuple[Event, ...] = (),
+    interval: float = INTERVAL,
+) -> float:
+    """The epsilon of the person, in this part of the patients, with whom most was done; `adding`: and these events."""
+    return max(epsilon(events + adding, delta, interval=interval) for events in events_per_person(spends, part))
+
+
 @dataclass(frozen=True)
 class Standing:
     """What has been spent with one coordinator, and in total with all of them, at the delta of the last charge."""
@@ -180,9 +220,10 @@ def ensure_within_budget(
     """Refuses a charge that would pass the site's budget, before anything is written; returns the standing after it.
 
     Guarantees:
-        With this charge, at its own delta: epsilon of the whole ledger is at most `epsilon_max`, and that of the same
-        coordinator's part at most `coordinator_epsilon_max` (if given). Delta is at most `delta_max` and at most
-        1 / (10 * declared patients). A site that reserves only after this stays within (epsilon_max, delta_max).
+        With this charge, at its own delta: epsilon of every person whom it can touch is at most `epsilon_max` over the
+        whole ledger, and at most `coordinator_epsilon_max` (if given) over the same coordinator's charges. Delta is at
+        most `delta_max` and at most 1 / (10 * declared patients). A site that reserves only after this stays within
+        (epsilon_max, delta_max).
 
     | edge case                        | result                                                             |
     |----------------------------------|--------------------------------------------------------------------|
@@ -194,9 +235,11 @@ def ensure_within_budget(
     added = () if charged else (spend.event,)
     tenth = (1.0 + 1e-9) / (10 * spend.declared_patients)  # 1e-9: a plan's decimal may be rounded upwards
     _require_within(charged or (spend.delta <= delta_max and spend.delta <= tenth), "delta is above this site's limit")
-    total = epsilon(ledger.events() + added, spend.delta, interval=interval)
+    spends = ledger.spends()
+    total = epsilon_of(spends, spend.delta, part=spend.part, adding=added, interval=interval)
     _require_within(charged or total <= epsilon_max, "this round would pass the site's privacy budget")
-    own = epsilon(ledger.events(spend.coordinator) + added, spend.delta, interval=interval)
+    theirs = [past for past in spends if past.coordinator == spend.coordinator]
+    own = epsilon_of(theirs, spend.delta, part=spend.part, adding=added, interval=interval)
     _require_within(
         charged or coordinator_epsilon_max is None or own <= coordinator_epsilon_max,
         "this round would pass the coordinator's share of the privacy budget",

@@ -106,29 +106,6 @@ class DpAdamBC:
         return moved
 
 
-@dataclass
-class Ema:
-    """Moving average of the iterates, free of charge. De et al. 2022 §3.4.
-
-    The first iterates weigh in by 1/t until `decay` is reached: the average starts at the first iterate, not at zero.
-    """
-
-    decay: float = 0.99
-    steps: int = 0
-    average: Vector | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        _require(0.0 <= self.decay < 1.0, "the decay is not in [0, 1)")
-
-    def add(self, parameters: Vector) -> Vector:
-        """Takes one iterate in; returns the average so far."""
-        self.steps += 1
-        share = np.float32(max(1.0 - self.decay, 1.0 / self.steps))
-        average = parameters.copy() if self.average is None else self.average
-        self.average = average + share * (parameters - average)
-        return self.average
-
-
 def _decayed(moment: Vector | None, value: Vector, decay: float) -> Vector:
     share = np.float32(1.0 - decay) * value
     return share if moment is None else np.float32(decay) * moment + share

@@ -20,13 +20,18 @@ _RULE = re.compile(r"[ -~]{1,128}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SPEND_KEYS = frozenset(
-    {"cohort_id", "coordinator", "declared_patients", "delta", "event", "round_number", "run_id", "time_utc"}
+    {"cohort_id", "coordinator", "declared_patients", "delta", "event", "part", "round_number", "run_id", "time_utc"}
 )
 
 
 @dataclass(frozen=True)
 class Spend:
-    """One charge: all that may be released for one round of one run. Public; nothing in it is computed from data."""
+    """One charge: all that may be released for one round of one run. Public; nothing in it is computed from data.
+
+    `part` says which patients of the cohort it can touch: those whose pseudonym, read as a fraction of all pseudonyms,
+    is at least the first number and below the second. Nobody is both trained on and held out, so one person does not
+    pay for both.
+    """
 
     run_id: str
     round_number: int
@@ -36,6 +41,7 @@ class Spend:
     delta: float
     declared_patients: int
     time_utc: str
+    part: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         for name in (self.run_id, self.coordinator, self.cohort_id):
@@ -44,6 +50,7 @@ class Spend:
         _require(_matches(_TIME, self.time_utc), "the time is not of the form 2030-01-31T00:00:00Z")
         _require(_is_count(self.round_number) and self.round_number >= 1, "rounds are numbered from 1")
         _require(_is_count(self.declared_patients) and self.declared_patients >= 1, "no patients are declared")
+        _require(_is_part(self.part), "the part of the patients is not two numbers that rise from 0 to 1")
         require_delta(self.delta)
 
     def same_charge(self, other: "Spend") -> bool:
@@ -76,6 +83,7 @@ def after(before: Head, line: bytes) -> Head:
 def dump(spend: Spend, before: Head) -> bytes:
     """The line of a spend that follows the record `before`."""
     record = asdict(spend) | {"seq": before.seq + 1, "prev": before.hash, "delta": float(spend.delta)}
+    record["part"] = [float(end) for end in spend.part]
     record["event"]["sampling_rate"] = float(spend.event.sampling_rate)
     record["event"]["noise_multiplier"] = float(spend.event.noise_multiplier)
     return _canonical(record)
@@ -86,7 +94,7 @@ def load(line: bytes, before: Head) -> Spend:
     try:
         record = json.loads(line.decode("ascii"))
         fields = {key: record[key] for key in _SPEND_KEYS}
-        spend = Spend(**fields | {"event": Event(**fields["event"])})
+        spend = Spend(**fields | {"event": Event(**fields["event"]), "part": tuple(fields["part"])})
         written = dump(spend, before)
     except (TypeError, KeyError, AttributeError, RecursionError, BudgetError) as error:
         raise ValueError("not a spend") from error
@@ -144,6 +152,14 @@ def _matches(pattern: re.Pattern[str], value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
+
+
+def _is_part(part: object) -> bool:
+    match part:
+        case (float() | int() as low, float() | int() as high):
+            return 0.0 <= low < high <= 1.0
+        case _:
+            return False
 
 
 def _require(holds: bool, message: str) -> None:

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation import canonical
 from federation.canonical import Value
 from federation.errors import FormatError, ProtocolError
 from federation.messages import SITE_ID
 from federation.messages import MaskedStage as Stage
+from federation.trust.keys import SigningKey, prefix
 
-DOMAIN = b"wardround/secagg/1\0"
+DOMAIN = prefix("secagg")
 PROTOCOL = "wardround-secagg/1"
 HEX = re.compile(r"([0-9a-f]{2})*")
 
@@ -43,7 +44,7 @@ class Identity:
     """A site's signing key, and the public keys of all sites as this site has pinned them."""
 
     site_id: str
-    signing_key: Ed25519PrivateKey = field(repr=False)
+    signing_key: SigningKey = field(repr=False)
     roster: Mapping[str, bytes]  # site id -> raw Ed25519 public key
 
 
@@ -77,7 +78,7 @@ def sign(kind: Stage, round_id: RoundId, identity: Identity, own: Mapping[str, V
         "plan": round_id.plan_digest,
         **own,
     }
-    signature = identity.signing_key.sign(DOMAIN + canonical.dump(value))
+    signature = identity.signing_key.sign("secagg", canonical.dump(value))
     return Body(identity.site_id, value, {"body": value, "signature": signature.hex()})
 
 

@@ -172,8 +172,9 @@ def _to_16(flat: "np.ndarray", out: Vector, factor: float, limit: float, roundin
     for start in range(0, flat.size, BLOCK):
         part = flat[start : start + BLOCK]
         here, chance = y[: part.size], dither[: part.size]
-        np.multiply(part, np.float32(factor), out=here)
-        clipped += _clip(here, limit)
+        with np.errstate(over="ignore"):  # what becomes infinite here is beyond every bound, and clipped
+            np.multiply(part, np.float32(factor), out=here)
+        clipped += _clip(here, limit, part)
         np.multiply(np.frombuffer(rounding.bytes(part.size), np.uint8), np.float32(1 / 256), out=chance)
         np.add(chance, np.float32(1 / 512), out=chance)
         np.add(here, chance, out=here)
@@ -190,19 +191,19 @@ def _to_32(flat: "np.ndarray", out: Vector, factor: float, limit: float, roundin
     for start in range(0, flat.size, BLOCK):
         part = flat[start : start + BLOCK]
         here = y[: part.size]
-        np.multiply(part, factor, out=here)
-        clipped += _clip(here, limit)
+        np.multiply(part, np.float64(factor), out=here)  # a plain float would be multiplied in float32
+        clipped += _clip(here, limit, part)
         np.rint(here, out=here)
         np.copyto(signed[start : start + BLOCK], here, casting="unsafe")
     return clipped
 
 
-def _clip(numbers: "np.ndarray", limit: float) -> int:  # type: ignore[type-arg]
+def _clip(numbers: "np.ndarray", limit: float, made_of: "np.ndarray") -> int:  # type: ignore[type-arg]
     """Clip in place to ± limit; how many were beyond."""
     high, low = float(numbers.max()), float(numbers.min())
     if -limit <= low and high <= limit:
         return 0
-    if not (math.isfinite(high) and math.isfinite(low)):
+    if not np.isfinite(made_of).all():
         raise FormatError("update-not-finite", "an update holds NaN or infinity", hint="lower the learning rate")
     beyond = int(np.count_nonzero(np.abs(numbers) > limit))
     np.clip(numbers, -limit, limit, out=numbers)

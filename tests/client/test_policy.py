@@ -14,13 +14,15 @@ OFFER = Consent("ab" * 32, {"m.lora_B.weight": (2, 2)}, 1000, PrivacyTerms(1.0, 
 POLICY = Policy(epsilon_max=2.0, noise_multiplier_min=0.8, delta_max=1e-3, quorum_min=3, approve="matching")
 
 
-def reasons(policy=POLICY, plan=PLAN, offer=OFFER, quorum=3, approved=False, can_mask=True) -> tuple[str, ...]:
-    decision = decide(policy, plan, offer, quorum=quorum, approved=approved, can_mask=can_mask)
+def reasons(
+    policy=POLICY, plan=PLAN, offer=OFFER, quorum=3, approved=False, released=True, can_mask=True
+) -> tuple[str, ...]:
+    decision = decide(policy, plan, offer, quorum=quorum, approved=approved, released=released, can_mask=can_mask)
     return decision.reasons if isinstance(decision, Refusal) else ()
 
 
 def test_a_plan_within_every_rule_gets_the_offered_consent():
-    assert decide(POLICY, PLAN, OFFER, quorum=3, approved=False, can_mask=True) is OFFER
+    assert decide(POLICY, PLAN, OFFER, quorum=3, approved=False, released=True, can_mask=True) is OFFER
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,7 @@ def test_an_approved_plan_passes_a_policy_that_asks_for_approval():
 
 def test_a_plan_without_privacy_needs_the_hospitals_explicit_word():
     assert reasons(policy=replace(POLICY, allow_without_privacy=True), offer=replace(OFFER, terms=None)) == ()
+
+
+def test_a_data_set_without_a_release_is_not_trained_on():
+    assert reasons(released=False) == ("data_not_released",)

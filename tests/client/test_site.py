@@ -10,6 +10,7 @@ from client.site import approve
 from federation import codec
 from federation.adapter import Adapter, AdapterUpdate, initial_adapter
 from federation.consent import PROTOCOL, consent_from
+from federation.errors import StoreError
 from federation.messages import Payload, Question
 from federation.plan import parse_plan
 from federation.privacy import accounting
@@ -305,3 +306,16 @@ def test_only_declared_and_chosen_numbers_are_in_a_consent(tmp_path):
 def test_two_processes_do_not_share_a_ledger(hospital):
     with pytest.raises(Exception, match="another process"):
         Ledger.open(hospital.folder / "ledger")
+
+
+def test_an_old_backup_of_the_ledger_beside_a_newer_state_is_refused_at_the_start(hospital):
+    hospital.consent()
+    kept = {path.name: path.read_bytes() for path in (hospital.folder / "ledger").iterdir()}
+    hospital.train()
+    hospital.site.ledger.close()
+    for name, data in kept.items():
+        (hospital.folder / "ledger" / name).write_bytes(data)
+
+    with pytest.raises(StoreError) as refusal:
+        hospital.start()
+    assert refusal.value.code == "ledger-rollback"

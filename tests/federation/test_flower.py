@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import get_args
 from uuid import uuid4
 
@@ -108,6 +109,18 @@ def test_a_message_comes_back_out_of_its_records(payload: Payload | None) -> Non
     asked = Question("train", "run", 1, "a", PLAN, body={"step": 1}, payload=payload)
 
     assert from_records(to_records(asked)) == asked
+
+
+def test_a_seal_travels_beside_its_message_and_is_carried_as_it_is() -> None:
+    sealed = replace(question("a"), seal=b"any bytes: who they are from is for the door to say")
+    records = to_records(sealed)
+    arrived = from_records(records)
+
+    assert (arrived, arrived.seal) == (sealed, sealed.seal)
+    assert from_records(to_records(question("a"))).seal == b""
+    records.config_records["header"]["seal"] = "text"
+    with pytest.raises(FormatError):
+        from_records(records)
 
 
 def spoilt(spoil: Callable[[RecordDict], object]) -> RecordDict:

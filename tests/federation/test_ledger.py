@@ -22,7 +22,7 @@ from federation.errors import BudgetError, StoreError
 from federation.privacy import ledger as ledger_module
 from federation.privacy import records
 from federation.privacy.accounting import Event, epsilon
-from federation.privacy.ledger import Head, Ledger, Spend, ensure_within_budget, read
+from federation.privacy.ledger import Head, Ledger, Spend, ensure_within_budget, epsilon_of, events_per_person, read
 
 EVENT = Event(0.05, 1.71, 50, sensitivity_rule="flat clipping at 1.0")
 SPEND = Spend(
@@ -166,7 +166,7 @@ def test_the_bytes_are_those_of_the_specification(tmp_path):
     assert record.decode() == (
         '{"cohort_id":"c-1","coordinator":"north","declared_patients":5000,"delta":2e-05,"event":{'
         '"neighboring_relation":"add_or_remove_one","noise_multiplier":1.71,"sampler":"poisson","sampling_rate":0.05,'
-        '"sensitivity_rule":"flat clipping at 1.0","steps":50,"unit":"patient"},"prev":"'
+        '"sensitivity_rule":"flat clipping at 1.0","steps":50,"unit":"patient"},"part":[0.0,1.0],"prev":"'
         + records.FIRST.hash
         + '","round_number":1,"run_id":"r-1","seq":1,"time_utc":"2030-01-01T00:00:00Z"}\n'
     )
@@ -610,3 +610,39 @@ def test_the_head_names_the_last_record(tmp_path):
 
         assert isinstance(ledger.head, Head) and ledger.head.seq == 1
         assert ledger.head.length == (tmp_path / "ledger.jsonl").stat().st_size
+
+
+# --- whom a charge touches -------------------------------------------------------------------------
+
+
+def test_charges_of_different_parts_do_not_add_up_for_one_person():
+    trained, held_out = replace(SPEND, part=(0.2, 1.0)), replace(SPEND, part=(0.0, 0.2), round_number=2)
+
+    assert epsilon_of([trained, held_out], 2e-5, **COARSE) == epsilon([EVENT], 2e-5, **COARSE)
+    assert epsilon_of([trained, nth(2)], 2e-5, **COARSE) == epsilon([EVENT, EVENT], 2e-5, **COARSE)
+
+
+def test_a_person_who_was_held_out_once_and_trained_on_later_pays_for_both():
+    """Two runs with different shares: who lies between them was in both."""
+    persons = events_per_person([replace(SPEND, part=(0.0, 0.3)), nth(2, part=(0.2, 1.0))])
+
+    assert sorted(len(events) for events in persons) == [1, 2]
+
+
+def test_only_persons_in_the_asked_part_count():
+    spends = [replace(SPEND, part=(0.2, 1.0)), nth(2, part=(0.0, 0.2))]
+
+    assert events_per_person(spends, (0.5, 1.0)) == ((EVENT,),)
+    assert events_per_person([], (0.0, 1.0)) == ((),)
+
+
+def test_a_person_may_be_in_every_cohort():
+    spends = [replace(SPEND, part=(0.0, 0.5)), nth(2, part=(0.5, 1.0), cohort_id="c-2")]
+
+    assert max(len(events) for events in events_per_person(spends)) == 2
+
+
+@pytest.mark.parametrize("part", [(0.5, 0.5), (0.6, 0.5), (-0.1, 1.0), (0.0, 1.1), (0.0, float("nan")), (0.0,), "ab"])
+def test_a_part_that_is_none_is_refused(part):
+    with pytest.raises(BudgetError):
+        replace(SPEND, part=part)

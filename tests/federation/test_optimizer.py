@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from federation.errors import FormatError, PlanError
-from federation.privacy.optimizer import Adam, DpAdamBC, Ema, Sgd
+from federation.privacy.optimizer import Adam, DpAdamBC, Sgd
 
 
 def vector(*values):
@@ -99,30 +99,6 @@ def test_vectors_of_another_form_are_refused(make, parameters, gradient):
         make().step(parameters, gradient)
 
 
-def test_the_moving_average_starts_at_the_first_iterate():
-    ema = Ema(0.9)
-    averages = [float(ema.add(vector(x))[0]) for x in (4.0, 2.0)]
-
-    assert averages == [4.0, 3.0]
-
-
-def test_the_moving_average_forgets_at_its_decay():
-    ema = Ema(0.9)
-    for _ in range(20):
-        ema.add(vector(1.0))
-
-    assert ema.add(vector(2.0))[0] == pytest.approx(1.1)
-
-
-def test_the_moving_average_keeps_the_iterates_as_they_are():
-    x = vector(1.0)
-    ema = Ema(0.5)
-    ema.add(x)
-    ema.add(vector(5.0))
-
-    assert x.tolist() == [1.0]
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -135,7 +111,6 @@ def test_the_moving_average_keeps_the_iterates_as_they_are():
         lambda: DpAdamBC(0.1, math.nan),
         lambda: DpAdamBC(0.1, 0.1, variance_floor=0.0),
         lambda: DpAdamBC(math.nan, 0.1),
-        lambda: Ema(1.0),
     ],
 )
 def test_settings_that_make_no_optimizer_are_refused(make):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sim import wardround as cli
 from sim.leaks import Truth
 from sim.phantoms import find_leaks
 from sim.sites import hospitals
+from sim.wardround import call
 
 PLAN = """
 [run]
@@ -36,7 +36,10 @@ max_update_rms = 100.0
 held_out_share = 0.3
 bootstrap = 20
 minimum_count = 2
+private_epsilon = 15.0
+questions = [["Is there consolidation?", "Yes.", "No."]]
 """
+LOG = Path("trust") / "log" / "log.jsonl"
 SMALL = ("--sites", "3", "--patients", "36", "--threads", "1")
 
 
@@ -48,7 +51,7 @@ def plan(tmp_path: Path) -> Path:
 
 
 def wardround(*words: object) -> int:
-    return cli.call([str(word) for word in words])
+    return call([str(word) for word in words])
 
 
 def report(folder: Path) -> dict:
@@ -63,6 +66,8 @@ def test_a_federation_ends_with_a_report_an_adapter_and_nothing_of_any_patient(p
     assert {"run_id", "plan_digest", "engine", "rounds", "sites", "evaluation", "privacy", "costs"} <= told.keys()
     assert set(told["evaluation"]) >= {"base", "federated", "local_only", "pooled", "per_site"}
     assert all(0 < site["epsilon"] <= 8.0 for site in told["sites"].values())
+    assert sorted(told["evaluation"]["private"]["sites"]) == sorted(told["sites"])
+    assert all("evaluation" in [message["kind"] for message in site["left"]] for site in told["sites"].values())
     assert told["costs"]["uplink_bytes_per_site_round"] > told["adapter"]["parameters"] * 2  # 16 bits a number
     for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "report.html", "run/HEAD"):
         assert (out / name).exists()
@@ -76,6 +81,8 @@ def test_a_federation_ends_with_a_report_an_adapter_and_nothing_of_any_patient(p
         for name in ("report.html", "report.json"):
             shutil.copy(out / name, page / name)
         assert not find_leaks(page, truth)
+    logs = [word for site in ("hospital-01", "hospital-02") for word in ("--site-log", out / "sites" / site / LOG)]
+    assert wardround("verify", out, *logs) == 0
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(plan: Path, tmp_path: Path) -> None:
@@ -86,6 +93,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(plan: Path, tmp_path:
     assert wardround(*words, "--out", tmp_path / "cut", "--resume") == 0
 
     assert report(tmp_path / "cut")["adapter"]["digest"] == report(tmp_path / "whole")["adapter"]["digest"]
+    assert wardround("verify", tmp_path / "cut") == 0
     assert report(tmp_path / "cut")["sites"]["hospital-01"]["epsilon"] == pytest.approx(
         report(tmp_path / "whole")["sites"]["hospital-01"]["epsilon"]
     )
@@ -107,6 +115,7 @@ def test_flowers_engine_gives_the_same_adapter_to_the_bit(plan: Path, tmp_path: 
 
     assert report(tmp_path / "flower")["adapter"]["digest"] == report(tmp_path / "local")["adapter"]["digest"]
     assert report(tmp_path / "flower")["engine"] == "flower"
+    assert wardround("verify", tmp_path / "flower") == 0
 
 
 @pytest.mark.slow

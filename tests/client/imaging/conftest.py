@@ -10,6 +10,7 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from client.imaging.ocr import Reader, shipped
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.store import Store
@@ -20,6 +21,11 @@ CR = "1.2.840.10008.5.1.4.1.1.1"
 @pytest.fixture(scope="session")
 def profile() -> DeidProfile:
     return DeidProfile.shipped()
+
+
+@pytest.fixture(scope="session")
+def reader() -> Reader:
+    return shipped()
 
 
 @pytest.fixture(scope="session")

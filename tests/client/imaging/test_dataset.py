@@ -121,3 +121,38 @@ def test_sequences_that_nest_too_deep_are_refused(make_chest: Make, profile: Dei
 @pytest.mark.parametrize(("text", "years"), [("045Y", 45), ("093Y", 90), ("018M", 1), ("quix", None), ("", None)])
 def test_an_age_over_89_becomes_90(text: str, years: int | None) -> None:
     assert age_years(text) == years
+
+
+def test_two_patients_without_an_id_stay_two(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    one = clean_dataset(make_chest(1, PatientID=""), profile, keys)
+    again = clean_dataset(make_chest(1, PatientID=None), profile, keys)
+    other = clean_dataset(make_chest(2, PatientID=" "), profile, keys)
+
+    assert one.PatientID == again.PatientID != other.PatientID
+
+
+def test_pixels_and_icons_inside_sequences_are_dropped(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    icon = nested(0)
+    icon.add_new(0x7FE00010, "OB", b"PLANTED ")
+    icon.Rows = icon.Columns = 2
+    dataset = make_chest(ReferencedImageSequence=Sequence([icon]), IconImageSequence=Sequence([icon]))
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert "IconImageSequence" not in clean and "PixelData" not in clean.ReferencedImageSequence[0]
+
+
+def test_what_looks_registered_but_is_not_is_mapped(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    clean = clean_dataset(make_chest(FrameOfReferenceUID="1.2.840.10008.5.482913"), profile, keys)
+
+    assert "482913" not in str(clean)
+
+
+def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    dataset = make_chest()
+    dataset.add_new("RedPaletteColorLookupTableDescriptor", "US", [4, 0, 16])
+    dataset.add_new("RedPaletteColorLookupTableData", "OW", b"\1\0\2\0\3\0\4\0PLANTED ")
+    dataset.add_new("GreenPaletteColorLookupTableData", "OW", b"PLANTED ")
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert clean.RedPaletteColorLookupTableData == b"\1\0\2\0\3\0\4\0"
+    assert "GreenPaletteColorLookupTableData" not in clean

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from pydicom.dataset import FileDataset
 
 from client.imaging import deid
 from client.imaging.deid import clean, example_keys
+from client.imaging.ocr import shipped
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.receive import RawImage, RawStudy
@@ -65,8 +67,6 @@ def test_the_same_input_gives_the_same_record(cleaned: Callable[..., CleanStudy]
     ("changes", "code"),
     [
         ({"BurnedInAnnotation": "YES"}, "burned-in"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "burned-in"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1"}, "burned-in"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.11"}, "class-refused"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1"}, "class-refused"),
         ({"SOPClassUID": "1.2.3.4"}, "class-unknown"),
@@ -125,3 +125,25 @@ def test_keys_of_examples_are_known_before_pixels_are_read(
 
     assert example_keys(raw(tmp_path / "gone"), keys) == [study.examples[0].example_key]
     assert example_keys(raw(tmp_path / "gone", "No."), keys) != example_keys(raw(tmp_path / "gone"), keys)
+
+
+def test_a_picture_that_training_could_not_use_is_held_back(cleaned: Callable[..., CleanStudy]) -> None:
+    with pytest.raises(DeidError) as refused:
+        cleaned(Rows=2, Columns=2048)
+
+    assert refused.value.code == "picture-unfit"
+
+
+def test_without_the_detector_no_picture_is_kept(
+    cleaned: Callable[..., CleanStudy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    shipped.cache_clear()
+
+    with pytest.raises(DeidError) as refused:
+        cleaned()
+    assert refused.value.code == "ocr-missing"
+
+
+def test_the_share_that_was_blanked_is_kept_beside_the_picture(cleaned: Callable[..., CleanStudy]) -> None:
+    assert cleaned().pictures[0].fields.blanked_share == 0.0

@@ -1,18 +1,20 @@
 import os
+import shutil
+import signal
+import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import FileDataset
 
-from client.imaging import ingest as ingesting
 from client.imaging.ingest import ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
-from client.imaging.receive import RawStudy
 from client.imaging.store import Store
-from federation.errors import DeidError, StoreError
+from federation.errors import DataError, DeidError, StoreError
 
 Make = Callable[..., FileDataset]
 
@@ -66,7 +68,7 @@ def test_workers_give_the_same_store(
     hospital: Path, tmp_path: Path, store: Store, profile: DeidProfile, keys: SiteKeys
 ) -> None:
     other = Store.create(tmp_path / "other", profile_digest=profile.digest, key_id=keys.key_id)
-    ingest(hospital, store, profile, keys, workers=1)
+    ingest(hospital, store, profile, keys, workers=0)
     ingest(hospital, other, profile, keys, workers=2)
 
     assert store.digest() == other.digest()
@@ -82,7 +84,7 @@ def test_bad_files_are_counted_by_reason_and_the_rest_goes_on(
 
     assert counts.accepted == 2 and counts.rejected == 1
     assert counts.quarantined["no-patient-id"] == 1 and sum(counts.quarantined.values()) == 2
-    assert store.held() == {"no-patient-id": 1} and len(counts.items) == 1
+    assert store.held() == counts.quarantined == {"no-patient-id": 1, "malformed": 1}
 
 
 def test_an_item_that_was_repaired_leaves_quarantine(
@@ -117,14 +119,88 @@ def test_a_store_of_another_profile_or_secret_is_refused(
         assert refused.value.code == "store-mismatch"
 
 
-def _dies(raw: RawStudy, profile: DeidProfile, keys: SiteKeys) -> None:
-    os._exit(9)
-
-
-def test_a_study_that_kills_its_worker_is_held_back(
-    hospital: Path, profile: DeidProfile, keys: SiteKeys, monkeypatch: pytest.MonkeyPatch
+def test_an_ingest_killed_at_any_write_ends_with_the_same_store_when_it_is_started_again(
+    hospital: Path, tmp_path: Path, profile: DeidProfile, keys: SiteKeys, store: Store, make_chest: Make
 ) -> None:
-    (raw, *_) = ingesting.scan(hospital, profile).studies()
-    monkeypatch.setattr(ingesting, "_cleaned", _dies)
+    make_chest(2, PatientID="").save_as(hospital / "pacs/2/IM0001", enforce_file_format=True)
+    ingest(hospital, store, profile, keys)
+    killed = 0
+    for step in range(1, 40, 3):
+        folder = tmp_path / f"killed-{step}" / "store"
+        status = _in_a_child(lambda place=folder, last=step: _ingest_and_die(hospital, place, profile, keys, last))  # type: ignore[misc]
+        killed += status == -signal.SIGKILL
+        with Store.open(folder) if (folder / "store.json").exists() else _fresh(folder, profile, keys) as again:
+            ingest(hospital, again, profile, keys)
+            named = sum(len(again.examples(patient)[0].images) for patient in again.patients())
 
-    assert ingesting._cleaned_alone(replace(raw), profile, keys) == "decode-failed"
+            assert again.digest() == store.digest() and again.held() == store.held()
+            assert len(list((folder / "images").rglob("*"))) == len(list((store.folder / "images").rglob("*")))
+            assert named == 2 and not (folder.parent / "spool").exists()
+    assert killed > 5
+
+
+def _fresh(folder: Path, profile: DeidProfile, keys: SiteKeys) -> Store:
+    shutil.rmtree(folder, ignore_errors=True)
+    return Store.create(folder, profile_digest=profile.digest, key_id=keys.key_id)
+
+
+def _ingest_and_die(hospital: Path, folder: Path, profile: DeidProfile, keys: SiteKeys, last: int) -> None:
+    """Ingest, and be killed in place of the write number `last`: a sync, a rename, or the end of a study."""
+    writes = count(1)
+
+    def or_die(call: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*arguments: Any, **named: Any) -> Any:
+            if next(writes) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **named)
+
+        return instead
+
+    os.fsync, os.replace = or_die(os.fsync), or_die(os.replace)  # type: ignore[assignment]
+    with _fresh(folder, profile, keys) as store:
+        ingest(hospital, store, profile, keys, workers=0, progress=or_die(lambda done, total: store.checkpoint()))
+
+
+def _in_a_child(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def test_a_zip_and_a_folder_give_the_same_store(
+    hospital: Path, tmp_path: Path, store: Store, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for path in sorted(hospital.rglob("*")):
+            archive.write(path, path.relative_to(hospital))
+    with _fresh(tmp_path / "other" / "store", profile, keys) as other:
+        ingest(tmp_path / "export.zip", other, profile, keys)
+        ingest(hospital, store, profile, keys)
+
+        assert other.digest() == store.digest() and not (tmp_path / "other" / "spool").exists()
+
+
+def test_reports_may_lie_elsewhere_and_wait_for_their_images(
+    hospital: Path, tmp_path: Path, store: Store, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    (hospital / "reports.jsonl").unlink()
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/a.csv").write_text(
+        "accession_number,report\nACC0000001,FINDINGS: Clear lungs.\nACC0000009,FINDINGS: Clear lungs.\n"
+    )
+    left: list[Path] = []
+    counts = ingest(hospital, store, profile, keys, reports=tmp_path / "reports", every_row=False, leftover=left.append)
+
+    assert (counts.accepted, counts.waiting, counts.unreported) == (1, 1, 2)
+    assert [path.parent.name for path in left] == ["2", "3"]
+
+
+def test_a_store_inside_the_folder_is_refused(hospital: Path, profile: DeidProfile, keys: SiteKeys) -> None:
+    with _fresh(hospital / "site" / "store", profile, keys) as store, pytest.raises(DataError) as refused:
+        ingest(hospital, store, profile, keys)
+    assert refused.value.code == "folder-overlap"

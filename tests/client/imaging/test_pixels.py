@@ -4,17 +4,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from client.imaging.pixels import render, render_picture, spread, window
+from client.imaging import pixels
+from client.imaging.ocr import shipped
+from client.imaging.pixels import Rendered, spread, window
 from client.imaging.png import decode_png, encode_png
 from client.imaging.profile import DeidProfile
 from federation.errors import DeidError
 
 Make = Callable[..., FileDataset]
+
+
+def render(dataset: FileDataset, profile: DeidProfile) -> list[Rendered]:
+    return pixels.render(dataset, profile, shipped())
+
+
+def render_picture(data: bytes, profile: DeidProfile) -> Rendered:
+    return pixels.render_picture(data, profile, shipped())
 
 
 def with_pixels(dataset: FileDataset, values: Any, **changes: Any) -> FileDataset:
@@ -232,3 +242,44 @@ def test_the_three_window_functions_follow_the_standard() -> None:
 
 def test_frames_are_spread_evenly() -> None:
     assert spread(10, 3) == [0, 4, 9] and spread(2, 3) == [0, 1] and spread(9, 1) == [4]
+
+
+def lettered(size: int = 256, ink: int = 4000) -> Any:
+    """A ramp with a name in its corner, 12 bits."""
+    canvas = Image.new("L", (size, size), 0)
+    ImageDraw.Draw(canvas).text((6, 6), "HOLLENSTEIN 482913", fill=255, font=ImageFont.load_default(18))
+    ramp = np.tile(np.linspace(1500, 2500, size), (size, 1))
+    return np.where(np.asarray(canvas) > 127, ink, ramp).astype("<u2")
+
+
+def test_a_name_in_the_pixels_is_black_in_the_picture(make_chest: Make, profile: DeidProfile) -> None:
+    (picture,) = render(with_pixels(make_chest(), lettered(), BitsStored=12), profile)
+
+    assert 0 < picture.blanked_share < 0.1
+    assert picture.pixels[10:22, 8:150].max() == 0 and picture.pixels[40:].min() > 0
+
+
+def test_a_name_that_the_window_hides_is_found(make_chest: Make, profile: DeidProfile) -> None:
+    dataset = with_pixels(make_chest(WindowCenter="200", WindowWidth="100"), lettered(), BitsStored=12)
+    dataset.PixelData = dataset.PixelData[: 256 * 400] + bytes(256 * 112)  # something for the window to draw
+    (picture,) = render(dataset, profile)
+
+    assert picture.blanked_share > 0
+
+
+@pytest.mark.parametrize("border", [0, 90])
+def test_of_ultrasound_what_lies_outside_the_regions_is_gone(
+    make_chest: Make, profile: DeidProfile, border: int
+) -> None:
+    values = np.full((16, 16), 40, dtype=np.uint8)
+    values[:4] = 0
+    values[1, 2:9] = border
+    region = Dataset()
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 0, 4
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 15, 15
+    dataset = with_pixels(make_chest(SequenceOfUltrasoundRegions=Sequence([region])), values)
+    dataset.WindowCenter, dataset.WindowWidth = "128", "256"
+    (picture,) = render(dataset, profile)
+
+    assert picture.pixels[:4].max() == 0 and picture.pixels[4:].min() > 0
+    assert picture.blanked_share == (0.25 if border else 0.0)

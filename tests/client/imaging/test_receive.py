@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ import pytest
 from pydicom.dataset import FileDataset
 
 from client.imaging.profile import DeidProfile
-from client.imaging.receive import RawStudy, scan, studies
+from client.imaging.receive import Intake, RawStudy, scan, studies
+from client.imaging.sources import Source
 from federation.errors import DataError, DeidError
 
 Make = Callable[..., FileDataset]
@@ -36,6 +38,11 @@ def rows(folder: Path, *written: dict[str, Any] | str) -> None:
 
 def table(folder: Path, text: str) -> None:
     (folder / "reports.csv").write_text(text, encoding="utf-8")
+
+
+def listed(folder: Path, place: Path) -> Intake:
+    profile = DeidProfile.shipped()
+    return scan(Source(folder, profile.limits, place), profile, place)
 
 
 def codes(folder: Path) -> list[str | None]:
@@ -183,19 +190,19 @@ def test_links_are_not_followed(folder: Path, tmp_path: Path, make_chest: Make) 
     (folder / "link.dcm").symlink_to(tmp_path / "outside.dcm")
     (folder / "linked").symlink_to(tmp_path)
     rows(folder, row())
-    intake = scan(folder, DeidProfile.shipped())
+    intake = listed(folder, tmp_path)
 
     assert intake.image_count == 3
     rows(folder, row("link.dcm"))
     with pytest.raises(DeidError):
-        scan(folder, DeidProfile.shipped())
+        listed(folder, tmp_path)
 
 
-def test_content_decides_what_a_file_is(folder: Path) -> None:
+def test_content_decides_what_a_file_is(folder: Path, tmp_path: Path) -> None:
     (folder / "fake.dcm").write_bytes(b"not an image at all")
     (folder / "notes.txt").write_text("Alonso Quixano")
     rows(folder, row(), row("fake.dcm"))
-    intake = scan(folder, DeidProfile.shipped())
+    intake = listed(folder, tmp_path)
     found = list(intake.studies())
 
     assert intake.rejected == 2 and intake.unreported == 2
@@ -237,3 +244,39 @@ def test_the_order_of_studies_depends_on_names_only(folder: Path) -> None:
         return [study.source for study in found]
 
     assert order(list(studies(folder))) == order(list(studies(folder)))
+
+
+def test_documents_are_refused_with_reasons_of_their_own(folder: Path, make_chest: Make) -> None:
+    report, pdf = "1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.104.1"
+    make_chest(1, SOPClassUID=report).save_as(folder / "a.dcm", enforce_file_format=True)
+    make_chest(2, SOPClassUID=pdf).save_as(folder / "c", enforce_file_format=True)
+    rows(folder, row(), row("c"))
+
+    assert [study.images[0].code for study in studies(folder)] == ["structured-report", "encapsulated-document"]
+
+
+def test_a_row_may_name_its_image_from_the_report_files_own_folder(folder: Path) -> None:
+    (folder / "deep" / "reports.jsonl").write_text(json.dumps(row("er/IM2")) + "\n", encoding="utf-8")
+    (study,) = studies(folder)
+
+    assert study.images[0].path == folder / "deep/er/IM2"
+
+
+def test_a_file_name_that_is_no_text_does_no_harm(folder: Path, make_chest: Make) -> None:
+    make_chest(7).save_as(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe"), enforce_file_format=True)
+    table(folder, "sop_instance_uid,report\n1.2.3.4.7.1,FINDINGS: Clear lungs.\n")
+    (study,) = studies(folder)
+
+    assert study.images[0].path.read_bytes()[128:132] == b"DICM"
+
+
+def test_a_media_directory_is_no_image_and_no_quarantine(folder: Path, tmp_path: Path, make_chest: Make) -> None:
+    listing = (
+        (folder / "a.dcm").read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.1\0", b"1.2.840.10008.1.3.10\0\0\0\0\0\0")
+    )
+    (folder / "DICOMDIR").write_bytes(listing)
+    rows(folder, row())
+    intake = listed(folder, tmp_path)
+
+    assert intake.rejected == 1 and intake.unusable == {} and intake.image_count == 3
+    assert [study.code for study in studies(folder / "DICOMDIR")] == [None]

@@ -170,3 +170,64 @@ def test_nothing_of_a_study_is_printed(store: Store, profile: DeidProfile) -> No
     assert {repr(example), repr(example.images[0]), repr(example.turns[0]), repr(study(1, profile))} == {
         "<StoredExample: hidden>", "<Picture: hidden>", "<Turn: hidden>", "<CleanStudy: hidden>",
     }  # fmt: skip
+
+
+def test_a_writer_that_died_leaves_a_mark_and_the_next_one_sweeps_without_touching_what_is_stored(
+    store: Store, profile: DeidProfile
+) -> None:
+    store.add(study(1, profile))
+    [kept] = files(store)
+    stray = kept.with_name("0" * 31 + "f.png")
+    stray.write_bytes(kept.read_bytes())
+    half = kept.with_name(kept.name + ".part")
+    half.touch()
+    store.add(study(2, profile))
+    assert stray.exists(), "without a mark nobody has to look"
+    (store.folder / "lock").write_bytes(b"writing\n")
+    store.add(study(3, profile))
+
+    assert not stray.exists() and not half.exists() and len(files(store)) == 3
+    assert (store.folder / "lock").stat().st_size == 0
+
+
+def test_a_second_writer_is_told_that_the_store_is_busy(
+    store: Store, profile: DeidProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.imaging.store._LOCK_PAUSE_S", 0.0)
+    with store.batch(), Store.open(store.folder) as other:
+        with pytest.raises(StoreError) as refused:
+            other.add(study(1, profile))
+    assert refused.value.code == "store-busy"
+
+
+def test_the_digest_is_kept_until_somebody_writes(store: Store, profile: DeidProfile) -> None:
+    store.add(study(1, profile))
+    first = store.digest()
+    with Store.open(store.folder) as other:
+        other.hold("1", "burned-in")
+        assert store.digest() == first
+        other.add(study(2, profile))
+        assert store.digest() == other.digest() != first
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_store(store: Store, profile: DeidProfile) -> None:
+    def resident_mb() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+    one = study(1, profile)
+    with store.batch():
+        for number in range(20_000):
+            picture = replace(one.pictures[0], picture_key=f"{number * 2**100:032x}")
+            example = replace(one.examples[0], example_key=f"{number * 2**100:032x}")
+            store.add(replace(one, patient_key=f"{number // 4:032x}", pictures=(picture,), examples=(example,)))
+            if number % 256 == 0:
+                store.checkpoint()
+            if number == 2_000:
+                before = resident_mb()
+    for number in range(0, 5_000, 7):
+        assert len(store.examples(f"{number:032x}")) == 4
+    store.digest()
+
+    assert resident_mb() - before < 20  # of 18,000 more examples; their rows alone have 10 MB

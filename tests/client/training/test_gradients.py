@@ -1,18 +1,22 @@
 import client.training  # noqa: F401  isort: skip
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import Llama4ImageProcessor, Llama4Processor
 
 from client.training.examples import Encoder, Example, answer_loss
 from client.training.gradients import Owners, PatientGradients
-from client.training.model import TARGETS, AdapterSpec, Base, TrainableModel
+from client.training.model import TARGETS, AdapterSpec, Base, Device, TrainableModel, load_base
 from client.training.train import batch_gradients, clipped_sum, patient_gradients
 from federation.errors import ModelError
 from federation.privacy.clipping import AutoS, FlatClipping
 from federation.privacy.mechanism import Mechanism
 from federation.privacy.sampling import PoissonSampling
+from sim.base_model import PATCH, TILE, make_model, make_tokenizer, public_text
 
 TARGET_SETS = [("attention",), ("shared_expert",), ("vision_attention",), ("vision_mlp",), ("projector",), TARGETS]
 BOTH = frozenset({"A", "B"})
@@ -74,19 +78,17 @@ def test_one_patient_moves_the_sum_by_at_most_the_clipping_norm(
     base: Base, patients: list[list[Example]], targets: tuple[str, ...], rule: FlatClipping | AutoS
 ) -> None:
     model, encoder = trainable(base, targets), Encoder(base.processor, base.dtype)
-    whole = clipped_sum(model, encoder, patients, mechanism(rule), micro_batch_patients=4)
+    whole = clipped_sum(model, encoder, patients, rule, micro_batch_patients=4)
 
     for index in range(len(patients)):
         others = patients[:index] + patients[index + 1 :]
-        without = clipped_sum(model, encoder, others, mechanism(rule), micro_batch_patients=4)
+        without = clipped_sum(model, encoder, others, rule, micro_batch_patients=4)
         assert np.linalg.norm(whole.total - without.total) <= whole.sensitivity * (1 + 1e-5)
 
 
 def test_the_size_of_a_micro_batch_does_not_change_the_sum(base: Base, patients: list[list[Example]]) -> None:
     model, encoder = trainable(base), Encoder(base.processor, base.dtype)
-    sums = [
-        clipped_sum(model, encoder, patients, mechanism(AutoS()), micro_batch_patients=size).total for size in (1, 4, 6)
-    ]
+    sums = [clipped_sum(model, encoder, patients, AutoS(), micro_batch_patients=size).total for size in (1, 4, 6)]
 
     assert np.linalg.norm(sums[0] - sums[2]) <= 1e-5 * np.linalg.norm(sums[2])
     assert np.linalg.norm(sums[1] - sums[2]) <= 1e-5 * np.linalg.norm(sums[2])
@@ -94,7 +96,7 @@ def test_the_size_of_a_micro_batch_does_not_change_the_sum(base: Base, patients:
 
 def test_an_empty_draw_is_a_zero_sum(base: Base) -> None:
     model = trainable(base)
-    nothing = clipped_sum(model, Encoder(base.processor, base.dtype), [], mechanism(AutoS()), micro_batch_patients=4)
+    nothing = clipped_sum(model, Encoder(base.processor, base.dtype), [], AutoS(), micro_batch_patients=4)
 
     assert not nothing.total.any() and nothing.total.shape == (model.gradients.size,)
 
@@ -167,3 +169,90 @@ def test_a_row_made_of_neighbours_belongs_to_their_one_owner() -> None:
     shared = Owners(2, torch.empty(0), torch.tensor([1, 1, 0, 1, 1, 1]))
     with pytest.raises(ModelError, match="do not divide"), gradients.patients(shared):
         layer(rows).sum().backward()
+
+
+class Poisoned(Encoder):
+    """The site's encoder, but a picture whose first pixel is 255 or 254 becomes one with a NaN or an infinity in it."""
+
+    def encode(self, pictures, turns, **options):  # type: ignore[no-untyped-def]
+        encoded = super().encode(pictures, turns, **options)
+        for picture in pictures:
+            if picture.flat[0] >= 254:
+                encoded.vision["pixel_values"].view(-1)[7] = float("nan" if picture.flat[0] == 255 else "inf")
+        return encoded
+
+
+def patient(name: str, *, pictures: int, examples: int, side: int) -> list[Example]:
+    """Made examples of one patient; `side` above one tile makes several tiles."""
+    rng = np.random.default_rng(list(name.encode()))
+    said = (("Is there a cavity?", "No."), ("Describe the findings.", "A small nodule on the left."))
+    return [
+        Example(
+            name,
+            tuple(rng.integers(0, 250, (side, side), dtype=np.uint8) for _ in range(pictures)),
+            said[: 1 + int(rng.integers(2))],
+        )
+        for _ in range(examples)
+    ]
+
+
+def drawn(rng: np.random.Generator, count: int) -> list[list[Example]]:
+    """Patients as they come: some without an example, with two pictures, broken pixels, or a copy of another."""
+    made: list[list[Example]] = []
+    for number in range(count):
+        if made and rng.random() < 0.2:
+            made.append(made[int(rng.integers(len(made)))])
+            continue
+        examples = patient(f"{number}-{rng.integers(1000)}", pictures=int(rng.integers(1, 3)),
+                           examples=int(rng.integers(0, 3)), side=int(rng.choice([60, 120, 200])))  # fmt: skip
+        for example in examples:
+            example.pictures[0].flat[0] = rng.choice([0, 100, 254, 255], p=[0.3, 0.3, 0.2, 0.2])
+        made.append(examples)
+    return made
+
+
+def audit(base: Base, seed: int) -> float:
+    """One random adapter, rule, micro-batch and draw: the furthest that one patient moves the sum, in sensitivities."""
+    rng = np.random.default_rng(seed)
+    targets = tuple(sorted(rng.choice(TARGETS, int(rng.integers(1, len(TARGETS) + 1)), replace=False).tolist()))
+    factors = [BOTH, frozenset({"A"}), frozenset({"B"})][int(rng.integers(3))]
+    spec = AdapterSpec(rank=int(rng.integers(1, 9)), alpha=8.0, targets=targets, factors=factors)
+    model = base.with_adapter(spec)
+    model.write_trained(rng.normal(0, 0.3, model.gradients.size).astype(np.float32))
+    encoder = Poisoned(base.processor, base.dtype)
+    rules = (AutoS(), AutoS(radius=3.0, gamma=1e-3), FlatClipping(1e-3), FlatClipping(10.0))
+    rule, patients = mechanism(rules[int(rng.integers(4))]), drawn(rng, int(rng.integers(0, 5)))
+    size = int(rng.integers(1, 6))
+    whole = clipped_sum(model, encoder, patients, rule, micro_batch_patients=size)
+    assert np.isfinite(whole.total).all()
+    moved = [
+        np.linalg.norm(
+            whole.total
+            - clipped_sum(model, encoder, patients[:gone] + patients[gone + 1 :], rule, micro_batch_patients=size).total
+        )
+        for gone in range(len(patients))
+    ]
+    return max(moved, default=0.0) / whole.sensitivity
+
+
+def test_in_random_adapters_and_draws_nobody_moves_the_sum_by_more_than_the_sensitivity(base: Base) -> None:
+    for seed in range(6):
+        assert audit(base, seed) <= 1 + 1e-5, f"seed {seed}"
+
+
+@pytest.mark.slow
+def test_in_sixty_random_models_adapters_and_draws_too(tmp_path: Path) -> None:
+    """Ten bases of random depth, width and weights, with six adapters and draws on each."""
+    for number in range(10):
+        torch.manual_seed(100 + number)
+        rng = np.random.default_rng(number)
+        folder = tmp_path / str(number)
+        tokenizer = make_tokenizer(public_text(rng, 50))
+        make_model(tokenizer, layers=int(rng.integers(1, 4)), width=int(rng.choice([32, 64, 96]))).save_pretrained(
+            folder
+        )
+        pictures = Llama4ImageProcessor(size={"height": TILE, "width": TILE}, max_patches=int(rng.choice([1, 4])))
+        Llama4Processor(pictures, tokenizer, patch_size=PATCH, pixel_shuffle_ratio=0.5).save_pretrained(folder)
+        base = load_base(folder, sha256=None, family="llama4", device=Device())
+        for seed in range(6):
+            assert audit(base, 1000 * number + seed) <= 1 + 1e-5, f"model {number}, seed {seed}"

@@ -88,8 +88,11 @@ def flat(update: AdapterUpdate, model: TrainableModel) -> np.ndarray:
 
 
 def test_one_full_step_is_plain_gradient_descent(base: Base, model: TrainableModel, data: Made) -> None:
-    """Mean over the patients of the mean over each one's examples, as torch itself computes it in one pass."""
-    update = run(model, data)
+    """Mean over the patients of the mean over each one's examples, as torch itself computes it in one pass.
+
+    The clipping norm is out of everybody's reach here.
+    """
+    update = run(model, data, clipping=FlatClipping(1e6))
 
     start = started(model)
     model.load(start)
@@ -102,6 +105,14 @@ def test_one_full_step_is_plain_gradient_descent(base: Base, model: TrainableMod
     weights = [leaf.weight for leaf in model.gradients.leaves.values()]
     plain = torch.cat([-0.5 * gradient.reshape(-1) for gradient in torch.autograd.grad(loss, weights)]).numpy()
     assert np.linalg.norm(flat(update, model) - plain) <= 1e-5 * np.linalg.norm(plain)
+
+
+def test_one_patient_is_one_voice_also_without_privacy(model: TrainableModel, data: Made) -> None:
+    small = flat(run(model, data, clipping=AutoS(radius=0.5), learning_rate=1.0, local_steps=1), model)
+    large = flat(run(model, data, clipping=AutoS(radius=1.0), learning_rate=1.0, local_steps=1), model)
+
+    assert 0 < np.linalg.norm(large) <= 1.0
+    np.testing.assert_allclose(large, 2 * small, rtol=1e-4, atol=1e-8)
 
 
 def test_several_steps_learn(model: TrainableModel, data: Made) -> None:
@@ -141,7 +152,7 @@ def test_every_step_draws_and_makes_noise_once_from_streams_of_its_own(model: Tr
 
 
 def test_the_noise_does_not_grow_with_the_number_of_micro_batches(model: TrainableModel, data: Made) -> None:
-    updates = [flat(run(model, data, NOISY, micro_batch_patients=size), model) for size in (1, 2, 6)]
+    updates = [flat(run(model, data, NOISY.clipping, micro_batch_patients=size), model) for size in (1, 2, 6)]
 
     for other in updates[1:]:
         assert np.linalg.norm(updates[0] - other) <= 1e-4 * np.linalg.norm(other)
@@ -155,7 +166,7 @@ def test_a_step_is_the_clipped_sum_of_those_drawn_with_the_mechanisms_noise(mode
     drawn = NOISY.sampling.draw(data.patients(), KeyStream(keys.key("run/1/draw/0")))
     model.load(started(model))
     encoder = Encoder(model.base.processor, model.base.dtype)
-    bounded = clipped_sum(model, encoder, [data.of[key] for key in drawn], NOISY, micro_batch_patients=4)
+    bounded = clipped_sum(model, encoder, [data.of[key] for key in drawn], NOISY.clipping, micro_batch_patients=4)
     noisy = NOISY.add_noise(bounded, KeyStream(keys.key("run/1/noise/0")))
     assert 0 < len(drawn) < len(data.of)
     np.testing.assert_allclose(update, -0.5 * noisy.total / (0.5 * 5), rtol=1e-4, atol=1e-5)

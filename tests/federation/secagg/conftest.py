@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.adapter import AdapterUpdate
 from federation.errors import FedError
@@ -17,6 +16,7 @@ from federation.secagg.bodies import STAGES, Identity, RoundId, inputs_digest, s
 from federation.secagg.ring import Encoding
 from federation.secagg.server import ServerRound
 from federation.secagg.site import SiteRound
+from federation.trust.keys import SigningKey
 
 SHAPES = {"m.lora_A.weight": (2, 9), "m.lora_B.weight": (5, 2)}
 BOUND = 0.05
@@ -39,10 +39,8 @@ class Round:
 
     def __init__(self, count: int, *, bits: int = 16, quorum: int = 3, seed: int = 0, updates=None) -> None:
         self.ids = [f"site-{number:02}" for number in range(count)]
-        self.keys = {
-            site: Ed25519PrivateKey.from_private_bytes(Keys(f"{seed}/{site}").key("identity")) for site in self.ids
-        }
-        self.roster = {site: key.public_key().public_bytes_raw() for site, key in self.keys.items()}
+        self.keys = {site: SigningKey.from_seed(Keys(f"{seed}/{site}").key("identity")) for site in self.ids}
+        self.roster = {site: key.public.raw for site, key in self.keys.items()}
         self.round_id = RoundId("run-1", 1, "ab" * 32)
         rng = np.random.default_rng(seed)
         self.weights = {site: int(rng.integers(1, 256)) for site in self.ids}

@@ -1,11 +1,11 @@
 """A lying coordinator and a lying site. A site that is lied to stops, names the reason, and has no secret left."""
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.errors import FedError
 from federation.messages import Payload
 from federation.secagg.bodies import Identity, RoundId, sign, threshold
+from federation.trust.keys import SigningKey
 
 VICTIM = "site-00"
 
@@ -24,7 +24,7 @@ def only_for(victim, change):
 
 def test_a_key_put_in_place_of_a_sites_is_not_signed_by_it(tools):
     whole = tools.Round(5)
-    mallory = Identity("site-03", Ed25519PrivateKey.from_private_bytes(bytes(32)), whole.roster)
+    mallory = Identity("site-03", SigningKey.from_seed(bytes(32)), whole.roster)
 
     def swap(bundle):
         own = {name: bundle[3]["body"][name] for name in ("mask_pk", "share_pk", "b_commit", "inputs")}
@@ -37,7 +37,7 @@ def test_a_key_put_in_place_of_a_sites_is_not_signed_by_it(tools):
 
 def test_an_invented_peer_is_on_nobodys_roster(tools):
     whole = tools.Round(5)
-    ghost = Identity("site-99", Ed25519PrivateKey.from_private_bytes(bytes(32)), whole.roster)
+    ghost = Identity("site-99", SigningKey.from_seed(bytes(32)), whole.roster)
 
     def invent(bundle):
         own = {name: bundle[0]["body"][name] for name in ("mask_pk", "share_pk", "b_commit", "inputs")}

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from federation.adapter import AdapterUpdate
@@ -33,6 +33,7 @@ def encode(numbers, made: Encoding, site="a", key=None):
     st.sampled_from([16, 32]), st.integers(3, 100), st.sampled_from([-1.0, 1.0, -1e30, 1e30]),
     st.floats(1e-6, 1e3), st.integers(0, 2**32),
 )  # fmt: skip
+@example(16, 3, -1e30, 1e-6, 0)  # finite, and beyond float32 once it is scaled
 @settings(max_examples=60, deadline=None)
 def test_the_sum_cannot_wrap_though_every_site_holds_its_most(bits, count, most, bound, seed):
     rng = np.random.default_rng(seed)

@@ -15,7 +15,9 @@ STAGES_WITHOUT_VECTOR = ("agree", "unmask")
 
 def expected(whole, survivors) -> np.ndarray:
     weight = sum(whole.weights[site] for site in survivors)
-    return sum(whole.updates[site].flatten().astype("f8") * whole.weights[site] for site in survivors) / weight
+    bound = next(iter(whole.encoding.bounds.values()))  # the same for all: what is beyond is clipped
+    held = {site: np.clip(whole.updates[site].flatten().astype("f8"), -bound, bound) for site in survivors}
+    return sum(held[site] * whole.weights[site] for site in survivors) / weight
 
 
 @st.composite

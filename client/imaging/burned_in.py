@@ -1,0 +1,150 @@
+"""Text burned into the pixels: found, read, and blanked unless it is a marker of side or view.
+
+A header that says nothing about burned-in text proves nothing, so every picture that is kept is searched, after
+windowing, as a person would see it. `R`, `L`, `AP`, `ERECT` and the like stay, because a reader of the picture needs
+them; all other text becomes black. Then the blanked picture is searched again, and text that is still there holds the
+study back.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from client.imaging.header import refusal
+from client.imaging.ocr import Line, Reader
+from client.imaging.png import Grey
+
+Mask = npt.NDArray[np.bool_]
+MARKERS = frozenset(
+    "R L RT LT RIGHT LEFT RE LI AP PA LAT LATERAL LL RL OBL OBLIQUE AXIAL ERECT UPRIGHT SUPINE PRONE SEMI SEMIERECT "
+    "SITTING STANDING DECUB DECUBITUS PORTABLE MOBILE BEDSIDE INSP EXP INSPIRATION EXPIRATION RAP LAP RPA LPA RLAT "
+    "LLAT CC MLO ML LM RCC LCC RMLO LMLO RML LML A P H F S I ANT POST SUP INF".split()
+)
+_MARKER_SURE = 0.5
+_READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
+_LETTER_SURE, _LETTER_MAX = 0.9, 0.1  # of a single letter; how tall, as a share of the picture, it may be to be one
+_LINE_MAX = 0.25  # a line that is thicker, as a share of the picture, is anatomy
+_UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
+_ROUNDS = 3
+_SMALLEST = 24  # pixels
+_SHARE_MAX = 0.1
+
+
+@dataclass(frozen=True, repr=False)
+class Searched:
+    """What a search of one picture came to: the pixels to blank, empty where nothing was found."""
+
+    mask: Mask
+
+    @property
+    def share(self) -> float:
+        return float(self.mask.mean())
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.mask.any())
+
+    def __repr__(self) -> str:
+        return "<Searched: hidden>"
+
+
+def searched(picture: Grey, reader: Reader) -> Searched:
+    """Where a picture carries text that has to go.
+
+    Guarantees: the picture with `mask` blanked was searched again, and no text but markers was found in it.
+
+    | picture | mask |
+    |---|---|
+    | no text, or markers only | empty: the picture is kept as it is, to the bit |
+    | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
+    | text | its lines with a margin |
+    | text over more than a tenth of the picture | refused |
+
+    Raises: DeidError burned-in when text is left after blanking, or too much would have to go.
+    """
+    mask = np.zeros(picture.shape, dtype=np.bool_)
+    if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
+        return Searched(mask)
+    for _ in range(_ROUNDS):
+        found = [line for line in reader.lines(blanked(picture, mask)) if identifies(line, picture.shape)]
+        found = [line for line in found if not mask[line.top : line.bottom, line.left : line.right].all()]
+        if not found:
+            break
+        for line in found:
+            _cover(mask, line)
+    else:
+        raise refusal("burned-in", "text is left in the pixels after blanking")
+    result = Searched(mask)
+    if result.share > _SHARE_MAX:
+        raise refusal("burned-in", "text covers more than a tenth of the picture")
+    return result
+
+
+def identifies(line: Line, picture: tuple[int, ...]) -> bool:
+    """Whether a line has to go: it reads as text and is no marker, or it has the shape of text beyond doubt.
+
+    `picture` is its size, (rows, columns): an outline of a chest can read as a large 8.
+    """
+    words = [word for word in re.split(r"[^A-Z0-9]+", _plain(line.text)) if word]
+    if words and line.confidence >= _MARKER_SURE and all(word in MARKERS for word in words) and len(words) <= 3:
+        return False
+    tall, wide = line.bottom - line.top, line.right - line.left
+    if min(tall, wide) > _LINE_MAX * min(picture):
+        return False
+    letters = sum(letter.isalnum() for letter in line.text)
+    if letters == 1:
+        return line.confidence >= _LETTER_SURE and max(tall, wide) <= _LETTER_MAX * max(picture)
+    if letters:
+        return line.confidence >= _READ_SURE and line.confidence + line.score >= _BOTH_SURE
+    return line.score >= _UNREAD_SURE and max(tall, wide) >= 2 * min(tall, wide)
+
+
+def blanked(picture: Grey, mask: Mask) -> Grey:
+    """The picture with zeros under the mask; the same array where the mask is empty."""
+    return np.where(mask, np.uint8(0), picture) if mask.any() else picture
+
+
+def ultrasound_mask(dataset: Dataset) -> Mask | None:
+    """True outside the rectangles of SequenceOfUltrasoundRegions (PS3.3 C.8.5.5), where banners stand; None without
+    any. A rectangle outside the picture, or none of a sensible size, counts as none."""
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    mask = np.ones((rows, columns), dtype=np.bool_)
+    for region in dataset.get("SequenceOfUltrasoundRegions") or []:
+        edges = [region.get(f"RegionLocation{edge}") for edge in ("MinY0", "MaxY1", "MinX0", "MaxX1")]
+        if any(edge is None for edge in edges):
+            continue
+        top, bottom, left, right = (int(edge) for edge in edges)
+        if 0 <= top < bottom and 0 <= left < right:
+            mask[top : bottom + 1, left : right + 1] = False
+    return None if mask.all() else mask
+
+
+def flagged(dataset: Dataset) -> bool:
+    """Whether the header announces burned-in text. It is believed when it says YES, and never when it says NO."""
+    return str(dataset.get("BurnedInAnnotation", "") or "").strip().upper() == "YES"
+
+
+def union(masks: Iterable[Mask], shape: Sequence[int]) -> Mask:
+    """Text of one frame is blanked on all: what one frame shows, its neighbours may show too faintly to be found."""
+    total = np.zeros(tuple(shape), dtype=np.bool_)
+    for mask in masks:
+        total |= mask
+    return total
+
+
+def _cover(mask: Mask, line: Line) -> None:
+    tall, wide = line.bottom - line.top, line.right - line.left
+    margin = max(3, min(tall, wide) // 6)
+    along = max(margin, min(tall, wide) // 2)  # the ends of a line are found least exactly
+    down, across = (margin, along) if wide >= tall else (along, margin)
+    mask[max(0, line.top - down) : line.bottom + down, max(0, line.left - across) : line.right + across] = True
+
+
+def _plain(text: str) -> str:
+    spread = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in spread if not unicodedata.combining(letter)).upper()

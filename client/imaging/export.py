@@ -1,0 +1,313 @@
+"""DICOM in, DICOM out: PS3.15-conformant files for people who need files, under names made of pseudonyms only.
+
+Each object goes the same way as a training record first, so that what would be held back there is held back here. Then
+its header is cleaned, its pixels are written as plain values without a spare bit, and every byte of the result is
+searched for the patient's identifiers. A file that is there is whole and has passed.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
+
+from client.imaging.deid import clean, clean_dataset
+from client.imaging.header import border, read, refusal
+from client.imaging.identifiers import collect
+from client.imaging.ingest import require_apart
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from client.imaging.receive import RawImage, RawStudy, scan
+from client.imaging.residual import residue_in
+from client.imaging.scratch import scratch
+from client.imaging.sources import Source
+from client.imaging.workers import WorkLimits, cores, each
+from federation import durable
+from federation.errors import DataError, DeidError, StoreError
+
+Progress = Callable[[int, int], None]
+_IMPLEMENTATION = "2.25.205906213327206428341839142518160302147"  # of a random UUID, PS3.5 section B.2
+_VERSION_NAME = "WARDROUND_1"
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
+_WRITTEN, _THERE = "written", "there"
+_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
+
+
+@dataclass(frozen=True)
+class ExportCounts:
+    """What became of the files."""
+
+    written: int
+    already: int
+    """Files that an earlier run has written, byte for byte the same."""
+    quarantined: Mapping[str, int]
+    rejected: int
+    """Files that are no DICOM object: pictures, reports, others."""
+
+
+def export(
+    folder: Path, target: Path, profile: DeidProfile, keys: SiteKeys, spool: Path, *,
+    listing: Progress | None = None, progress: Progress | None = None, workers: int | None = None,
+    limits: WorkLimits | None = None,
+) -> ExportCounts:  # fmt: skip
+    """Write the clean form of every image of a folder, a DICOMDIR's folder or a zip below `target`.
+
+    Guarantees: a file below `target` is `<patient>/<study>/<instance>.dcm`, all pseudonyms; it appears whole, after it
+    has passed the residual scan, or not at all; its UIDs are those that every other export of this site gives. Nothing
+    else is written there. Killed and started again, it goes on.
+
+    Raises: DataError folder-absent, folder-unreadable, folder-overlap; StoreError output-exists, disk-full,
+    no-permission.
+    """
+    limits = limits or WorkLimits()
+    hands = cores() if workers is None else workers
+    reasons: dict[str, int] = {}
+    done_with = {_WRITTEN: 0, _THERE: 0}
+    with scratch(spool) as place:
+        source = Source(folder, profile.limits, place)
+        require_apart(source.top, target)
+        _claim(target)
+        intake = scan(
+            source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False
+        )  # fmt: skip
+        with closing(intake):
+            reasons |= source.refused
+            total = intake.image_count
+            if not total:
+                raise DataError("folder-empty", "the folder has no image", hint="give the folder with the DICOM files")
+            outcomes = each(
+                partial(_exported, profile, keys, target), intake.images(),
+                failed=str, workers=hands, limits=limits,
+            )  # fmt: skip
+            pictures = 0
+            with closing(outcomes):
+                for done, (image, outcome) in enumerate(outcomes, 1):
+                    if outcome in done_with:
+                        done_with[outcome] += 1
+                    elif outcome in _FATAL:
+                        raise _FATAL[outcome]
+                    elif image.kind == "picture":
+                        pictures += 1
+                    else:
+                        reasons[outcome] = reasons.get(outcome, 0) + 1
+                    if progress is not None:
+                        progress(done, total)
+        rejected = intake.rejected + pictures
+    return ExportCounts(done_with[_WRITTEN], done_with[_THERE], dict(sorted(reasons.items())), rejected)
+
+
+class CleanFile(NamedTuple):
+    """A de-identified DICOM file and its place. Only `clean_file` makes one."""
+
+    name: str
+    data: bytes
+
+
+def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFile:
+    """The PS3.15-conformant form of one file.
+
+    Guarantees: preamble of zeros; file meta built from nothing; pixels uncompressed (a compressed stream can carry
+    comments), as long as declared, without bits above BitsStored; none of the original's identifiers in any byte.
+
+    Raises: DeidError with the reason for quarantine.
+    """
+    with border("malformed", "a header field does not convert"):
+        dataset = read(image.path, profile.limits, pixels=True)
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    _require_clean_pictures(image, frames, profile, keys)
+    with border("malformed", "a header field does not convert"):
+        found = collect(dataset, profile.limits)
+        out = clean_dataset(dataset, profile, keys)
+    with border("decode-failed", "the pixel data do not decode"):
+        _write_pixels(dataset, out, profile)
+    with border("malformed", "the object cannot be written"):
+        data = _encoded(out)
+        again = dcmread(BytesIO(data))
+        if (kind := residue_in(again, data, found)) is not None:
+            raise refusal("residual-identifier", f"a {kind} of the original is still in the output")
+    return CleanFile(f"{out.PatientID}/{out.StudyInstanceUID}/{out.SOPInstanceUID}.dcm", data)
+
+
+def _require_clean_pictures(image: RawImage, frames: int, profile: DeidProfile, keys: SiteKeys) -> None:
+    """The object as a training record, with every tenth frame looked at: what is held back there is held back here.
+
+    A training picture may lose a strip to blanking; the stored values of a file are not blanked, so it is held back.
+    """
+    looks = replace(profile.rendering, frames_per_object=max(profile.rendering.frames_per_object, -(-frames // 10)))
+    record = clean(RawStudy((image,), (), "", False, frozenset()), replace(profile, rendering=looks), keys)
+    if any(getattr(picture.fields, "blanked_share", 0.0) > 0 for picture in record.pictures):
+        raise refusal("burned-in", "text is burned into the pixels")
+
+
+def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImage) -> str:
+    """In a worker: write one file; what happened, as a word."""
+    if image.code is not None or image.kind != "dicom":
+        return image.code or "not-dicom"
+    try:
+        made = clean_file(image, profile, keys)
+    except DeidError as error:
+        return error.code
+    except OSError:
+        return "unreadable"
+    try:
+        return _put(target / made.name, made.data)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return "disk-full"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return "no-permission"
+        raise
+
+
+_FATAL = {
+    "disk-full": StoreError(
+        "disk-full", "the disk of the output is full", hint="free some space and run the same command again"
+    ),
+    "no-permission": StoreError(
+        "no-permission", "no permission to write the output", hint="choose a folder that you may write to"
+    ),
+}
+
+
+def _put(path: Path, data: bytes) -> str:
+    """Write without a temporary name: the file is linked into place when it is whole (open(2), O_TMPFILE)."""
+    if path.exists():
+        return _THERE if path.read_bytes() == data else "duplicate-differs"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS_FILES:
+            raise
+        durable.write(path, [data])  # its `.part` file, if a kill leaves one, is removed by the next run
+        return _WRITTEN
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # With a folder's descriptor Python calls linkat(2), which follows the link in /proc; without it, link(2).
+        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor)
+    except FileExistsError:
+        return _THERE if path.read_bytes() == data else "duplicate-differs"
+    finally:
+        os.close(descriptor)
+    durable.sync_folder(path.parent)
+    return _WRITTEN
+
+
+def _claim(target: Path) -> None:
+    """The output folder is new, empty, or one of ours to go on with."""
+    try:
+        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        names = os.listdir(target)
+    except OSError:
+        raise _FATAL["no-permission"] from None
+    for left in target.rglob("*.part"):
+        left.unlink(missing_ok=True)
+    if any(len(name) != 32 or set(name) - set("0123456789abcdef") for name in names):
+        raise StoreError(
+            "output-exists", "the output folder holds other files", hint="name a new folder for the export"
+        )
+
+
+def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> None:
+    """Plain little-endian values of all frames, in the colours that the decoder gives."""
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    size_bytes = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel", 1) or 1) * frames
+    if size_bytes * max(1, allocated // 8) > profile.limits.inflated_bytes:
+        raise refusal("limit-size", "the frames are larger than the limit")
+    if dataset.file_meta.TransferSyntaxUID.is_compressed and dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        if dataset.file_meta.TransferSyntaxUID in _LOSSY:  # the loss stays when the compression goes, PS3.3 C.7.6.1.1.5
+            out.LossyImageCompression = "01"
+        dataset.decompress(as_rgb=True, generate_instance_uid=False)
+        for keyword in ("PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"):
+            if keyword in dataset:
+                setattr(out, keyword, getattr(dataset, keyword))
+        stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+        _swap(out)
+    if allocated == 1:
+        length = (size_bytes + 7) // 8
+        data = bytearray(dataset.PixelData[:length])
+        if size_bytes % 8:
+            data[-1] &= (1 << size_bytes % 8) - 1
+        _set_pixels(out, bytes(data), "OB")
+        return
+    halved = str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422"
+    if halved:  # two pixels share their colours, PS3.3 C.7.6.3.1.2: as the decoder gives them
+        values = np.asarray(pixel_array(dataset, raw=False))
+        out.PhotometricInterpretation, out.PlanarConfiguration = "RGB", 0
+    else:
+        values = _stored_values(dataset, size_bytes, allocated)
+    _set_pixels(out, _without_high_bits(values, stored, bool(dataset.get("PixelRepresentation", 0))), "OW")
+
+
+def _stored_values(dataset: FileDataset, count: int, allocated: int) -> npt.NDArray[Any]:
+    order = ">" if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+    kind = np.dtype(f"{order if allocated > 8 else '|'}u{allocated // 8}")
+    data = dataset.PixelData
+    if order == ">" and allocated == 8 and dataset["PixelData"].VR == "OW":
+        data = np.frombuffer(data[: len(data) // 2 * 2], ">u2").astype("<u2").tobytes()
+    return np.frombuffer(data, kind, count=count)
+
+
+def _without_high_bits(values: npt.NDArray[Any], stored: int, signed: bool) -> bytes:
+    """Bits above BitsStored can hold an old overlay. They become zero, or copies of the value's sign."""
+    width = values.dtype.itemsize * 8
+    plain = values.astype(f"<u{values.dtype.itemsize}")
+    if stored < width:
+        if signed:
+            shift = width - stored
+            plain = ((plain << shift).view(f"<i{values.dtype.itemsize}") >> shift).view(plain.dtype)
+        else:
+            plain = plain & plain.dtype.type((1 << stored) - 1)
+    return plain.tobytes()
+
+
+def _set_pixels(out: Dataset, data: bytes, vr: str) -> None:
+    if "PixelData" in out:
+        del out["PixelData"]
+    out.add_new("PixelData", "OB" if int(out.BitsAllocated) <= 8 else vr, data + b"\0" * (len(data) % 2))
+
+
+def _swap(out: Dataset) -> None:
+    """Tables of 16-bit words out of a big-endian file; pydicom leaves their bytes as they lie."""
+    for element in out:
+        if element.VR == "SQ":
+            for item in element.value:
+                _swap(item)
+        elif element.VR == "OW" and isinstance(element.value, bytes) and element.keyword != "PixelData":
+            element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
+
+
+def _encoded(out: Dataset) -> bytes:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = out.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = _IMPLEMENTATION
+    meta.ImplementationVersionName = _VERSION_NAME
+    whole = FileDataset("", out, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
+    buffer = BytesIO()
+    dcmwrite(buffer, whole, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,47 @@
+"""What each reason for quarantine means, and what a person can do about it. The long form: docs/errors.md."""
+
+from typing import NamedTuple
+
+
+class Reason(NamedTuple):
+    means: str
+    do: str
+
+
+_NOTHING = "nothing: such objects are left out"
+REASONS = {
+    "archive-refused": Reason("a zip that is damaged, encrypted or leads out of its folder", "unpack it and look"),
+    "burned-in": Reason("text may be burned into the pixels", "leave it out, or export it without annotations"),
+    "charset": Reason("a name does not decode in the declared character set", "repair the character set at the source"),
+    "class-refused": Reason("an object that is no image", _NOTHING),
+    "class-unknown": Reason("an object class that the standard does not have", "ask the vendor for a standard export"),
+    "codec-missing": Reason("a compression that no permitted decoder reads", "export it again, uncompressed"),
+    "decode-failed": Reason("the pixels do not decode, or took the decoder down", "export the image again"),
+    "duplicate-differs": Reason("one instance UID with two contents", "find out which one is right"),
+    "encapsulated-document": Reason("a PDF or another document inside a DICOM file", "give its text as a report row"),
+    "limit-frames": Reason("more frames than the limit", "send the series that matter"),
+    "limit-nesting": Reason("sequences or archives nested too deep", "ask the vendor; unpack archives yourself"),
+    "limit-size": Reason("larger than a limit of size or memory", "raise the limit in the profile if need be"),
+    "limit-time": Reason("took longer than the time limit and was stopped", "export the image again"),
+    "malformed": Reason("does not parse as the standard says", "export the image again"),
+    "no-patient-id": Reason("names no patient", "repair the patient id at the source"),
+    "not-dicom": Reason("is no DICOM file", _NOTHING),
+    "ocr-missing": Reason("the search for burned-in text is not installed", "install it; nothing is kept unsearched"),
+    "orientation": Reason("it cannot be told which way is up", "leave it out"),
+    "pairing": Reason("images and report row do not fit one patient and study", "correct the row"),
+    "patient-conflict": Reason("one id with two birth dates or sexes, or with and without an issuer", "repair the ids"),
+    "picture-unfit": Reason("a picture that the search for text cannot read", "leave it out"),
+    "recognisable": Reason("a face could be recognised", "leave it out"),
+    "report-format": Reason("a report row that is not in the agreed form", "correct the row"),
+    "residual-identifier": Reason("an identifier was still there after cleaning", "correct the text, or leave it out"),
+    "structured-report": Reason("a DICOM structured report", "give its text as a report row"),
+    "syntax-unknown": Reason("a transfer syntax that the standard does not have", "export the image again"),
+    "text-residual": Reason("words of the report that nobody can vouch for", "correct the report row"),
+    "text-sections": Reason("no findings or impression in the report", "name the sections FINDINGS and IMPRESSION"),
+    "truncated": Reason("the file ends early", "copy or export it again"),
+    "unreadable": Reason("no permission to read it, or the disk failed", "run as a user who may read it"),
+}  # fmt: skip
+
+
+def explained(code: str) -> Reason:
+    return REASONS.get(code, Reason("see docs/errors.md", "see docs/errors.md"))

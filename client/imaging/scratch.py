@@ -1,0 +1,58 @@
+"""A place for raw patient data that must exist for a while: unpacked archives, received objects, the index of a folder.
+
+The folder is 0700 and goes when its work ends. What a killed process left behind is removed by the next one.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PREFIX = "work-"
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """An empty folder of our own below `parent`, removed at the end whatever happens.
+
+    Guarantees: 0700; a folder of a process that is gone is removed here first, one of a living process is left alone.
+    """
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sweep(parent)
+    folder = parent / f"{_PREFIX}{secrets.token_hex(8)}"
+    folder.mkdir(mode=0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+        _remove_if_empty(parent)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the folders that no living process holds."""
+    for folder in parent.glob(_PREFIX + "*"):
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        pass

@@ -1,0 +1,167 @@
+"""A DICOM storage provider: C-STORE and C-ECHO from listed callers, each object durable before it is acknowledged.
+
+Objects go to the spool as they come, undecoded, under random names. Everything pynetdicom could log names patients or
+devices, so its logger is off. Standards: PS3.4 annex B (storage), PS3.8 (association), PS3.7 annex C (status).
+"""
+
+import errno
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from client.imaging.profile import DeidProfile
+from client.imaging.spool import Spool
+from federation.errors import DataError, DeidError
+
+_STORED, _OUT_OF_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # PS3.4 table B.2-1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PDU_BYTES = 1 << 18
+_SILENT_S = 60.0  # a caller that says nothing for so long is put down
+_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the provider listens and who may come in."""
+
+    port: int
+    callers: tuple[str, ...]
+    ae_title: str = "WARDROUND"
+    host: str = "127.0.0.1"
+    associations: int = 10
+
+
+class Provider:
+    """A running provider. `accepted` and `refused` count objects since the start."""
+
+    def __init__(self, door: Door, spool: Spool, profile: DeidProfile) -> None:
+        self.door, self._spool, self._limit = door, spool, profile.limits.file_bytes
+        self.accepted = self.refused = 0
+        self._received: dict[Any, int] = {}
+        self._lock = threading.Lock()
+        self._ae = AE(ae_title=door.ae_title)
+        self._ae.maximum_associations = door.associations
+        self._ae.maximum_pdu_size = _PDU_BYTES
+        self._ae.network_timeout = self._ae.dimse_timeout = self._ae.acse_timeout = _SILENT_S
+        self._ae.require_called_aet = True
+        self._ae.require_calling_aet = list(door.callers)
+        self._ae.add_supported_context(Verification)
+        for uid in sorted(profile.image_classes):
+            self._ae.add_supported_context(uid, ALL_TRANSFER_SYNTAXES)
+        self._server: Any = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on: the one asked for, or the one that the system chose for 0."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Raises: DataError receiver when the address cannot be used."""
+        handlers: list[Any] = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_DATA_RECV, self._count),
+            (evt.EVT_CONN_CLOSE, self._forget),
+        ]
+        try:
+            self._server = self._ae.start_server((self.door.host, self.door.port), block=False, evt_handlers=handlers)
+        except OSError:
+            raise DataError(
+                "receiver",
+                f"nothing can listen on port {self.door.port} of {self.door.host}",
+                hint="another program has the port, or ports below 1024 are not yours: choose another --port",
+            ) from None
+
+    def stop(self) -> None:
+        """Take no new caller, let the present ones finish for some seconds, then end them. What was acknowledged stays.
+
+        Callers see an abort and send again what was not acknowledged.
+        """
+        if self._server is None:
+            return
+        self._server.server_close()
+        patience = threading.Event()
+        for _ in range(int(_GRACE_S * 10)):
+            if not self._ae.active_associations:
+                break
+            patience.wait(0.1)
+        self._ae.shutdown()
+        self._spool.forget_parts()
+
+    def _store(self, event: Any) -> int:
+        """One object: into the spool, and only then an answer. Nothing of an error but its kind goes on."""
+        with self._lock:
+            self._received[event.assoc] = 0
+        try:
+            self._spool.accept(Path(event.dataset_path))
+        except DeidError:
+            status = _NOT_UNDERSTOOD
+        except OSError as error:
+            status = _OUT_OF_RESOURCES if error.errno in _FULL else _NOT_UNDERSTOOD
+        else:
+            status = _STORED
+        with self._lock:
+            self.accepted += status == _STORED
+            self.refused += status != _STORED
+        return status
+
+    def _count(self, event: Any) -> None:
+        """pynetdicom writes what comes without a limit, so the bytes since the last object are counted here."""
+        with self._lock:
+            seen = self._received[event.assoc] = self._received.get(event.assoc, 0) + len(event.data)
+            over = self._limit < seen
+            if over:
+                self._received[event.assoc] = 0
+                self.refused += 1
+        if over:  # from another thread: this one is the association's own
+            threading.Thread(target=event.assoc.abort, daemon=True).start()
+
+    def _forget(self, event: Any) -> None:
+        """A connection that ends in the middle of an object leaves an open file, which nobody else closes."""
+        with self._lock:
+            self._received.pop(event.assoc, None)
+        half = getattr(getattr(event.assoc.dimse, "message", None), "_data_set_file", None)
+        if half is not None:
+            half.close()
+            Path(half.name).unlink(missing_ok=True)
+
+
+@contextmanager
+def provider(door: Door, spool: Spool, profile: DeidProfile) -> Iterator[Provider]:
+    """A provider while the block runs. pynetdicom's settings are the process's, so they are put back at the end.
+
+    Raises: DataError receiver when nobody is allowed to send, or the address cannot be used.
+    """
+    if not door.callers:
+        raise DataError(
+            "receiver", "nobody may send yet", hint='list AE titles in site.toml: [receive] callers = ["PACS1"]'
+        )
+    with _settings(spool.parts):
+        running = Provider(door, spool, profile)
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+@contextmanager
+def _settings(parts: Path) -> Iterator[None]:
+    logger = logging.getLogger("pynetdicom")
+    before = (tempfile.tempdir, logger.level, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS)
+    tempfile.tempdir = str(parts)
+    logger.setLevel(logging.CRITICAL + 1)
+    _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = True, False
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before[0]
+        logger.setLevel(before[1])
+        _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = before[2], before[3]

@@ -1,0 +1,186 @@
+"""What the data commands of a site do: one function per command of `client/cli.py`, each returning what is printed.
+
+Nothing here prints a value of a patient, a path of a file or a key. Every batch leaves an attestation.
+"""
+
+import errno
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from client.imaging.attestation import attestation, countable, keep
+from client.imaging.export import export
+from client.imaging.ingest import IngestCounts, ingest
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from client.imaging.reasons import explained
+from client.imaging.store import Store
+from client.imaging.workers import cores
+from client.releases import Release
+from client.workplace import Workplace
+from federation.errors import DataError, StoreError
+from federation.terminal import Talk
+
+Json = dict[str, Any]
+_DIGEST_LETTERS_MIN = 12
+
+
+def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | None) -> Json:
+    """`site ingest`. Raises: DataError nothing-clean when not one example is in the store afterwards."""
+    profile, keys = place.profile(), place.keys()
+    with _guarded(), place.store_for(profile, keys) as store:
+        with talk.progress("read headers, then de-identify") as progress:
+            counts = ingest(
+                source, store, profile, keys, listing=progress, progress=progress,
+                workers=cores() if workers is None else workers,
+            )  # fmt: skip
+        digest = _attest_batch("ingest", store, profile, keys, counts)
+        if not store.count():
+            raise DataError(
+                "nothing-clean",
+                "no study could be proven clean",
+                hint="see the reasons with wardround site quarantine",
+            )
+    return asdict(counts) | {"data_digest": digest, "released": place.releases().of(digest) is not None}
+
+
+def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, *, workers: int | None) -> Json:
+    """`site deidentify`."""
+    profile, keys = place.profile(), place.keys()
+    with _guarded():
+        with talk.progress("read headers, then de-identify") as progress:
+            counts = export(
+                source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers
+            )
+        text = attestation("deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=_now())
+        keep(place.state / "attestations", text)
+    return asdict(counts)
+
+
+def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
+    """`site receive`: until SIGTERM or Ctrl-C, then an orderly end."""
+    from client.imaging.receiver import receive  # pynetdicom is for this command only
+    from client.imaging.spool import Spool
+    from client.imaging.storage_scp import Door
+
+    profile, keys, wanted = place.profile(), place.keys(), place.settings.receive
+    door = Door(port, wanted.callers, wanted.ae_title, wanted.host, wanted.associations)
+    stop = Event()
+    with _guarded(), place.store_for(profile, keys) as store, _stopped_by_signals(stop):
+
+        def told(counts: IngestCounts) -> None:
+            _attest_batch("receive", store, profile, keys, counts)
+            talk.line(f"stored {counts.accepted} examples{_reasons(counts.quarantined)}")
+
+        receive(
+            door, Spool(place.spool, profile.limits, keys), store, place.reports, profile, keys,
+            quiet_s=wanted.quiet_s, keep_days=wanted.keep_days, stop=stop, workers=cores(), told=told,
+            started=lambda actual: talk.line(f"{door.ae_title} listens on {door.host} port {actual}"),
+            expired=lambda count: talk.line(f"{count} images waited too long for a report and were removed"),
+        )  # fmt: skip
+    talk.line("stopped; what was acknowledged and has not come to rest is ingested at the next start")
+
+
+def quarantine(place: Workplace, *, minimum: int) -> Json:
+    """`site quarantine`: counts by reason, the largest first, with what each means; none below `minimum`."""
+    with _guarded(), place.open_store() as store:
+        counts = countable(store.held(), minimum)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {"reasons": [{"reason": code, "count": count, **explained(code)._asdict()} for code, count in ordered]}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The data set as it is now, and whether it may be trained on."""
+
+    data_digest: str
+    profile_digest: str
+    patients: int
+    examples: int
+    quarantined: int
+    release: Release | None
+
+
+def data_set(place: Workplace) -> DataSet:
+    """What `site release` would release."""
+    with _guarded(), place.open_store() as store:
+        digest = store.digest()
+        return DataSet(
+            digest, store.profile_digest, len(store.patients()), store.count(), sum(store.held().values()),
+            place.releases().of(digest),
+        )  # fmt: skip
+
+
+def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) -> Release:
+    """Record that a person releases exactly the data set they looked at, or takes the release back.
+
+    `digest` may be cut to its first letters; it must be the store's own, so that nothing that came since is released.
+
+    Raises: StoreError release-digest when the store holds another data set, or when nothing would change.
+    """
+    now = data_set(place)
+    if len(digest) < _DIGEST_LETTERS_MIN or not now.data_digest.startswith(digest.lower()):
+        raise StoreError(
+            "release-digest",
+            "the store holds another data set than this digest",
+            hint="it has changed, or the digest is cut too short: look again with wardround site inspect",
+        )
+    if revoke and now.release is None:
+        raise StoreError("release-digest", "this data set has no release", hint="there is nothing to take back")
+    action: Any = "revoke" if revoke else "release"
+    release = Release(action, now.data_digest, now.profile_digest, person, _now())
+    with _guarded():
+        place.releases().append(release)
+    return release
+
+
+def _attest_batch(kind: str, store: Store, profile: DeidProfile, keys: SiteKeys, counts: IngestCounts) -> str:
+    digest = store.digest()
+    text = attestation(kind, profile, keys.key_id, asdict(counts), data_digest=digest, time_utc=_now())
+    keep(store.folder / "attestations", text)
+    return digest
+
+
+def _reasons(quarantined: Mapping[str, int]) -> str:
+    return "".join(f", {count} held back ({reason})" for reason, count in quarantined.items())
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextmanager
+def _stopped_by_signals(stop: Event) -> Iterator[None]:
+    def end(*_: object) -> None:
+        stop.set()
+
+    before: list[tuple[signal.Signals, Callable[..., Any] | int | None]] = [
+        (number, signal.signal(number, end)) for number in (signal.SIGTERM, signal.SIGINT)
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """What the operating system says about folders, as errors with a hint."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError("disk-full", "the disk is full", hint="free some space, then start again") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StoreError(
+                "no-permission",
+                "no permission to write in the site's folder",
+                hint="run as the user who owns it; every file of a site belongs to one user",
+            ) from None
+        raise

@@ -1,0 +1,103 @@
+"""Who looked at a data set and released it. Without a release of exactly this data set, nothing trains.
+
+One canonical JSON line per decision, each with the SHA-256 of the line before (docs/spec/releases-1.md). A release
+names the digest of the store, so one more example, one less, or other rules of de-identification need another release.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from federation import canonical, durable
+from federation.errors import FormatError, StoreError
+from federation.messages import DIGEST
+
+VERSION = "wardround-release/1"
+Action = Literal["release", "revoke"]
+_PERSON = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+_FIRST = "0" * 64
+
+
+@dataclass(frozen=True)
+class Release:
+    """One decision of a person. No field of it is about a patient."""
+
+    action: Action
+    data_digest: str
+    profile_digest: str
+    person: str
+    time_utc: str
+
+
+class Releases:
+    """The record of decisions in one file; read again whenever it is asked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def all(self) -> list[Release]:
+        """Every decision, oldest first. Raises: StoreError release-damaged; then nothing counts as released."""
+        try:
+            lines = self._path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        found, before = [], _FIRST
+        for number, line in enumerate(lines, 1):
+            found.append(_read(line, number, before))
+            before = hashlib.sha256(line).hexdigest()
+        return found
+
+    def of(self, data_digest: str) -> Release | None:
+        """The release of this data set, or None if there is none or it was revoked."""
+        about = [release for release in self.all() if release.data_digest == data_digest]
+        return about[-1] if about and about[-1].action == "release" else None
+
+    def append(self, release: Release) -> None:
+        """Record a decision. After a return it survives a power cut."""
+        if _PERSON.fullmatch(release.person) is None or DIGEST.fullmatch(release.data_digest) is None:
+            raise FormatError(
+                "not-canonical", "a name or digest that no record can hold", hint="give a short plain name"
+            )
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._locked():
+            known = self.all()
+            text = self._path.read_bytes() if known else b""
+            before = hashlib.sha256(text.splitlines(keepends=True)[-1]).hexdigest() if known else _FIRST
+            line = canonical.dump({"version": VERSION, "seq": len(known) + 1, "prev": before, **vars(release)}) + b"\n"
+            durable.write(self._path, [text, line])
+            self._path.chmod(0o600)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = os.open(self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _read(line: bytes, number: int, before: str) -> Release:
+    try:
+        value = canonical.load(line.removesuffix(b"\n"))
+    except FormatError:
+        value = None
+    match value:
+        case {
+            "version": "wardround-release/1", "seq": int(seq), "prev": str(prev),
+            "action": "release" | "revoke" as action,
+            "data_digest": str(data), "profile_digest": str(profile), "person": str(person), "time_utc": str(time_utc),
+            **rest,
+        } if not rest and seq == number and prev == before and line.endswith(b"\n"):  # fmt: skip
+            return Release(action, data, profile, person, time_utc)
+    raise StoreError(
+        "release-damaged",
+        "the record of releases does not verify",
+        hint="restore state/releases.jsonl from a backup, or remove it and release again",
+    )

@@ -1,0 +1,108 @@
+"""A site's folder as its commands see it: settings, secret, rules, store, state.
+
+<site>/site.toml    what the hospital's operator wrote
+<site>/secret       of the pseudonyms; 0600, in the backup, never sent (its name is data.secret)
+<site>/store/       what is left after de-identification (data.store)
+<site>/state/       releases, attestations of exports, answers, ledger
+<site>/spool/       raw data on its way; empty when nothing is under way
+"""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from client.imaging.store import Store
+from client.releases import Releases
+from client.settings import Settings, load_settings
+from federation.errors import SettingsError, StoreError
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """One site's folder. Names in site.toml count from the folder it is in."""
+
+    folder: Path
+    settings: Settings
+
+    @staticmethod
+    def open(folder: Path) -> "Workplace":
+        """Raises: SettingsError."""
+        path = folder / "site.toml"
+        if not path.is_file():
+            raise SettingsError(
+                "settings-absent",
+                "there is no site.toml here",
+                hint="go to the site's folder or name it with --site; wardround site init makes one",
+            )
+        return Workplace(folder, load_settings(path))
+
+    @property
+    def store_folder(self) -> Path:
+        return self.folder / self.settings.data.store
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def spool(self) -> Path:
+        return self.store_folder.parent / "spool"
+
+    @property
+    def reports(self) -> Path:
+        return self.folder / self.settings.receive.reports
+
+    def keys(self) -> SiteKeys:
+        """The site's pseudonym keys. Raises: SettingsError when the secret is absent, short, or open to others."""
+        path = self.folder / self.settings.data.secret
+        try:
+            mode = path.stat().st_mode
+            secret = path.read_bytes()
+        except OSError:
+            raise SettingsError(
+                "settings-absent",
+                "the file with the site's secret cannot be read",
+                hint="restore it from the backup: another secret makes other patients of the same people",
+            ) from None
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise SettingsError(
+                "settings-value",
+                "the site's secret is open to other users",
+                hint="chmod 600 the file that data.secret names",
+            )
+        return SiteKeys.from_secret(secret)
+
+    def profile(self) -> DeidProfile:
+        return DeidProfile.shipped()
+
+    def open_store(self) -> Store:
+        """The site's store. Raises: StoreError, also when nothing was ever ingested."""
+        if not (self.store_folder / "store.json").exists():
+            raise StoreError("store-damaged", "there is no store yet", hint="fill it with wardround site ingest")
+        return Store.open(self.store_folder)
+
+    def store_for(self, profile: DeidProfile, keys: SiteKeys) -> Store:
+        """The site's store, made if there is none, for this profile and secret only."""
+        if not (self.store_folder / "store.json").exists():
+            return Store.create(self.store_folder, profile_digest=profile.digest, key_id=keys.key_id)
+        store = Store.open(self.store_folder)
+        if store.key_id != keys.key_id:
+            store.close()
+            raise StoreError(
+                "store-mismatch",
+                "the store was made with another site secret",
+                hint="restore that secret, or name a new folder in data.store: its patients are others",
+            )
+        if store.profile_digest != profile.digest:
+            store.close()
+            raise StoreError(
+                "store-mismatch",
+                "the store was made with other rules of de-identification",
+                hint="name a new folder in data.store and ingest again",
+            )
+        return store
+
+    def releases(self) -> Releases:
+        return Releases(self.state / "releases.jsonl")

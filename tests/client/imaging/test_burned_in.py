@@ -1,0 +1,130 @@
+"""Pictures with text drawn in them, in pillow's own typeface, so that the test needs no fonts of the machine."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from client.imaging.burned_in import blanked, identifies, searched, ultrasound_mask
+from client.imaging.ocr import Line, Reader
+from client.imaging.png import Grey
+from federation.errors import DeidError
+
+
+def body(size: int = 384, noise: float = 6.0) -> Grey:
+    """A bright oval with two dark ones in it, and noise."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    shade = 30 + 130 * (np.hypot(x, y) < 0.45) - 90 * (np.hypot(np.abs(x) - 0.17, y) < 0.14)
+    noisy = shade + np.random.default_rng(5).normal(0, noise, (size, size))
+    return np.asarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def lettered(picture: Grey, text: str, at: tuple[int, int], size: int, shade: int, turn: int = 0) -> Grey:
+    """The picture with `text` whose upper left corner is at (row, column)."""
+    font = ImageFont.load_default(size)
+    left, top, right, bottom = font.getbbox(text)
+    ink = Image.new("L", (int(right - left) + 4, int(bottom - top) + 4), 0)
+    ImageDraw.Draw(ink).text((2 - left, 2 - top), text, fill=255, font=font)
+    alpha = np.asarray(ink.rotate(turn, expand=True)) / 255
+    out = picture.astype(float)
+    place = out[at[0] : at[0] + alpha.shape[0], at[1] : at[1] + alpha.shape[1]]
+    place[:] = place * (1 - alpha) + shade * alpha
+    return np.asarray(out.astype(np.uint8))
+
+
+def inked(picture: Grey, changed: Grey) -> Grey:
+    return np.asarray(np.abs(picture.astype(int) - changed.astype(int)) > 40)
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "size", "shade", "turn"),
+    [
+        ("HOLLENSTEIN Mathilda", (4, 4), 16, 255, 0),
+        ("MRN 482913", (180, 120), 22, 255, 0),
+        ("DOB 12.03.1950", (355, 200), 14, 0, 0),
+        ("Vandermolen 77213", (60, 350), 18, 255, 90),
+    ],
+)
+def test_text_is_blanked_whatever_its_place_size_shade_and_turn(
+    reader: Reader, text: str, at: tuple[int, int], size: int, shade: int, turn: int
+) -> None:
+    plain = body()
+    if shade == 0:
+        plain[340:] = 200
+    dirty = lettered(plain, text, at, size, shade, turn)
+    ink = inked(plain, dirty)
+    found = searched(dirty, reader)
+
+    assert ink.any() and found.mask[ink].mean() > 0.97
+    assert found.share < 0.1
+
+
+def test_markers_of_side_and_view_stay_and_so_does_everything_else(reader: Reader) -> None:
+    marked = lettered(lettered(body(), "R", (20, 20), 30, 255), "ERECT", (20, 290), 18, 255)
+    found = searched(marked, reader)
+
+    assert not found.mask.any()
+    assert blanked(marked, found.mask) is marked
+
+
+def test_a_marker_stays_beside_a_name_that_goes(reader: Reader) -> None:
+    plain = lettered(body(), "L", (20, 340), 30, 255)
+    found = searched(lettered(plain, "Prendergast", (350, 6), 18, 255), reader)
+
+    assert found.mask[350:, 6:60].any()
+    assert not found.mask[:70, 320:].any()
+
+
+@pytest.mark.parametrize("noise", [0.0, 6.0, 25.0])
+def test_a_clean_picture_is_untouched(reader: Reader, noise: float) -> None:
+    assert not searched(body(noise=noise), reader).mask.any()
+
+
+def test_a_page_full_of_text_is_refused(reader: Reader) -> None:
+    page = np.zeros((384, 384), dtype=np.uint8)
+    for row in range(10, 360, 34):
+        page = lettered(page, "Hollenstein Mathilda 1950", (row, 8), 26, 255)
+
+    with pytest.raises(DeidError) as refused:
+        searched(page, reader)
+    assert refused.value.code == "burned-in"
+
+
+@pytest.mark.parametrize(
+    ("text", "confidence", "score", "goes"),
+    [
+        ("R", 0.9, 0.9, False), ("PA ERECT", 0.9, 0.9, False), ("Rt.", 0.9, 0.9, False), ("R. Hollen", 0.9, 0.9, True),
+        ("1950", 0.9, 0.9, True), ("Müller", 0.6, 0.6, True), ("E", 0.95, 0.9, True), ("E", 0.4, 0.9, False),
+        ("~", 0.1, 0.5, False), ("", 0.0, 0.9, True), ("", 0.0, 0.5, False), ("R", 0.2, 0.5, False),
+    ],
+)  # fmt: skip
+def test_what_a_line_says_decides(text: str, confidence: float, score: float, goes: bool) -> None:
+    assert identifies(Line(0, 0, 10, 30, text, confidence, score), (400, 400)) is goes
+
+
+def test_an_outline_that_looks_like_a_letter_is_no_text() -> None:
+    assert not identifies(Line(94, 37, 294, 318, "8", 0.97, 0.87), (384, 384))
+    assert not identifies(Line(213, 312, 258, 320, "1902760", 0.51, 0.44), (384, 384))
+
+
+def test_of_ultrasound_only_the_regions_of_the_header_stay() -> None:
+    region, dataset = Dataset(), Dataset()
+    dataset.Rows = dataset.Columns = 100
+    assert ultrasound_mask(dataset) is None
+
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 10, 30
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 89, 94
+    dataset.SequenceOfUltrasoundRegions = Sequence([region])
+    mask = ultrasound_mask(dataset)
+
+    assert mask is not None and mask.sum() == 100 * 100 - 80 * 65 and not mask[30, 10]
+
+
+def test_without_the_weights_nothing_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DeidError) as refused:
+        Reader.open(tmp_path)
+
+    assert refused.value.code == "ocr-missing"

@@ -1,0 +1,173 @@
+"""A real sender against a real provider, over loopback."""
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import FileDataset
+from pynetdicom import AE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    BasicTextSRStorage,
+    ComputedRadiographyImageStorage,
+    Verification,
+)
+
+from client.imaging.ingest import IngestCounts
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from client.imaging.receiver import receive
+from client.imaging.spool import Spool
+from client.imaging.storage_scp import Door, Provider, provider
+from client.imaging.store import Store
+from federation.errors import DataError
+
+Make = Callable[..., FileDataset]
+DOOR = Door(0, ("PACS1",))
+
+
+@pytest.fixture
+def spool(tmp_path: Path, profile: DeidProfile, keys: SiteKeys) -> Spool:
+    return Spool(tmp_path / "spool", profile.limits, keys)
+
+
+@pytest.fixture
+def running(spool: Spool, profile: DeidProfile) -> Iterator[Provider]:
+    with provider(DOOR, spool, profile) as running:
+        yield running
+
+
+def sender(port: int, *, title: str = "PACS1", called: str = "WARDROUND", syntax: object = None):  # type: ignore[no-untyped-def]
+    ae = AE(ae_title=title)
+    ae.add_requested_context(Verification)
+    ae.add_requested_context(ComputedRadiographyImageStorage)
+    ae.add_requested_context(BasicTextSRStorage)
+    return ae.associate("127.0.0.1", port, ae_title=called)
+
+
+def raw(spool: Spool) -> list[Path]:
+    return sorted(spool.files())
+
+
+def test_a_listed_caller_may_ask_and_send(running: Provider, spool: Spool, make_chest: Make) -> None:
+    association = sender(running.port)
+    echo, stored = association.send_c_echo().Status, association.send_c_store(make_chest(1)).Status
+    association.release()
+
+    assert (echo, stored, running.accepted) == (0x0000, 0x0000, 1)
+    [path] = raw(spool)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert "1.2.3" not in str(path.relative_to(path.parents[3])) and path.read_bytes()[128:132] == b"DICM"
+
+
+@pytest.mark.parametrize(("title", "called"), [("NOBODY", "WARDROUND"), ("PACS1", "OTHER")])
+def test_strangers_are_turned_away(running: Provider, title: str, called: str) -> None:
+    association = sender(running.port, title=title, called=called)
+
+    assert association.is_rejected and not association.is_established
+
+
+def test_a_structured_report_is_refused_at_the_door(running: Provider) -> None:
+    association = sender(running.port)
+    accepted = {context.abstract_syntax for context in association.accepted_contexts}
+    association.release()
+
+    assert accepted == {str(Verification), str(ComputedRadiographyImageStorage)}
+
+
+def test_an_object_that_names_no_study_is_refused_and_leaves_nothing(
+    running: Provider, spool: Spool, make_chest: Make
+) -> None:
+    association = sender(running.port)
+    status = association.send_c_store(make_chest(1, StudyInstanceUID=None)).Status
+    association.release()
+
+    assert status == 0xC000 and raw(spool) == [] and running.refused == 1
+
+
+def test_an_object_that_never_ends_is_cut_off(
+    spool: Spool, profile: DeidProfile, make_chest: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with provider(DOOR, spool, profile) as running:
+        monkeypatch.setattr(running, "_limit", 100_000)
+        association = sender(running.port)
+        status = association.send_c_store(make_chest(1, size=512))
+        association.abort()
+
+    assert "Status" not in status or status.Status != 0x0000
+    assert raw(spool) == [] and running.accepted == 0
+
+
+def test_nothing_of_a_patient_is_logged(
+    running: Provider, make_chest: Make, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    association = sender(running.port)
+    association.send_c_store(make_chest(1))
+    association.release()
+    written = "".join(capfd.readouterr()) + caplog.text
+
+    assert not [word for word in ("Quixano", "MRN", "1.2.3.4", "ACC0") if word in written]
+
+
+def test_without_a_list_of_callers_nobody_may_send(spool: Spool, profile: DeidProfile) -> None:
+    with pytest.raises(DataError) as refused, provider(Door(0, ()), spool, profile):
+        pass
+    assert refused.value.code == "receiver"
+
+
+def test_a_port_that_is_taken_is_one_error(running: Provider, spool: Spool, profile: DeidProfile) -> None:
+    with pytest.raises(DataError) as refused, provider(Door(running.port, ("PACS1",)), spool, profile):
+        pass
+    assert refused.value.code == "receiver"
+
+
+def test_what_is_received_is_ingested_and_leaves_no_raw_file(
+    tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
+) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    head = "accession_number,report\n"
+    (reports / "a.csv").write_text(head + "ACC0000001,FINDINGS: Clear lungs.\n")
+    stop, ready = threading.Event(), threading.Event()
+    ports, told = [0], list[IngestCounts]()
+
+    def send() -> None:
+        try:
+            assert ready.wait(60)
+            association = sender(ports[0])
+            for number in (1, 2):
+                assert association.send_c_store(make_chest(number)).Status == 0x0000
+            assert association.send_c_store(make_chest(3, PatientID="")).Status == 0x0000
+            association.release()
+            wait_for(1)
+            (reports / "b.csv").write_text(head + "ACC0000002,FINDINGS: Clear lungs.\n")
+            wait_for(2)
+        finally:
+            stop.set()
+
+    def started(port: int) -> None:
+        ports[0] = port
+        ready.set()
+
+    def wait_for(accepted: int) -> None:
+        for _ in range(600):
+            held = sum(counts.quarantined.get("no-patient-id", 0) for counts in told)
+            if sum(counts.accepted for counts in told) >= accepted and held:
+                return
+            time.sleep(0.1)
+        pytest.fail("nothing was ingested")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    receive(
+        DOOR, spool, store, reports, profile, keys, quiet_s=1, keep_days=1, stop=stop, workers=0, started=started,
+        told=told.append,
+    )  # fmt: skip
+    thread.join()
+
+    assert [sum(counts.quarantined.values()) for counts in told if counts.quarantined] == [1]
+    assert store.patients() == sorted(keys.patient_key("", f"MRN-00000{number}") for number in (1, 2))
+    assert raw(spool) == [] and os.environ.get("TMPDIR") != str(spool.parts)

@@ -1,0 +1,191 @@
+"""The inspection page: only its own browser gets in, everything is shown, nothing is loaded from elsewhere."""
+
+import http.client
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.imaging.png import encode_png
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
+from client.inspection.server import Inspection
+from client.releases import Release
+from client.workplace import Workplace
+from federation.errors import DataError, StoreError
+
+SITE = """
+[site]
+id = "toboso"
+[data]
+store = "store"
+secret = "secret"
+declared_patients = 100
+[policy]
+epsilon_max = 8.0
+"""
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    """A site with three examples: of patients 1, 1 and 2."""
+    (tmp_path / "site.toml").write_text(SITE)
+    (tmp_path / "secret").write_bytes(bytes(32))
+    (tmp_path / "secret").chmod(0o600)
+    place = Workplace.open(tmp_path)
+    profile = DeidProfile.shipped()
+    with place.store_for(profile, SiteKeys.from_secret(bytes(32))) as store:
+        for number, patient, answer in ((1, 1, "Seen [DATE] by [NAME]."), (2, 1, EVIL), (3, 2, "100% clear_lungs")):
+            picture = CleanPicture(
+                f"{number:032x}", encode_png(np.full((8, 9), number, np.uint8)), 8, 9,
+                PictureFields(modality="CT" if number == 3 else "CR", view="PA", kvp=80.0),
+            )  # fmt: skip
+            example = CleanExample(f"{number + 100:032x}", (Turn("What is there?", answer),))
+            store.add(CleanStudy(f"{patient:032x}", "s", (picture,), (example,), "F", 90, profile.digest))
+        store.hold("1", "burned-in")
+    return place
+
+
+@pytest.fixture
+def page(place: Workplace) -> Iterator[Inspection]:
+    inspection = Inspection(place, 0)
+    thread = threading.Thread(target=inspection.serve)
+    thread.start()
+    yield inspection
+    inspection.close()
+    thread.join()
+
+
+class Browser:
+    def __init__(self, page: Inspection) -> None:
+        self._port, self.cookie = page.port, ""
+
+    def get(self, path: str, *, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port)
+        cookie = {"Cookie": self.cookie} if self.cookie else {}
+        connection.request(
+            method, path, headers=cookie | {name.replace("_", "-"): one for name, one in headers.items()}
+        )
+        answer = connection.getresponse()
+        data = answer.read().decode("utf-8", "replace")
+        connection.close()
+        return answer.status, dict(answer.getheaders()), data
+
+
+@pytest.fixture
+def browser(page: Inspection) -> Browser:
+    """A browser that came with the token."""
+    browser = Browser(page)
+    status, headers, _ = browser.get(page.address.partition(str(page.port))[2])
+    assert status == 303 and "HttpOnly; SameSite=Strict" in headers["Set-Cookie"]
+    browser.cookie = headers["Set-Cookie"].partition(";")[0]
+    return browser
+
+
+def test_the_address_works_once_and_for_one_browser(page: Inspection, browser: Browser) -> None:
+    stranger = Browser(page)
+
+    assert browser.get("/")[0] == 200
+    assert stranger.get(page.address.partition(str(page.port))[2])[0] == 403
+    for path in ("/", "/held", "/style.css", f"/picture/{1:032x}.png", "/?token=guess"):
+        assert stranger.get(path)[0] == 403
+    stranger.cookie = "wardround=guess"
+    assert stranger.get("/")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}],
+)
+def test_requests_that_another_page_makes_are_refused(browser: Browser, header: dict[str, str]) -> None:
+    assert browser.get("/", **header)[0] == 403
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_nothing_can_be_changed(browser: Browser, method: str) -> None:
+    assert browser.get("/", method=method)[0] in (405, 501)
+
+
+@pytest.mark.parametrize("path", ["/", "/held", f"/example/{101:032x}"])
+def test_every_page_forbids_what_it_does_not_need_and_loads_nothing_from_elsewhere(browser: Browser, path: str) -> None:
+    status, headers, text = browser.get(path)
+
+    assert status == 200 and headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert not re.findall(r'(?:src|href|action)="(?!/|data:,|#)', text) and " style=" not in text
+    assert not re.search(r"https?://", text + browser.get("/style.css")[2] + browser.get("/keys.js")[2])
+
+
+def test_the_overview_says_what_there_is(place: Workplace, browser: Browser) -> None:
+    _, _, text = browser.get("/")
+
+    assert "Not released" in text and text.count('class="card"') == 3
+    with place.open_store() as store:
+        digest = store.digest()
+    assert digest in text and f"site release {digest[:12]}" in text
+    place.releases().append(Release("release", digest, "ab" * 32, "Dr. <Panza>", "2026-01-01T00:00:00Z"))
+    assert "Released by Dr. &lt;Panza&gt;" in browser.get("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("q=clear_l", 1), ("q=clearxl", 0), ("q=100%25", 1), ("q=%25", 1), ("modality=CR", 2), ("only=marked", 1),
+     ("modality=CT&q=clear", 1), ("only=blanked", 0), ("q=%27%22%5C%00", 0), (f"after={101:032x}", 2), ("after=x", 3)],
+)  # fmt: skip
+def test_the_search_finds_words_and_kinds(browser: Browser, query: str, found: int) -> None:
+    assert browser.get("/?" + query)[2].count('class="card"') == found
+
+
+def test_an_example_shows_its_words_fields_and_neighbours(browser: Browser) -> None:
+    _, _, text = browser.get(f"/example/{101:032x}")
+    second = browser.get(f"/example/{102:032x}")[2]
+
+    assert "<mark>DATE</mark>" in text and "<dd>80.0</dd>" in text and "90 or more" in text
+    assert "1 more of this patient" in text and 'rel="next"' in text and 'rel="prev"' not in text
+    assert EVIL not in second and "&lt;script&gt;" in second
+    assert browser.get(f"/example/{999:032x}")[0] == browser.get("/example/../../secret")[0] == 404
+
+
+def test_pictures_are_those_of_the_store_and_a_changed_one_is_not_shown(place: Workplace, browser: Browser) -> None:
+    assert browser.get(f"/picture/{1:032x}.png")[0] == browser.get(f"/thumb/{1:032x}.png")[0] == 200
+    [path] = place.store_folder.rglob(f"{1:032x}.png")
+    path.write_bytes(encode_png(np.full((8, 9), 77, np.uint8)))
+
+    assert browser.get(f"/picture/{1:032x}.png")[0] == 500
+    assert browser.get(f"/picture/{999:032x}.png")[0] == browser.get("/picture/../secret.png")[0] == 404
+
+
+def test_what_was_held_back_has_its_reason_and_what_to_do(browser: Browser) -> None:
+    _, _, text = browser.get("/held")
+
+    assert "burned-in" in text and "text may be burned into the pixels" in text
+
+
+def test_without_a_store_or_with_a_taken_port_there_is_one_error(
+    tmp_path: Path, page: Inspection, place: Workplace
+) -> None:
+    with pytest.raises(DataError) as taken:
+        Inspection(place, page.port)
+    shutil.rmtree(place.store_folder)
+    with pytest.raises(StoreError) as absent:
+        Inspection(place, 0)
+
+    assert (taken.value.code, absent.value.code) == ("receiver", "store-damaged")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here")
+def test_a_real_browser_shows_the_page(page: Inspection, tmp_path: Path) -> None:
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([*command, "--dump-dom", page.address], capture_output=True, timeout=300)
+    text = done.stdout.decode()
+
+    assert "Nothing trains on this yet" in text and text.count('class="card"') == 3

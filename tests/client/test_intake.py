@@ -1,0 +1,232 @@
+"""The data commands as a tired administrator types them: one error and one hint each, and never a patient's value."""
+
+import json
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from client.imaging.attestation import attestation, countable, keep
+from client.imaging.profile import DeidProfile
+from client.imaging.reasons import REASONS
+from client.imaging.store import Store
+from federation import canonical
+from federation.errors import DeidError
+from sim.wardround import call
+
+SITE = """
+[site]
+id = "toboso"
+[data]
+store = "store"
+secret = "secret"
+declared_patients = 100
+[policy]
+epsilon_max = 8.0
+"""
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def right_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers need a second to start; test_workers.py has them."""
+    for module in ("client.intake", "client.imaging.export"):
+        monkeypatch.setattr(f"{module}.cores", lambda: 0)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "site.toml").write_text(SITE)
+    (folder / "secret").write_bytes(bytes(range(32)))
+    (folder / "secret").chmod(0o600)
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Two radiographs with a report each."""
+    folder = tmp_path / "Quixano" / "export"
+    folder.mkdir(parents=True)
+    rows = ["accession_number,report"]
+    for number in (1, 2):
+        radiograph(number).save_as(folder / f"{number}", enforce_file_format=True)
+        rows.append(f"ACC000{number},FINDINGS: Clear lungs.")
+    (folder / "reports.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def radiograph(number: int) -> FileDataset:
+    dataset = FileDataset("", Dataset(), file_meta=FileMetaDataset(), preamble=bytes(128))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", f"1.2.3.4.{number}.1"
+    dataset.StudyInstanceUID, dataset.AccessionNumber = f"1.2.3.4.{number}", f"ACC000{number}"
+    dataset.PatientID, dataset.PatientName, dataset.Modality = f"MRN-{number}", "Quixano^Alonso", "CR"
+    dataset.Rows = dataset.Columns = 32
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PixelData = np.arange(1024, dtype=np.uint8).tobytes()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+@pytest.fixture
+def run(site: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    def typed(*words: str | Path) -> tuple[int, str, str]:
+        status = call(["site", words[0], *map(str, words[1:]), "--site", str(site)])  # type: ignore[list-item]
+        out, err = capfd.readouterr()
+        assert not [word for word in ("Quixano", "MRN", "ACC000", "1.2.3.4", "Traceback") if word in out + err]
+        return status, out, err
+
+    return typed
+
+
+def told(err: str) -> list[str]:
+    """The errors and hints of a command's talk: one of each."""
+    lines = [line for line in err.splitlines() if line.startswith(("wardround: error", "wardround: hint"))]
+    assert len(lines) == 2, err
+    return lines
+
+
+def test_from_a_folder_to_a_released_data_set(run: Run, source: Path, site: Path) -> None:
+    status, out, err = run("ingest", source, "--workers", "1")
+    assert status == 0 and "accepted     2" in out and "not released" in err
+    status, out, _ = run("release", "--json")
+    digest = json.loads(out)["data_digest"]
+    assert json.loads(out)["release"] is None and json.loads(out)["patients"] == 2
+    assert run("release", digest[:12], "--by", "Dr. Panza")[0] == 0
+    assert json.loads(run("release", "--json")[1])["release"]["person"] == "Dr. Panza"
+    again = json.loads(run("ingest", source, "--json")[1])
+
+    assert (again["accepted"], again["already"], again["data_digest"], again["released"]) == (0, 2, digest, True)
+    for path in (site / "store" / "attestations").iterdir():
+        found = canonical.load(path.read_bytes())
+        assert isinstance(found, dict) and found["data_digest"] == digest
+    assert run("release", digest[:12], "--by", "Dr. Panza", "--revoke")[0] == 0
+    assert json.loads(run("release", "--json")[1])["release"] is None
+    assert not (site / "spool").exists()
+
+
+def test_a_wrong_digest_or_no_name_releases_nothing(run: Run, source: Path) -> None:
+    run("ingest", source)
+
+    status, _, err = run("release", "0" * 64, "--by", "Dr. Panza")
+    assert status == 17 and "another data set" in told(err)[0]
+    assert run("release", "0" * 64)[0] == 2
+    assert json.loads(run("release", "--json")[1])["release"] is None
+
+
+def test_an_export_is_typed_once_and_typed_again(run: Run, source: Path, tmp_path: Path, site: Path) -> None:
+    first = json.loads(run("deidentify", source, tmp_path / "clean", "--json")[1])
+    second = json.loads(run("deidentify", source, tmp_path / "clean", "--json")[1])
+
+    assert (first["written"], second["written"], second["already"]) == (2, 0, 2)
+    assert len(list((site / "state" / "attestations").iterdir())) >= 1 and not (site / "spool").exists()
+
+
+def test_a_wrong_folder(run: Run, tmp_path: Path) -> None:
+    status, out, err = run("ingest", tmp_path / "Quixano-nowhere")
+
+    assert (status, out) == (19, "") and "there is no such folder" in told(err)[0]
+
+
+def test_a_folder_without_reports(run: Run, source: Path) -> None:
+    (source / "reports.csv").unlink()
+    status, _, err = run("ingest", source)
+
+    assert status == 19 and "no report row" in told(err)[0] and "reports" in told(err)[1]
+
+
+def test_a_place_that_is_no_site(source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(["site", "ingest", str(source), "--site", str(tmp_path)]) == 11
+    assert "site.toml" in told(capfd.readouterr().err)[0]
+
+
+def test_a_store_that_another_secret_made(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    (site / "secret").write_bytes(bytes(32))
+    status, _, err = run("ingest", source)
+
+    assert status == 17 and "another site secret" in told(err)[0]
+
+
+def test_a_secret_that_others_can_read_or_that_is_lost(run: Run, source: Path, site: Path) -> None:
+    (site / "secret").chmod(0o644)
+    assert "open to other users" in told(run("ingest", source)[2])[0]
+    (site / "secret").unlink()
+    assert "cannot be read" in told(run("ingest", source)[2])[0]
+
+
+def test_a_full_disk(run: Run, source: Path, site: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run("quarantine")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        status, _, err = run("ingest", source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert status == 17 and "full" in told(err)[0]
+    assert run("ingest", source)[0] in (0, 17)
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")
+def test_a_site_of_another_user(run: Run, source: Path, site: Path) -> None:
+    site.chmod(0o500)
+    status, _, err = run("ingest", source)
+    site.chmod(0o700)
+
+    assert status == 17 and "no permission" in told(err)[0]
+
+
+def test_ctrl_c(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("client.intake.ingest", interrupted)
+    status, _, err = run("ingest", source)
+
+    assert status == 130 and "same command again" in told(err)[1]
+
+
+def test_nothing_clean(run: Run, source: Path) -> None:
+    (source / "reports.csv").write_text("accession_number,report\nACC0001,\n")
+    status, _, err = run("ingest", source)
+
+    assert status == 19 and "proven clean" in told(err)[0]
+    status, out, _ = run("quarantine", "--json")
+    assert json.loads(out)["reasons"][0]["reason"] == "report-format"
+    assert json.loads(run("quarantine", "--minimum", "10", "--json")[1]) == {"reasons": []}
+
+
+def test_inspecting_or_receiving_nothing(run: Run) -> None:
+    assert "no store yet" in told(run("inspect")[2])[0]
+    assert "nobody may send yet" in told(run("receive", "--port", "0")[2])[0]
+
+
+def test_every_reason_for_quarantine_is_explained() -> None:
+    assert set(DeidError.codes) <= set(REASONS)
+
+
+def test_an_attestation_holds_rules_and_counts_and_no_small_count_is_told(tmp_path: Path) -> None:
+    profile = DeidProfile.shipped()
+    counts = {"accepted": 4120, "quarantined": {"burned-in": 3}}
+    text = attestation("ingest", profile, "key", counts, data_digest="ab" * 32, time_utc="2026-01-01T00:00:00Z")
+    path = keep(tmp_path / "attestations", text)
+    found = canonical.load(path.read_bytes())
+
+    assert isinstance(found, dict) and found["table_sha256"] == profile.table_sha256 and found["counts"] == counts
+    assert found["versions"]["pydicom"] and path.stat().st_mode & 0o777 == 0o600  # type: ignore[index, call-overload]
+    assert countable({"accepted": 4120, "burned-in": 3, "pairing": 10}, 10) == {"accepted": 4120, "pairing": 10}
+
+
+def test_a_store_that_a_person_opens_is_the_sites_own(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    with Store.open(site / "store") as store:
+        assert len(store.patients()) == 2
+    assert {path.stat().st_mode & 0o077 for path in site.rglob("*") if path.name not in ("site.toml",)} == {0}

@@ -1,0 +1,58 @@
+"""The record of releases: one line per decision, chained, and nothing released when it does not verify."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from client.releases import Release, Releases
+from federation.errors import FormatError, StoreError
+
+DIGEST, OTHER = "ab" * 32, "cd" * 32
+
+
+def decision(action="release", digest=DIGEST, person="Dr. Panza") -> Release:
+    return Release(action, digest, "ef" * 32, person, "2026-01-01T00:00:00Z")
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> Releases:
+    return Releases(tmp_path / "state" / "releases.jsonl")
+
+
+def test_a_release_is_of_one_data_set_and_can_be_taken_back(releases, tmp_path):
+    assert releases.of(DIGEST) is None
+    releases.append(decision())
+    assert releases.of(DIGEST) == decision() and releases.of(OTHER) is None
+    releases.append(decision("revoke", person="Teresa Cascajo"))
+    assert releases.of(DIGEST) is None
+    releases.append(decision())
+
+    assert [one.action for one in releases.all()] == ["release", "revoke", "release"]
+    assert stat.S_IMODE((tmp_path / "state/releases.jsonl").stat().st_mode) == 0o600
+
+
+def test_every_change_of_a_byte_is_found(releases, tmp_path):
+    path = tmp_path / "state/releases.jsonl"
+    for one in (decision(), decision("revoke"), decision(digest=OTHER)):
+        releases.append(one)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        if at < whole.rindex(b"\n", 0, len(whole) - 1):  # the newest line has no line after it to vouch for it
+            with pytest.raises(StoreError) as refused:
+                releases.of(DIGEST)
+            assert refused.value.code == "release-damaged"
+    for cut in (len(whole) - 1, len(whole) // 2):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(StoreError):
+            releases.all()
+
+
+@pytest.mark.parametrize("person", ["", "a\nb", "x" * 101])
+def test_a_name_that_no_record_can_hold_is_refused(releases, person):
+    with pytest.raises(FormatError):
+        releases.append(decision(person=person))
+    assert releases.all() == []

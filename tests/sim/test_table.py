@@ -1,0 +1,62 @@
+"""Privacy against utility: the cells, the page, the picture; a run that is there is not run again."""
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from federation.plan import parse_plan
+from sim.cli import PACKAGE
+from sim.table import Cell, cells, known, losses, page, picture, row
+
+PLAN = parse_plan((PACKAGE / "demo.toml").read_text(encoding="utf-8"))
+
+
+def made(value: float | None) -> dict:
+    figure = {"value": value, "ci95": None if value is None else [value - 0.05, value + 0.05]}
+    return {
+        "evaluation": {
+            "base": {"macro": {"auroc": {"value": 0.67, "ci95": None}}},
+            "federated": {"macro": {"auroc": figure}},
+        },
+        "sites": {"a": {"epsilon": 2.9}, "b": {"epsilon": None}},
+    }
+
+
+def test_there_are_sixteen_cells_and_each_is_a_plan_of_its_own() -> None:
+    plans = {cell.plan(PLAN).digest() for cell in cells()}
+
+    assert len(plans) == len(list(cells())) == 16
+
+
+def test_a_cell_changes_the_privacy_the_method_and_the_rank() -> None:
+    plan = Cell(3.0, "fedavg", 16).plan(PLAN)
+
+    assert (plan.privacy.target_epsilon, plan.adapter.method, plan.adapter.rank) == (3.0, "fedavg", 16)
+    assert plan.adapter.alpha / plan.adapter.rank == PLAN.adapter.alpha / PLAN.adapter.rank
+    assert Cell(None, "ffa", 4).plan(PLAN).privacy.unit == "none"
+
+
+def test_a_finished_run_of_the_same_plan_is_known_and_of_another_is_not(tmp_path: Path) -> None:
+    plan = Cell(3.0, "fedavg", 16).plan(PLAN)
+    assert known(tmp_path, plan) is None
+    (tmp_path / "report.json").write_text(json.dumps({"plan_digest": plan.digest()}))
+
+    assert known(tmp_path, plan) is not None
+    assert known(tmp_path, Cell(3.0, "fedavg", 4).plan(PLAN)) is None
+
+
+def test_the_page_says_what_each_epsilon_loses_and_the_picture_shows_it() -> None:
+    rows = [row(cell, made(0.8 if cell.epsilon is None else 0.75)) for cell in cells()]
+
+    told = page(PLAN, rows, "wardround sim table")
+
+    assert told.count("+0.050") == 12 and "none: no privacy" in told and "wardround sim table" in told
+    assert set(losses(rows).values()) == {0.8 - 0.75}
+    assert ET.fromstring(picture(rows)).tag.endswith("svg")
+
+
+def test_a_withheld_figure_is_said_to_be_one() -> None:
+    rows = [row(cell, made(None)) for cell in cells()]
+
+    assert "withheld" in page(PLAN, rows, "x") and losses(rows) == {}
+    assert ET.fromstring(picture(rows)).tag.endswith("svg")
