@@ -50,14 +50,17 @@ def open_site(folder: Path, settings: Settings, on_failure: Callable[[Exception]
             family=None,
             device=Device.choose(settings.device.name, threads=settings.device.threads),
         )
+        data = StoredPatients(store, releases)
+        learner = LoraLearner(base, data, declared_patients=settings.data.declared_patients)
         site = Site(
             settings,
             settings.policy,
             ledger,
             OperatingSystemKeys(),
-            LoraLearner(base, StoredPatients(store, releases), declared_patients=settings.data.declared_patients),
+            learner,
             state,
             on_failure=on_failure,
+            examiner=learner,
         )
     except BaseException:
         ledger.close()
