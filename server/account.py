@@ -2,21 +2,23 @@
 
 import platform
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from federation import canonical
 from federation.plan import RunPlan
 from federation.privacy import accounting
-from server.record import RoundRecord
+from server.evaluation import Examined
+from server.record import RoundRecord, SentMessage
 from server.report import FORMAT
 from server.rounds import RunResult
 
 
-def report(plan: RunPlan, result: RunResult, *, base_digest: str | None, wall_s: float) -> dict[str, Any]:
-    """The report as server/report.py takes it. There is no evaluation: a figure of patients would be a release of
-    its own, which no site has agreed to."""
+def report(
+    plan: RunPlan, result: RunResult, examined: Examined, *, base_digest: str | None, wall_s: float
+) -> dict[str, Any]:
+    """The report as server/report.py takes it, but for the figures that follow from what was `examined`."""
     made = result.adapter
     return {
         "format": FORMAT,
@@ -36,7 +38,7 @@ def report(plan: RunPlan, result: RunResult, *, base_digest: str | None, wall_s:
             "digest": made.digest(),
         },
         "rounds": [round_entry(record) for record in result.rounds],
-        "sites": site_entries(plan, result.rounds),
+        "sites": site_entries(plan, result.rounds, examined.sent),
         "privacy": _privacy(plan, result.rounds),
         "costs": {
             "wall_s": round(wall_s, 1),
@@ -86,8 +88,10 @@ def _gate(record: RoundRecord) -> dict[str, Any] | None:
     }
 
 
-def site_entries(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:
-    """Per site: what it spent, on what terms, and every message that left it."""
+def site_entries(
+    plan: RunPlan, records: tuple[RoundRecord, ...], examined: Sequence[SentMessage] = ()
+) -> dict[str, Any]:
+    """Per site: what its rounds cost, on what terms, and every message that left it, after the last round too."""
     sites: dict[str, Any] = {}
     for record in records:
         for site in record.asked:
@@ -109,15 +113,15 @@ def site_entries(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, A
                 entry["delta"] = terms.delta
                 entry["noise_multiplier"] = terms.noise_multiplier
         for message in record.messages:
-            sites[message.site_id]["left"].append(
-                {
-                    "round": record.round_number,
-                    "kind": message.kind,
-                    "bytes": message.size_bytes,
-                    "sha256": message.sha256,
-                }
-            )
+            sites[message.site_id]["left"].append(_left(record.round_number, message))
+    for message in examined:
+        if message.site_id in sites:
+            sites[message.site_id]["left"].append(_left(plan.run.rounds + 1, message))
     return sites
+
+
+def _left(round_number: int, message: SentMessage) -> dict[str, Any]:
+    return {"round": round_number, "kind": message.kind, "bytes": message.size_bytes, "sha256": message.sha256}
 
 
 def per_site_round(records: tuple[RoundRecord, ...], which: str) -> int:

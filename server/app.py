@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Context
@@ -22,7 +22,8 @@ from federation.flower import GridLink, Patience
 from federation.messages import Link
 from server import evidence, rounds, runs
 from server.checkpoint import Checkpoints
-from server.closing import close
+from server.closing import close, examine
+from server.evaluation import Examined
 from server.record import RoundRecord
 from server.rounds import RunResult
 from server.runs import RunFolder
@@ -53,11 +54,12 @@ def run_to_the_end(
     folder: RunFolder,
     link: Link,
     *,
+    roster: Mapping[str, bytes] | None = None,
     stopped: threading.Event,
     on_round: Callable[[], None] = lambda: None,
     wait_s: tuple[float, float] = WAIT_S,
-) -> RunResult | None:
-    """Every round that is still missing; None if the run was stopped.
+) -> tuple[RunResult, Examined] | None:
+    """Every round that is still missing, and what the hospitals say of the result; None if the run was stopped.
 
     A round without a quorum is no end: the run waits and tries it again, for sites come back. What was answered
     already is answered again with the same bytes. Raises: every other FedError.
@@ -72,7 +74,10 @@ def run_to_the_end(
     while not stopped.is_set():
         folder.stand("running")
         try:
-            return rounds.run(checkpoints.plan, link, checkpoints, base=folder.base(), observer=observe)
+            result = rounds.run(
+                checkpoints.plan, link, checkpoints, base=folder.base(), roster=roster, observer=observe
+            )
+            return result, examine(folder, checkpoints.plan, link, result)
         except QuorumError as error:
             if stopped.is_set():
                 return None
@@ -97,14 +102,15 @@ def _serve_run(home: Path, address: str, token: str, local_key: str) -> int:
             checkpoints = Checkpoints.open(folder.run)
             with trusted(home, checkpoints) as trust:
                 grid = GridLink(task.grid, trust.sites, patience=Patience(), stopped=stopped, registered=True)
-                result = run_to_the_end(
+                ended = run_to_the_end(
                     folder,
                     trust.wrap(grid),
+                    roster=trust.keys,
                     stopped=stopped,
                     on_round=lambda: evidence.record_rounds(trust.log, checkpoints),
                 )
-                if result is not None:
-                    close(folder, checkpoints.plan, result, trust.log)
+                if ended is not None:
+                    close(folder, checkpoints.plan, *ended, trust.log)
                     folder.stand("finished")
         except FedError as error:
             if error.code == "log-busy":  # an earlier runner of this run has not ended yet: this one is one too many

@@ -34,6 +34,9 @@ def check_lines(plan: RunPlan, model: Path, sizes: list[int]) -> list[str]:
             lines.append(
                 f"epsilon   {who}: {one.epsilon:.3f} at delta {one.delta:.1e}, noise {one.noise_multiplier:.3f}"
             )
+    if plan.evaluation.private_epsilon is not None:
+        spent = f"epsilon {plan.evaluation.private_epsilon:g}, once, after the last round"
+        lines.append(f"examined  held-out patients of every site, {len(plan.evaluation.questions)} questions: {spent}")
     size = cost.wire_bytes(plan, model)
     if size is None:
         lines.append("bytes     unknown here: the base's folder is not on this machine")
@@ -75,6 +78,8 @@ def follow(folder: RunFolder, *, pause: Callable[[float], None] = time.sleep) ->
             at = offset
             if event["event"] == "round":
                 yield runs.round_line(event, plan.run.rounds, plan.privacy.target_epsilon)
+            elif event["event"] == "evaluation":
+                yield runs.evaluation_line(event)
             elif event["event"] == "state":
                 yield f"{event['state']}" + (f": {event['detail']}" if event["detail"] else "")
         if over:

@@ -184,3 +184,10 @@ def round_line(row: dict[str, Any], planned: int, target_epsilon: float | None) 
         parts.append(f"rejected: {row['outcome']}")
     left_out = {site: ", ".join(reasons) for site, reasons in row["refusals"].items()} | row["failures"]
     return "  ".join(parts + [f"left out {site}: {why}" for site, why in sorted(left_out.items())])
+
+
+def evaluation_line(event: dict[str, Any]) -> str:
+    """Who has examined the adapter after the last round, as one line of talk."""
+    left_out = event["left_out"]
+    parts = ["evaluation", f"sites {len(event['sites'])}/{len(event['sites']) + len(left_out)}"]
+    return "  ".join(parts + [f"left out {site}: {', '.join(why)}" for site, why in sorted(left_out.items())])

@@ -13,7 +13,7 @@ from federation.plan import RunPlan
 from federation.privacy import accounting
 from server.account import per_site_round, round_entry, site_entries
 from server.evaluation import Examined
-from server.record import RoundRecord, SentMessage
+from server.record import RoundRecord
 from server.report import FORMAT
 from server.rounds import RunResult
 
@@ -63,7 +63,7 @@ def report(
             "digest": made.digest(),
         },
         "rounds": [_round(record, findings) for record in result.rounds],
-        "sites": _sites(plan, result.rounds, findings.examined),
+        "sites": site_entries(plan, result.rounds, findings.examined.sent if findings.examined is not None else ()),
         "evaluation": findings.evaluation,
         "privacy": _privacy(plan, result.rounds),
         "costs": {
@@ -80,19 +80,6 @@ def report(
 def _round(record: RoundRecord, findings: Findings) -> dict[str, Any]:
     loss, macro = findings.curve.get(record.round_number, (None, None))
     return round_entry(record) | {"loss": loss, "macro_auroc": macro}
-
-
-def _sites(plan: RunPlan, records: tuple[RoundRecord, ...], examined: Examined | None) -> dict[str, Any]:
-    """Per site what the rounds cost and what left it, the evaluation after the last round included."""
-    sites = site_entries(plan, records)
-    for message in examined.sent if examined is not None else ():
-        if message.site_id in sites:
-            sites[message.site_id]["left"].append(_left(plan.run.rounds + 1, message))
-    return sites
-
-
-def _left(round_number: int, message: SentMessage) -> dict[str, Any]:
-    return {"round": round_number, "kind": message.kind, "bytes": message.size_bytes, "sha256": message.sha256}
 
 
 def _privacy(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:

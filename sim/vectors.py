@@ -4,7 +4,7 @@ Loss of a patient x at the adapter θ (all its numbers in a row): ½‖θ − x�
 federation does can be computed by hand. Site, ledger, mechanism and coordinator are the real ones.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from client.site import Site
 from federation.adapter import Adapter, AdapterUpdate, Array, Factor, at_rank, rank_of
 from federation.plan import RunPlan
 from federation.privacy.clipping import BoundedSum
+from federation.privacy.histograms import Answers
 from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.ledger import Ledger
 from federation.privacy.mechanism import Mechanism
@@ -66,6 +67,12 @@ class VectorLearner:
             point = point - np.float32(plan.training.learning_rate) * gradient
         return AdapterUpdate(trained.unflatten(point - start).arrays)
 
+    def examine(self, plan: RunPlan, adapter: Adapter) -> Sequence[Answers]:
+        """A patient's case is positive if their first number is above the median, and is scored by that number."""
+        score = self._patients[:, 0].astype(np.float64)
+        made = Answers(np.arange(len(score)), score, score > np.median(score))
+        return [made] * len(plan.evaluation.questions)
+
     def _noisy_mean(self, point: Array, mechanism: Mechanism, keys: KeySource, label: str) -> Array:
         names = [f"{row:032x}" for row in range(len(self._patients))]
         drawn = mechanism.sampling.draw(names, KeyStream(keys.key(f"{label}/sampling")))
@@ -95,8 +102,10 @@ def vector_site(
     learner = VectorLearner(shapes, patients, declared_patients)
     ledger = Ledger.open(folder / "ledger")
     identity = None if roster is None else Identity(site_id, signing_key(site_id, seed), roster)
-    now = "2026-01-01T00:00:00Z"
-    return Site(settings, policy, ledger, keys, learner, folder / "state", identity=identity, now_utc=lambda: now)
+    return Site(
+        settings, policy, ledger, keys, learner, folder / "state",
+        identity=identity, now_utc=lambda: "2026-01-01T00:00:00Z", examiner=learner,
+    )  # fmt: skip
 
 
 def signing_key(site_id: str, seed: int = 0) -> SigningKey:

@@ -57,6 +57,7 @@ sampling_rate = 0.5
 [privacy]
 noise_multiplier = 4.0
 [aggregation]
+secure = false
 max_update_rms = 1e6
 """)
 
@@ -159,12 +160,16 @@ def in_one_process(folder, plan=PLAN):
 
 
 def test_the_adapter_is_the_simulators_and_the_evidence_verifies(deployment, tmp_path):
+    asked = replace(PLAN.evaluation, private_epsilon=2.0, questions=(("Is there an effusion?", "Yes.", "No."),))
+    plan = replace(PLAN, evaluation=asked)
     deployment.start_all()
 
-    committed = deployment.finish(deployment.launch())
+    committed = deployment.finish(deployment.launch(plan))
 
-    assert committed.adapter.digest() == in_one_process(tmp_path / "local")
+    assert committed.adapter.digest() == in_one_process(tmp_path / "local", plan)
     [run] = runs.every(deployment.home / "runs")
+    private = json.loads((run.path / "report.json").read_text())["evaluation"]["private"]
+    assert sorted(private["sites"]) == list(SITES) and private["left_out"] == {}
     assert all(step.passed for step in verify(run.path)), verify(run.path)
     desk.export(deployment.home, run.run_id, tmp_path / "export")
     assert all(step.passed for step in verify(tmp_path / "export"))
