@@ -10,10 +10,8 @@ import typer
 from federation.terminal import Talk
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="One hospital's site.")
-Folder = Annotated[Path, typer.Option("--dir", help="the site's folder")]
+Folder = Annotated[Path, typer.Option("--dir", help="the site's folder, with site.toml in it")]
 Words = Annotated[str | None, typer.Option(help="the federation's twelve words, as heard from an officer")]
-
-Here = Annotated[Path, typer.Option("--site", help="the site's folder, with site.toml in it")]
 Workers = Annotated[int | None, typer.Option(min=1, help="processes; without: one per core")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 
@@ -121,10 +119,10 @@ def rotate(
     Talk().line(f"send {path} to the coordinator, who runs `wardround coordinator admit` with the words")
 
 
-@app.command("ingest", epilog="Example: wardround site ingest /data/export --site /srv/wardround")
+@app.command("ingest", epilog="Example: wardround site ingest /data/export --dir /srv/wardround")
 def ingest(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="a folder, a DICOMDIR or a zip, with reports in it")],
-    site: Here = Path("."),
+    folder: Folder = Path("."),
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -132,7 +130,7 @@ def ingest(
     from client.intake import ingest_folder
     from client.workplace import Workplace
 
-    told = ingest_folder(Workplace.open(site), source, Talk(), workers=workers)
+    told = ingest_folder(Workplace.open(folder), source, Talk(), workers=workers)
     if as_json:
         print(json.dumps(told, sort_keys=True))
         return
@@ -142,11 +140,11 @@ def ingest(
         Talk().line("wardround: not released yet: wardround site inspect, then wardround site release")
 
 
-@app.command("deidentify", epilog="Example: wardround site deidentify /data/export /data/clean --site /srv/wardround")
+@app.command("deidentify", epilog="Example: wardround site deidentify /data/export /data/clean --dir /srv/wardround")
 def deidentify(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="a folder, a DICOMDIR or a zip")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="a new folder, or one of an earlier run to go on with")],
-    site: Here = Path("."),
+    folder: Folder = Path("."),
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
@@ -154,28 +152,28 @@ def deidentify(
     from client.intake import deidentify_folder
     from client.workplace import Workplace
 
-    told = deidentify_folder(Workplace.open(site), source, target, Talk(), workers=workers)
+    told = deidentify_folder(Workplace.open(folder), source, target, Talk(), workers=workers)
     if as_json:
         print(json.dumps(told, sort_keys=True))
     else:
         _counts(told, ("written", "already", "rejected"))
 
 
-@app.command("receive", epilog="Example: wardround site receive --port 11112 --site /srv/wardround")
+@app.command("receive", epilog="Example: wardround site receive --port 11112 --dir /srv/wardround")
 def receive(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 lets the system choose")],
-    site: Here = Path("."),
+    folder: Folder = Path("."),
 ) -> None:
     """Be a DICOM storage provider (C-STORE, C-ECHO) for the callers in site.toml, and ingest what comes."""
     from client.intake import receive_objects
     from client.workplace import Workplace
 
-    receive_objects(Workplace.open(site), port, Talk())
+    receive_objects(Workplace.open(folder), port, Talk())
 
 
-@app.command("quarantine", epilog="Example: wardround site quarantine --site /srv/wardround")
+@app.command("quarantine", epilog="Example: wardround site quarantine --dir /srv/wardround")
 def quarantine(
-    site: Here = Path("."),
+    folder: Folder = Path("."),
     minimum: Annotated[int, typer.Option(min=1, help="leave out counts below this, to show it to others")] = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -183,7 +181,7 @@ def quarantine(
     from client.intake import quarantine as held_back
     from client.workplace import Workplace
 
-    told = held_back(Workplace.open(site), minimum=minimum)
+    told = held_back(Workplace.open(folder), minimum=minimum)
     if as_json:
         print(json.dumps(told, sort_keys=True))
         return
@@ -193,22 +191,22 @@ def quarantine(
         Talk().line("wardround: nothing is held back")
 
 
-@app.command("inspect", epilog="Example: wardround site inspect --site /srv/wardround")
+@app.command("inspect", epilog="Example: wardround site inspect --dir /srv/wardround")
 def inspect(
-    site: Here = Path("."),
+    folder: Folder = Path("."),
     port: Annotated[int, typer.Option(min=0, max=65535, help="port on 127.0.0.1; 0 lets the system choose")] = 0,
 ) -> None:
     """Show what will be trained on and what was held back, as a page for this machine's browser. Ctrl-C ends it."""
     from client.inspection.server import inspect_store
     from client.workplace import Workplace
 
-    inspect_store(Workplace.open(site), port, lambda url: print(url, flush=True), Talk())
+    inspect_store(Workplace.open(folder), port, lambda url: print(url, flush=True), Talk())
 
 
-@app.command("release", epilog="Example: wardround site release 3f9a0c51d2e7 --by 'Dr. Panza' --site /srv/wardround")
+@app.command("release", epilog="Example: wardround site release 3f9a0c51d2e7 --by 'Dr. Panza' --dir /srv/wardround")
 def release(
     digest: Annotated[str, typer.Argument(metavar="[DIGEST]", help="of the data set you looked at")] = "",
-    site: Here = Path("."),
+    folder: Folder = Path("."),
     by: Annotated[str, typer.Option(help="who releases it: a person's name, recorded")] = "",
     revoke: Annotated[bool, typer.Option("--revoke", help="take the release back")] = False,
     as_json: AsJson = False,
@@ -217,7 +215,7 @@ def release(
     from client.intake import data_set, decide_release
     from client.workplace import Workplace
 
-    place = Workplace.open(site)
+    place = Workplace.open(folder)
     if digest:
         if not by.strip():
             raise typer.BadParameter("say who releases it, with --by", param_hint="--by")
@@ -245,7 +243,7 @@ def _counts(told: dict[str, Any], names: tuple[str, ...]) -> None:
 @app.command("ledger", epilog="Example: wardround site ledger --dir /srv/wardround --json")
 def ledger(
     folder: Folder = Path("."),
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what privacy was spent, by whom, when and for what, and what is left."""
     from client.ledger_view import lines, view
@@ -273,7 +271,7 @@ def run(folder: Folder = Path(".")) -> None:
 @app.command("status", epilog="Example: wardround site status --dir /srv/wardround --json")
 def status(
     folder: Folder = Path("."),
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What the daemon is doing, what was answered last, and what is spent."""
     from client import desk
@@ -309,7 +307,7 @@ def policy(folder: Folder = Path(".")) -> None:
 @app.command("doctor", epilog="Example: wardround site doctor --dir /srv/wardround")
 def doctor(
     folder: Folder = Path("."),
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Is everything as it should be? Keys, disk, ledger, roster, network, clock: one line each, ok or what to do."""
     from client.doctor import examine, worst

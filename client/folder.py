@@ -4,8 +4,9 @@ site.toml                what the hospital allows; people edit this
 keys/identity.key        Ed25519, signs answers; made here, 0600, never sent
 keys/log.key             Ed25519, signs the heads of the door's log
 keys/transport.key       P-384 in OpenSSH form, for Flower's node authentication only; .pub beside it
-secret                   of the pseudonyms; without it the same people become others
-store/ state/ log/       clean examples, ledger and answers, the log of the door
+secret                   of the pseudonyms; 0600, in the backup, never sent; without it the same people become others
+store/ state/ log/       clean examples; releases, ledger and answers; the log of the door
+spool/                   raw data on its way; empty when nothing is under way
 federation/              what was accepted: federation.json (officers, address), ca.crt, roster.json
 """
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from client.folder import SETTINGS
 from client.settings import Settings, load_settings
 from federation.errors import StoreError
 from federation.privacy import ledger
@@ -19,7 +20,7 @@ def view(folder: Path) -> dict[str, Any]:
     Guarantees: every acknowledged record has been verified against the head; an altered, cut or missing past is refused
     (`ledger-damaged`), never shown in part. A site that has not begun a ledger has spent nothing.
     """
-    settings = load_settings(folder / "site.toml")
+    settings = load_settings(folder / SETTINGS)
     place = folder / LEDGER_FOLDER
     begun = place.is_dir() and any(place.iterdir())
     if not begun and (folder / "state" / "runs").is_dir() and any((folder / "state" / "runs").iterdir()):

@@ -1,16 +1,13 @@
-"""A site's folder as its commands see it: settings, secret, rules, store, state.
+"""The part of a site's folder (client/folder.py) that patients' data pass through: secret, rules, store, releases.
 
-<site>/site.toml    what the hospital's operator wrote
-<site>/secret       of the pseudonyms; 0600, in the backup, never sent (its name is data.secret)
-<site>/store/       what is left after de-identification (data.store)
-<site>/state/       releases, attestations of exports, answers, ledger
-<site>/spool/       raw data on its way; empty when nothing is under way
+It needs no keys and no roster: a hospital can ingest, inspect and release before it has joined a federation.
 """
 
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.folder import SETTINGS
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.store import Store
@@ -29,12 +26,12 @@ class Workplace:
     @staticmethod
     def open(folder: Path) -> "Workplace":
         """Raises: SettingsError."""
-        path = folder / "site.toml"
+        path = folder / SETTINGS
         if not path.is_file():
             raise SettingsError(
                 "settings-absent",
                 "there is no site.toml here",
-                hint="go to the site's folder or name it with --site; wardround site init makes one",
+                hint="go to the site's folder or name it with --dir; wardround site init makes one",
             )
         return Workplace(folder, load_settings(path))
 

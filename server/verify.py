@@ -32,6 +32,7 @@ CANNOT = (
     "did not agree among themselves; that no site was shown a second log, but for those whose logs were given"
 )
 T = TypeVar("T")
+ONLY_RELEASED = ("curve.json", "evaluation.json")  # in run/, written after rounds: only the release knows their digests
 TOLERANCE = 1e-6  # between an epsilon as stated and as computed again
 
 
@@ -196,7 +197,7 @@ def _files(this: _Run) -> str:
     this.history = checkpoints.history()
     if checkpoints.last() is None:
         raise _wrong("no round was committed")
-    known = {"run.json", "HEAD", ROSTER_NAME, "curve.json"}
+    known = {"run.json", "HEAD", ROSTER_NAME, *ONLY_RELEASED}
     known |= {f"{LOG_FOLDER}/{name}" for name in (translog.LOG_NAME, translog.CHECKPOINT_NAME)}
     found = sorted(path for path in this.run.rglob("*") if path.is_file())
     for path in found:
@@ -276,7 +277,7 @@ def _release(this: _Run) -> str:
     for name, digest in digests.items():
         if ".." in Path(name).parts or Path(name).is_absolute() or _digest(this.folder / name) != digest:
             raise _wrong(f"{name} is missing or was changed")
-    for path in (this.folder / "adapter").rglob("*"):
+    for path in (*(this.folder / "adapter").rglob("*"), *(this.run / name for name in ONLY_RELEASED)):
         if path.is_file() and str(path.relative_to(this.folder)) not in digests:
             raise _wrong(f"{path.relative_to(this.folder)} was not released")
     if "report.json" in digests:

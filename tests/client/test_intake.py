@@ -78,7 +78,7 @@ def radiograph(number: int) -> FileDataset:
 @pytest.fixture
 def run(site: Path, capfd: pytest.CaptureFixture[str]) -> Run:
     def typed(*words: str | Path) -> tuple[int, str, str]:
-        status = call(["site", words[0], *map(str, words[1:]), "--site", str(site)])  # type: ignore[list-item]
+        status = call(["site", words[0], *map(str, words[1:]), "--dir", str(site)])  # type: ignore[list-item]
         out, err = capfd.readouterr()
         assert not [word for word in ("Quixano", "MRN", "ACC000", "1.2.3.4", "Traceback") if word in out + err]
         return status, out, err
@@ -143,7 +143,7 @@ def test_a_folder_without_reports(run: Run, source: Path) -> None:
 
 
 def test_a_place_that_is_no_site(source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert call(["site", "ingest", str(source), "--site", str(tmp_path)]) == 11
+    assert call(["site", "ingest", str(source), "--dir", str(tmp_path)]) == 11
     assert "site.toml" in told(capfd.readouterr().err)[0]
 
 

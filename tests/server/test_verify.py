@@ -146,6 +146,9 @@ def test_a_missing_or_added_file_is_found(copy):
         else:
             assert not verify(copy)[-1].passed, path.name
         path.write_bytes(whole)
+    (copy / "run" / "evaluation.json").write_bytes(b"x")
+    assert failed(copy) == ("release", "run/evaluation.json was not released")
+    (copy / "run" / "evaluation.json").unlink()
     (copy / "adapter" / "extra").write_bytes(b"x")
     assert failed(copy) == ("release", "adapter/extra was not released")
     (copy / "run" / "extra").write_bytes(b"x")
