@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from federation import canonical
 from federation.canonical import Value
@@ -144,7 +145,7 @@ def record_from(value: Value) -> RoundRecord:
                 canonical.number(rms),
                 adapter_digest,
                 canonical.number(seconds),
-                _masked_from(masked),
+                _masked_from(cast(Mapping[str, Value] | None, masked)),
                 closed,
             )
         case _:

@@ -121,8 +121,10 @@ def run(
         answers = _ask_training(plan, link, checkpoints.run_id, this, adapter)
         if plan.aggregation.secure:
             # 6 they keep their updates, and send them masked: what can be opened is the mean of the survivors
-            last = latest([record.masked for record in records])
-            updates = _masked_mean(plan, link, checkpoints, this, adapter, weights, answers, quorum, roster or {}, last)
+            seen = latest([record.masked for record in records])
+            updates = _masked_mean(
+                plan, link, checkpoints, this, adapter, weights, answers, quorum, roster or {}, before
+            )
         else:
             # 6 they send the trained factors; each update is checked, added and dropped
             updates = _updates(plan, this, weights, answers)

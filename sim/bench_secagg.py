@@ -156,7 +156,7 @@ class _Round:
         for site in left:
             signed, vector = timed("site", self._masked, site, boxes[site])
             arrived = Payload(vector.data)  # as it comes off the wire: nobody has vouched for its digest
-            timed("digest", lambda arrived=arrived: arrived.sha256)  # type: ignore[misc]
+            timed("digest", lambda arrived=arrived: arrived.sha256)
             timed("server", server.add_masked, site, signed.signed, arrived)
             uplink = len(vector.data)
             del vector, arrived

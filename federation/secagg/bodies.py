@@ -89,12 +89,14 @@ def open_body(kind: Stage, round_id: RoundId, roster: Mapping[str, bytes], signe
     `secagg-wrong-context`.
     """
     match signed:
-        case {"body": {"site": str(site), **_rest} as body, "signature": str(signature), **more} if (
+        case {"body": dict(body), "signature": str(signature), **more} if (
             not more and len(signature) == 128 and HEX.fullmatch(signature)
         ):
-            pass
+            site = body.get("site")
         case _:
             raise not_canonical()
+    if not isinstance(site, str):
+        raise not_canonical()
     if site not in roster:
         raise ProtocolError("secagg-unknown-site", "a message of a site that is not in the roster", hint="keep it")
     text = canonical.dump(cast(Value, body))
@@ -158,7 +160,7 @@ def _check_fields(kind: Stage, body: Mapping[str, Value]) -> None:
         if isinstance(form, int):
             good = isinstance(value, str) and len(value) == form and HEX.fullmatch(value) is not None
         elif form == "sites":
-            good = isinstance(value, list | tuple) and all(map(_is_site, value)) and sorted(set(value)) == list(value)  # type: ignore[type-var]
+            good = isinstance(value, list | tuple) and all(map(_is_site, value)) and sorted(set(value)) == list(value)
         else:
             good = isinstance(value, Mapping) and all(
                 _is_site(site) and isinstance(text, str) and HEX.fullmatch(text) for site, text in value.items()

@@ -90,7 +90,7 @@ class Encoding:
         return self.size + self.count_words + 1
 
     @property
-    def dtype(self) -> "np.dtype[np.unsignedinteger]":  # type: ignore[type-arg]
+    def dtype(self) -> "np.dtype[np.unsignedinteger]":
         return np.dtype(f"<u{self.bits // 8}")
 
     def scale(self, name: str, sites: Sequence[str]) -> float:
@@ -164,7 +164,7 @@ def decode(total: Vector, encoding: Encoding, *, sites: Sequence[str], survivors
     return Decoded(AdapterUpdate(arrays), int(total[-1]))
 
 
-def _to_16(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:  # type: ignore[type-arg]
+def _to_16(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:
     """float32 and stochastic rounding: floor(y + (k + ½)/256), k a byte of the keystream."""
     signed = out.view("<i2")
     y, dither = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -183,7 +183,7 @@ def _to_16(flat: "np.ndarray", out: Vector, factor: float, limit: float, roundin
     return clipped
 
 
-def _to_32(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:  # type: ignore[type-arg]
+def _to_32(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:
     """float64, rounded to nearest."""
     signed = out.view("<i4")
     y = np.empty(BLOCK, np.float64)
@@ -198,7 +198,7 @@ def _to_32(flat: "np.ndarray", out: Vector, factor: float, limit: float, roundin
     return clipped
 
 
-def _clip(numbers: "np.ndarray", limit: float, made_of: "np.ndarray") -> int:  # type: ignore[type-arg]
+def _clip(numbers: "np.ndarray", limit: float, made_of: "np.ndarray") -> int:
     """Clip in place to ± limit; how many were beyond."""
     high, low = float(numbers.max()), float(numbers.min())
     if -limit <= low and high <= limit:

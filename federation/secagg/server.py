@@ -14,10 +14,11 @@ import numpy as np
 from federation import canonical
 from federation.canonical import Value
 from federation.errors import FormatError, ProtocolError, QuorumError
+from federation.messages import MaskedStage as Stage
 from federation.messages import Payload
 from federation.privacy.keystream import KeyStream
 from federation.secagg import bodies, masks, ring, shamir
-from federation.secagg.bodies import STAGES, Body, RoundId, Stage
+from federation.secagg.bodies import STAGES, Body, RoundId
 from federation.secagg.masks import Vector
 from federation.secagg.ring import SITES_MAX, SITES_MIN, Encoding
 from federation.secagg.site import COMMIT
@@ -159,7 +160,8 @@ class ServerRound:
             raise QuorumError("secagg-survivors-too-few", "too few sites helped to unmask", hint="the round is closed")
         seeds, keys = self._by_owner("seeds"), self._by_owner("keys")
         self._all_fit = self._fit([*seeds.values(), *keys.values()])
-        add, subtract = [], []
+        add: list[bytes] = []
+        subtract: list[bytes] = []
         for site in self.survivors:
             seed = self._recover(site, seeds.get(site, {}), "b_commit")
             subtract.append(masks.derive(seed, "self", self._roster_hash, site))

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 from federation.canonical import Value
 from federation.errors import FedError, FormatError, ProtocolError, QuorumError
+from federation.messages import MaskedStage as Stage
 from federation.messages import Payload
 from federation.privacy.keystream import KeySource, KeyStream
 from federation.secagg import bodies, masks, shamir
-from federation.secagg.bodies import STAGES, Body, Identity, RoundId, Stage
+from federation.secagg.bodies import STAGES, Body, Identity, RoundId
 from federation.secagg.masks import Vector
 from federation.secagg.ring import SITES_MAX, SITES_MIN
 
@@ -76,7 +77,8 @@ class SiteRound:
     def ready(self) -> Body:
         """Fresh keys, and commitments to everything that must be the same at all sites."""
         with self._at("ready"):
-            secrets = _Secrets(*(self._keys.key(f"{self._label}/secagg/{name}") for name in ("seed", "mask", "share")))
+            seed, mask, share = (self._keys.key(f"{self._label}/secagg/{name}") for name in ("seed", "mask", "share"))
+            secrets = _Secrets(seed, mask, share)
             self._secrets = secrets
             return self._sign(
                 "ready",

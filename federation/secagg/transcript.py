@@ -33,7 +33,7 @@ def recompute(transcript: Value, roster: Mapping[str, bytes], vector_of: Callabl
             pass
         case _:
             raise not_canonical()
-    messages = {stage: _by_site(said[stage]) for stage in STAGES}
+    messages = {stage: _by_site(cast(Value, said[stage])) for stage in STAGES}
     read = {name: tuple(cast(Sequence[int], shape)) for name, shape in shapes.items()}
     made = Encoding.from_value(encoding, read)
     again = ServerRound(RoundId(run_id, round_number, plan_digest), roster, made, inputs=inputs, quorum=0)
