@@ -122,9 +122,8 @@ def run(
         if plan.aggregation.secure:
             # 6 they keep their updates, and send them masked: what can be opened is the mean of the survivors
             seen = latest([record.masked for record in records])
-            updates = _masked_mean(
-                plan, link, checkpoints, this, adapter, weights, answers, quorum, roster or {}, before
-            )
+            keys = roster or {}
+            updates = _masked_mean(plan, link, checkpoints, this, adapter, weights, answers, quorum, keys, seen)
         else:
             # 6 they send the trained factors; each update is checked, added and dropped
             updates = _updates(plan, this, weights, answers)
