@@ -19,7 +19,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup  ## four hospitals train together on this machine; ends with a report to open
 	@rm -rf $(OUT)
-	$(BIN)/wardround sim run --patients 320 --rounds 8 --out $(OUT)
+	$(BIN)/wardround sim run --patients 240 --rounds 8 --out $(OUT)
 
 demo-deployment: setup  ## a coordinator and three hospitals as processes, over TLS; one is killed on the way
 	$(BIN)/python -m sim.deployment --out out/deployment

@@ -28,6 +28,8 @@ local_steps = 2
 sampling_rate = 1.0
 [privacy]
 unit = "none"
+[aggregation]
+secure = false
 """)
 POLICY = Policy(epsilon_max=5.0, approve="matching", quorum_min=1, allow_without_privacy=True)
 

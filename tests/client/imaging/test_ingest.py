@@ -136,7 +136,7 @@ def test_an_ingest_killed_at_any_write_ends_with_the_same_store_when_it_is_start
             assert again.digest() == store.digest() and again.held() == store.held()
             assert len(list((folder / "images").rglob("*"))) == len(list((store.folder / "images").rglob("*")))
             assert named == 2 and not (folder.parent / "spool").exists()
-    assert killed > 5
+    assert killed >= 5
 
 
 def _fresh(folder: Path, profile: DeidProfile, keys: SiteKeys) -> Store:

@@ -221,7 +221,7 @@ def audit(base: Base, seed: int) -> float:
     model.write_trained(rng.normal(0, 0.3, model.gradients.size).astype(np.float32))
     encoder = Poisoned(base.processor, base.dtype)
     rules = (AutoS(), AutoS(radius=3.0, gamma=1e-3), FlatClipping(1e-3), FlatClipping(10.0))
-    rule, patients = mechanism(rules[int(rng.integers(4))]), drawn(rng, int(rng.integers(0, 5)))
+    rule, patients = rules[int(rng.integers(4))], drawn(rng, int(rng.integers(0, 5)))
     size = int(rng.integers(1, 6))
     whole = clipped_sum(model, encoder, patients, rule, micro_batch_patients=size)
     assert np.isfinite(whole.total).all()
