@@ -32,6 +32,7 @@ slow: setup  ## everything, minutes long
 
 bench: setup  ## figures beside peers and limits
 	$(BIN)/wardround sim bench federation
+	$(BIN)/wardround sim bench secagg
 	$(BIN)/wardround sim bench deid
 
 lint: setup  ## style, and that every file is formatted

@@ -41,6 +41,10 @@ def make_app(name: Callable[[NodeConfig], str], answer: Callable[[Question], Ans
     def consent(message: Message, context: Context) -> Message:
         return _guarded(message, lambda: _relay(message, context))
 
+    @app.query(flower.MASKED_TYPE.removeprefix("query."))
+    def masked(message: Message, context: Context) -> Message:
+        return _guarded(message, lambda: _relay(message, context))
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         return _guarded(message, lambda: _relay(message, context))

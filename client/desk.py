@@ -34,7 +34,8 @@ def daemon(folder: SiteFolder, *, also_log: Callable[[str], None] = lambda line:
     consortium, key = roster.current.roster.consortium, folder.signing_key()
     told: list[Daemon] = []
     thread = OneThread()
-    opened = thread.call(lambda: open_site(folder.path, settings, lambda error: _log_failure(told, error)))
+    identity = folder.identity(settings.site.id)
+    opened = thread.call(lambda: open_site(folder.path, settings, identity, lambda error: _log_failure(told, error)))
     with contextlib.closing(opened.ledger):
         log = TransLog.open(folder.path / "log", f"{consortium}/{settings.site.id}", key)
         with contextlib.closing(log):

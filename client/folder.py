@@ -25,6 +25,7 @@ from federation.canonical import Value
 from federation.errors import FormatError, SettingsError, TrustError
 from federation.messages import SITE_ID
 from federation.privacy.keystream import KeySource
+from federation.secagg.bodies import Identity
 from federation.trust import enrolment, fingerprint
 from federation.trust import roster as rosters
 from federation.trust.enrolment import Invitation, Submission
@@ -169,6 +170,10 @@ class SiteFolder:
 
     def roster(self) -> RosterFile:
         return RosterFile.open(self.path / ROSTER)
+
+    def identity(self, site_id: str) -> Identity:
+        """What this site signs masked sums with: its key, and the keys of the roster as it was when this was asked."""
+        return Identity(site_id, self.signing_key(), self.roster().current.roster.identities())
 
     def signing_key(self) -> SigningKey:
         """The key that the accepted roster names for this site. After a rotation the new one takes the old one's place.

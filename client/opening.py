@@ -15,6 +15,7 @@ from federation.errors import SettingsError
 from federation.privacy import accounting
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.privacy.ledger import Ledger
+from federation.secagg.bodies import Identity
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Opened:
         return spent(self.ledger, 1 / (10 * self.site.declared_patients))
 
 
-def open_site(folder: Path, settings: Settings, on_failure: Callable[[Exception], None]) -> Opened:
+def open_site(folder: Path, settings: Settings, identity: Identity, on_failure: Callable[[Exception], None]) -> Opened:
     """Everything is refused before the first question: settings, ledger, store, base, in this order.
 
     The model is loaded here, once, and stays. Raises: SettingsError, StoreError, ModelError.
@@ -59,6 +60,7 @@ def open_site(folder: Path, settings: Settings, on_failure: Callable[[Exception]
             OperatingSystemKeys(),
             learner,
             state,
+            identity=identity,
             on_failure=on_failure,
             examiner=learner,
         )

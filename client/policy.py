@@ -7,7 +7,7 @@ from pydantic import Field
 
 from federation import strict_toml
 from federation.consent import Consent, PrivacyTerms, Reason, Refusal
-from federation.plan import RunPlan, Sha256
+from federation.plan import SECURE_SITES_MIN, RunPlan, Sha256
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,22 @@ class Policy:
 
 
 def decide(
-    policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool, released: bool
+    policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool, released: bool, can_mask: bool
 ) -> Consent | Refusal:
     """The offered consent if every rule holds, otherwise all the reasons against it.
 
     `offer` is what this site would agree to; `quorum` is the fewest sites whose updates will be added; `approved` says
-    whether a person here approved this very plan, `released` whether one released this very data set. The reasons are
-    enumerated words: they tell the coordinator which rule stood against the plan, not its value.
+    whether a person here approved this very plan, `released` whether one released this very data set, `can_mask`
+    whether this site has a signing key and is on its own roster. The reasons are enumerated words: they tell the
+    coordinator which rule stood against the plan, not its value.
     """
     refused: dict[Reason, bool] = {
         "privacy_off": offer.terms is None and not policy.allow_without_privacy,
         "model_not_allowed": not _model_allowed(policy, plan, offer.base_digest),
-        "quorum_too_small": quorum < policy.quorum_min,
+        "quorum_too_small": quorum < max(policy.quorum_min, SECURE_SITES_MIN if plan.aggregation.secure else 1),
         "secure_required": policy.secure_required and not plan.aggregation.secure,
         "rank_too_large": plan.adapter.rank > policy.rank_max and plan.adapter.method != "stack",
+        "roster_absent": plan.aggregation.secure and not can_mask,
         "plan_not_approved": policy.approve == "each-plan" and not approved,
         "data_not_released": not released,
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from client import policy as policies
+from client.masking import Masking, read_answer
 from client.policy import Policy
 from client.settings import Settings
 from federation import canonical, codec, durable, messages
@@ -30,6 +31,7 @@ from federation.privacy.ledger import Ledger, Spend, ensure_within_budget, epsil
 from federation.privacy.mechanism import Mechanism
 from federation.privacy.records import dump_head, load_head
 from federation.privacy.sampling import PoissonSampling
+from federation.secagg.bodies import Identity
 
 PAID = "paid.json"  # the ledger's head when this site last paid: the next start must find it in the ledger
 
@@ -89,13 +91,14 @@ class Site:
         learner: Learner,
         state_dir: Path,
         *,
+        identity: Identity | None = None,
         now_utc: Callable[[], str] = lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         on_failure: Callable[[Exception], None] = lambda error: None,
         examiner: Examiner | None = None,
     ) -> None:
-        """`on_failure` hears, on this machine only, of every error that an answer reduces to its code.
-
-        Without an `examiner` the site examines nobody, and answers such a question with `message-kind`.
+        """Without an `identity` the site takes part in no masked sum; without an `examiner` it examines nobody, and
+        answers such a question with `message-kind`. `on_failure` hears, on this machine only, of every error that an
+        answer reduces to its code.
         """
         self.examiner = examiner
         self.site_id = settings.site.id
@@ -115,6 +118,7 @@ class Site:
         if (state_dir / PAID).exists():  # an old backup of the ledger beside a newer state folder
             ledger.require_descends_from(load_head((state_dir / PAID).read_bytes()))
         self.cohort_id = _cohort_id(state_dir, keys)
+        self.masking = None if identity is None else Masking(identity, keys, state_dir)
         self._runs: dict[str, _Run] = {}  # what run.json says, once read
 
     def answer(self, question: Question) -> Answer:
@@ -124,8 +128,15 @@ class Site:
                 raise FormatError(
                     "message-context", "a question for another site", hint="check the carrier's addresses"
                 )
-            kinds = {"consent": self._consent, "train": self._train, "evaluate": self._evaluate}
-            return kinds[question.kind](question)
+            match question.kind:
+                case "consent":
+                    return self._consent(question)
+                case "train":
+                    return self._train(question)
+                case "evaluate":
+                    return self._evaluate(question)
+                case _:
+                    return self._mask(question)
         except Exception as error:
             self.on_failure(error)
             code = error.code if isinstance(error, FedError) else "internal"
@@ -160,7 +171,7 @@ class Site:
 
     def _train(self, question: Question) -> Answer:
         """Decide again, pay, train, check, keep the answer, reply."""
-        kept = _read_answer(self._slot(question), question)
+        kept = read_answer(self._slot(question), question)
         if kept is not None:  # asked again: the same bytes, and nothing is spent
             return kept
         run = self._known_run(question)
@@ -187,16 +198,38 @@ class Site:
             factors=factors,
             max_rms=run.plan.aggregation.max_update_rms,
         )
-        answer = answer_to(question, "update", {}, Payload(*update.pieces()))
+        if run.plan.aggregation.secure:  # the update stays here until it is masked
+            self._masking().keep(self._slot(question), question, update)
+            answer = answer_to(question, "trained", {})
+        else:
+            answer = answer_to(question, "update", {}, Payload(*update.pieces()))
         durable.overwrite(self._slot(question), messages.pieces(answer))
         return answer
+
+    def _mask(self, question: Question) -> Answer:
+        """One of the five questions of the masked sum; client/masking.py has the rules."""
+        run = self._known_run(question)
+        if run is None or not run.plan.aggregation.secure:
+            raise FormatError("message-context", "no consent to a masked run", hint="ask for consent first")
+        return self._masking().answer(
+            question,
+            self._slot(question),
+            run.plan,
+            base_digest=self.learner.base_digest(),
+            quorum=self.policy.quorum_min,
+        )
+
+    def _masking(self) -> Masking:
+        if self.masking is None:
+            raise FormatError("message-context", "this site has no roster", hint="start it with its identity")
+        return self.masking
 
     def _evaluate(self, question: Question) -> Answer:
         """After the last round: decide, pay for the held-out patients, examine them, noise, keep the answer, reply.
 
         They are other patients than those trained on, and the charge says so. One release per run.
         """
-        kept = _read_answer(self._slot(question), question)
+        kept = read_answer(self._slot(question), question)
         if kept is not None:
             return kept
         run = self._known_run(question)
@@ -218,10 +251,10 @@ class Site:
         refusal = policies.decide_evaluation(self.policy, terms, self.declared_patients, approved=approved)
         if refusal is not None:
             return answer_to(question, "refusal", refusal.body())
-        adapter = codec.load_as(Adapter, question.payload.data)
+        adapter = codec.load_as(Adapter, *question.payload.pieces)
         if adapter.shapes != {name: tuple(shape) for name, shape in self.learner.adapter_shapes(plan).items()}:
             raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
-        self._require_space(len(question.payload.data))
+        self._require_space(question.payload.size)
 
         self._pay(question, event, delta, part)
         answers = self.examiner.examine(plan, adapter)
@@ -244,8 +277,10 @@ class Site:
             terms=self._terms(question, run),
         )
         approved = (self.state_dir / "approvals" / question.plan_digest).exists()
+        can_mask = self.masking is not None and self.masking.is_on_roster(self.site_id)
+        released = self.learner.data_released()
         return policies.decide(
-            self.policy, plan, offer, quorum=run.quorum, approved=approved, released=self.learner.data_released()
+            self.policy, plan, offer, quorum=run.quorum, approved=approved, released=released, can_mask=can_mask
         )
 
     def _narrowed(self, plan: RunPlan) -> RunPlan:
@@ -380,21 +415,6 @@ def _read_run(path: Path) -> _Run:
             return _Run(plan_from_value(plan), None if noise is None else canonical.number(noise), quorum)
         case _:
             raise StoreError("store-damaged", "the record of a run is damaged", hint="restore the state folder")
-
-
-def _read_answer(path: Path, question: Question) -> Answer | None:
-    """The kept answer to this very question. Anything else in the slot, torn or of another round, is none."""
-    try:
-        with path.open("rb") as file:
-            if question.digest().encode("ascii") not in file.readline(messages.HEADER_BYTES_MAX):
-                return None
-        answer = messages.load(path.read_bytes())
-        if isinstance(answer, Answer):
-            messages.check_answers(question, answer)
-            return answer
-    except (FileNotFoundError, FormatError):
-        pass
-    return None
 
 
 def _cohort_id(state_dir: Path, keys: KeySource) -> str:

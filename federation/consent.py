@@ -23,6 +23,7 @@ Reason = Literal[
     "quorum_too_small",
     "secure_required",
     "rank_too_large",
+    "roster_absent",
     "privacy_off",
     "plan_not_approved",
     "data_not_released",

@@ -12,7 +12,8 @@ FedError                 code, message, hint; str() never holds a data value
 ├─ PinError          18  something is not what its digest says
 ├─ DataError         19  a site's folder has nothing to train on
 ├─ TrustError        20  a key, roster, token, signature, log or certificate that cannot be trusted
-├─ CarrierError      21  a daemon, a port, a connection, a run under way
+├─ CarrierError      23  a daemon, a port, a connection, a run under way
+├─ ProtocolError     21  a party broke the masked sum's protocol; the evidence is kept
 └─ GateError         22  rounds are rejected one after the other
 
 The number is the exit status of a command that ends with this error (1, 2 and 130 are taken: crash, usage, interrupt).
@@ -87,13 +88,19 @@ class FormatError(FedError):
         {
             "not-canonical", "update-not-finite", "update-shape", "update-norm", "message-context", "message-kind",
             "report-private", "noise-stream",
+            "secagg-not-canonical", "secagg-out-of-range", "secagg-digest-mismatch",
         }
     )  # fmt: skip
 
 
 class QuorumError(FedError):
     exit_status = 15
-    codes = frozenset({"quorum-consent", "quorum-answers", "quorum-unreachable"})
+    codes = frozenset(
+        {
+            "quorum-consent", "quorum-answers", "quorum-unreachable",
+            "secagg-roster-too-small", "secagg-peers-too-few", "secagg-survivors-too-few",
+        }
+    )  # fmt: skip
 
 
 class ModelError(FedError):
@@ -148,8 +155,22 @@ class TrustError(FedError):
 
 
 class CarrierError(FedError):
-    exit_status = 21
+    exit_status = 23
     codes = frozenset({"daemon-away", "serve-away", "port-taken", "run-absent", "run-over", "run-failed"})
+
+
+class ProtocolError(FedError):
+    """Somebody broke `secagg/1`. Who is asked ends the round for itself and keeps what it was sent as evidence."""
+
+    exit_status = 21
+    codes = frozenset(
+        {
+            "secagg-replayed-round", "secagg-already-released", "secagg-wrong-context", "secagg-unknown-site",
+            "secagg-bad-signature", "secagg-own-key-replaced", "secagg-bad-key", "secagg-inputs-differ",
+            "secagg-bad-ciphertext", "secagg-split-view", "secagg-no-agreement", "secagg-second-answer",
+            "secagg-closed", "secagg-bad-share", "secagg-mask-residue",
+        }
+    )  # fmt: skip
 
 
 class GateError(FedError):

@@ -12,15 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from federation import messages
 from federation.errors import FedError, FormatError, QuorumError
-from federation.messages import Answer, Payload, Question
+from federation.messages import Answer, MaskedStage, Payload, Question
 
-MESSAGE_TYPES = {"consent": "query.consent", "train": "train", "evaluate": "evaluate"}
+MASKED_TYPE = "query.masked"  # the five questions of a masked round
+MESSAGE_TYPES = {"consent": "query.consent", "train": "train", "evaluate": "evaluate"} | dict.fromkeys(
+    get_args(MaskedStage), MASKED_TYPE
+)
 NAME_TYPE = "query.name"
 CODE = re.compile(r"[a-z][a-z-]{0,31}")
 # How long Flower keeps a question and its reply beyond the deadline, because answers are added up one after the other.

@@ -21,8 +21,9 @@ from federation.errors import FormatError
 VERSION = "wardround-messages/1"
 HEADER_BYTES_MAX = 2**20
 
-QuestionKind = Literal["consent", "train", "evaluate"]
-AnswerKind = Literal["consent", "refusal", "update", "evaluation", "failure"]
+MaskedStage = Literal["ready", "shares", "masked", "agree", "unmask"]  # docs/spec/secagg-1.md
+QuestionKind = Literal["consent", "train", MaskedStage, "evaluate"]
+AnswerKind = Literal["consent", "refusal", "update", "trained", MaskedStage, "evaluation", "failure"]
 
 SITE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")

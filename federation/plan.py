@@ -20,6 +20,7 @@ from federation.canonical import Value
 from federation.errors import FormatError, PlanError
 
 VERSION = "wardround-plan/1"
+SECURE_SITES_MIN = 3  # fewest updates in a masked sum
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
@@ -103,7 +104,8 @@ class Privacy:
 @dataclass(frozen=True)
 class Aggregation:
     __pydantic_config__ = strict_toml.STRICT
-    secure: bool = False
+    secure: bool = True  # the coordinator learns the sum of the updates only; three sites at least
+    ring_bits: Annotated[int, Field(ge=16, le=32, multiple_of=16)] = 16  # of a masked number; the first round takes 32
     weights: Literal["inverse-noise-variance", "declared-patients", "equal"] = "inverse-noise-variance"
     robust: Literal["median-norm", "trimmed-mean", "multi-krum", "none"] | None = None  # absent: see `robust_rule`
     server_optimizer: Literal["mean", "momentum", "adam"] = "mean"
@@ -230,9 +232,11 @@ def combinations(plan: RunPlan) -> Iterator[tuple[bool, str, str]]:
 
 
 def _supported(plan: RunPlan) -> RunPlan:
-    if plan.aggregation.secure:
+    if plan.aggregation.secure and 0 < plan.run.quorum < SECURE_SITES_MIN:
         raise PlanError(
-            "plan-unsupported", "secure aggregation is not available yet", hint="set [aggregation] secure = false"
+            "plan-unsupported",
+            "secure aggregation needs a quorum of three: a sum of two tells each site the other's update",
+            hint="set run.quorum = 3 or more, or [aggregation] secure = false",
         )
     if len(set(plan.adapter.targets)) != len(plan.adapter.targets):
         raise PlanError("plan-value", "adapter.targets names a target twice", hint="name each target once")

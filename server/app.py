@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import Context
@@ -54,6 +54,7 @@ def run_to_the_end(
     folder: RunFolder,
     link: Link,
     *,
+    roster: Mapping[str, bytes] | None = None,
     stopped: threading.Event,
     on_round: Callable[[], None] = lambda: None,
     wait_s: tuple[float, float] = WAIT_S,
@@ -73,7 +74,9 @@ def run_to_the_end(
     while not stopped.is_set():
         folder.stand("running")
         try:
-            result = rounds.run(checkpoints.plan, link, checkpoints, base=folder.base(), observer=observe)
+            result = rounds.run(
+                checkpoints.plan, link, checkpoints, base=folder.base(), roster=roster, observer=observe
+            )
             return result, examine(folder, checkpoints.plan, link, result)
         except QuorumError as error:
             if stopped.is_set():
@@ -102,6 +105,7 @@ def _serve_run(home: Path, address: str, token: str, local_key: str) -> int:
                 ended = run_to_the_end(
                     folder,
                     trust.wrap(grid),
+                    roster=trust.keys,
                     stopped=stopped,
                     on_round=lambda: evidence.record_rounds(trust.log, checkpoints),
                 )

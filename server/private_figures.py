@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 METRICS = ("auroc", "sensitivity", "specificity", "kappa", "accuracy")
 RESAMPLES_MOST = 300
 Z95 = 1.959963984540054
+ERROR_MOST = 0.1
+"""Standard error of an AUROC above which the figures of a question say more about the noise than about the model."""
 
 
 def figures(
@@ -32,7 +34,7 @@ def figures(
     """Every figure per question, and their mean over the questions, each as {value, ci95, n: null}; `n` is private.
 
     A question with fewer than `minimum_count` cases of one answer, or fewer than the noise can tell from none, is
-    withheld; the decision uses the noisy counts.
+    withheld, and so is one whose AUROC has a standard error above `ERROR_MOST`; both decisions use noisy counts alone.
     """
     counted = noise_std(noise_multiplier, "count", len(histograms))
     sharpened = noise_std(noise_multiplier, "sharpen", len(histograms))
@@ -46,6 +48,9 @@ def figures(
             continue
         values = estimate(histogram.axis, histogram.counts, np.array(histogram.influence), curves)
         spread = _errors(histogram.axis, curves, counted, sharpened, min(bootstrap, RESAMPLES_MOST), rng)
+        if np.std(spread["auroc"]) > ERROR_MOST:
+            questions[text] = dict.fromkeys(METRICS, _withheld())
+            continue
         questions[text] = {name: mean_of([{"value": float(values[name])}], spread[name]) for name in METRICS}
         for name in METRICS:
             errors[name].append(spread[name])

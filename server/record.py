@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from federation import canonical
 from federation.canonical import Value
@@ -11,6 +12,7 @@ from federation.errors import StoreError
 OUTCOMES: Mapping[str, str] = {  # what a round came to, and the words for people
     "accepted": "accepted",
     "too-few-answers": "too few sites gave a usable update after others had paid for the round",
+    "masked-closed": "the masked sum could not be opened: too few sites were left, or somebody broke its protocol",
     "gate-not-finite": "the sum holds NaN or infinity",
     "gate-bound": "the sum is longer than clipping and noise of these sites allow",
     "gate-worse": "the sites' own metric fell by more than the plan allows",
@@ -25,6 +27,26 @@ class SentMessage:
     kind: str
     size_bytes: int
     sha256: str  # the message's digest: it covers header and payload
+
+
+@dataclass(frozen=True)
+class MaskedRecord:
+    """What a masked round left behind, all of it public: the next round's bounds follow from it."""
+
+    bits: int
+    clipped: int  # coordinates in 10 000, added up over the sites
+    widen: int  # by how much the next bounds are wider than usual; doubled when too many were clipped
+    rms: Mapping[str, float]  # of each matrix of the last mean that held it
+    suspects: Mapping[str, str]  # site -> code: a share or box of it did not fit
+
+    def value(self) -> dict[str, Value]:
+        return {
+            "bits": self.bits,
+            "clipped": self.clipped,
+            "widen": self.widen,
+            "rms": {name: canonical.decimal(value) for name, value in self.rms.items()},
+            "suspects": dict(self.suspects),
+        }
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,8 @@ class RoundRecord:
     update_rms: float  # of the mean update
     adapter_digest: str  # after the round
     seconds: float
+    masked: MaskedRecord | None = None  # None without secure aggregation, or if the masked round was closed
+    closed: str = ""  # the code that closed a masked round without a result
 
     @property
     def metrics(self) -> Mapping[str, float] | None:
@@ -74,6 +98,8 @@ class RoundRecord:
             "update_rms": canonical.decimal(self.update_rms),
             "adapter_digest": self.adapter_digest,
             "seconds": canonical.decimal(self.seconds),
+            "masked": None if self.masked is None else self.masked.value(),
+            "closed": self.closed,
         }
 
 
@@ -98,6 +124,8 @@ def record_from(value: Value) -> RoundRecord:
             "update_rms": rms,
             "adapter_digest": str(adapter_digest),
             "seconds": seconds,
+            "masked": masked,
+            "closed": str(closed),
         } if outcome in OUTCOMES:
             return RoundRecord(
                 round_number,
@@ -117,6 +145,8 @@ def record_from(value: Value) -> RoundRecord:
                 canonical.number(rms),
                 adapter_digest,
                 canonical.number(seconds),
+                _masked_from(cast(Mapping[str, Value] | None, masked)),
+                closed,
             )
         case _:
             raise StoreError("checkpoint-damaged", "a round's record is damaged", hint="restore the run's folder")
@@ -128,3 +158,13 @@ def _terms_value(terms: PrivacyTerms | None) -> Value:
 
 def _terms_from(value: Mapping[str, Value] | None) -> PrivacyTerms | None:
     return None if value is None else PrivacyTerms(**{name: canonical.number(text) for name, text in value.items()})
+
+
+def _masked_from(value: Mapping[str, Value] | None) -> MaskedRecord | None:
+    match value:
+        case None:
+            return None
+        case {"bits": int(bits), "clipped": int(clipped), "widen": int(widen), "rms": dict(rms), "suspects": dict(who)}:
+            return MaskedRecord(bits, clipped, widen, {name: canonical.number(text) for name, text in rms.items()}, who)
+        case _:
+            raise StoreError("checkpoint-damaged", "a round's record is damaged", hint="restore the run's folder")

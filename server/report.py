@@ -13,7 +13,7 @@ specificity, kappa, accuracy):
     base        {digest, family, parameters}        adapter  {method, rank, alpha, targets[], parameters, digest}
     rounds[]    {round, participants[], refusals{site: [reason]}, accepted, reason (null, or why it was rejected),
                 gate {norm, bound, energy_cut, metrics{site}, not_checked[]}, loss, seconds, uplink_bytes{site},
-                downlink_bytes{site}, macro_auroc, epsilon{site}}
+                downlink_bytes{site}, macro_auroc, epsilon{site}, masked, closed (code or null), suspects{site: code}}
     sites{}     {epsilon, delta, steps, noise_multiplier, sampling_rate, declared_patients, refusals[],
                 left[] {round, kind, bytes, sha256}}
     evaluation  {base: E, federated: E, pooled: E, local_only: {mean: E, site: E}, per_site: {site: {row: E}},

@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from federation import canonical, codec
-from federation.adapter import Adapter, AdapterUpdate, at_rank, check_update, rank_of
+from federation.adapter import Adapter, AdapterUpdate, at_rank, check_update, factor, rank_of
 from federation.canonical import Value
 from federation.consent import PROTOCOL, Consent, consent_from, refusal_from
 from federation.errors import FedError, FormatError, GateError, QuorumError, StoreError
-from federation.messages import Answer, Link, Payload, Question, check_answers, size_bytes
-from federation.plan import RunPlan
+from federation.messages import Answer, Link, MaskedStage, Payload, Question, check_answers, size_bytes
+from federation.plan import SECURE_SITES_MIN, RunPlan
 from federation.privacy.keystream import KeySource
+from federation.secagg.bodies import RoundId, inputs_digest
+from federation.secagg.ring import SITES_MAX
+from federation.secagg.server import ServerRound
 from server import gate
 from server.aggregate import METHODS, Aggregate, Average, ServerState, next_adapter, public_weights
 from server.checkpoint import Checkpoints
 from server.held import Updates
-from server.record import OUTCOMES, RoundRecord, SentMessage
+from server.masked_round import KeptRound, encoding_for, latest, masked_sum, record_of
+from server.record import OUTCOMES, MaskedRecord, RoundRecord, SentMessage
 from server.start import first_adapter
 
 Observer = Callable[[RoundRecord, Adapter], None]
@@ -55,6 +59,8 @@ class _Round:
     outcome: str = "accepted"
     gate: dict[str, Value] = field(default_factory=dict)
     update_rms: float = 0.0
+    masked: MaskedRecord | None = None
+    closed: str = ""  # the code that ended a masked round without a sum; its updates are never masked again
     sent: list[SentMessage] = field(default_factory=list)
     uplink: Counter[str] = field(default_factory=Counter)
     downlink: Counter[str] = field(default_factory=Counter)
@@ -71,14 +77,16 @@ def run(
     checkpoints: Checkpoints,
     *,
     base: Path | None = None,
+    roster: Mapping[str, bytes] | None = None,
     examine: Examine | None = None,
     observer: Observer = lambda record, adapter: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunResult:
     """Every round that is not committed yet, the first one included: to resume is to run again.
 
-    `base` is the base model's folder, needed where the plan starts A from its weights. `examine` asks the sites for
-    private figures of a candidate; without it the gate does not check them, and the record says so.
+    `base` is the base model's folder, needed where the plan starts A from its weights. `roster` names the Ed25519
+    public key of every site; a plan with secure aggregation needs it. `examine` asks the sites for private figures of a
+    candidate; without it the gate does not check them, and the record says so.
 
     Guarantees: the result is bit for bit that of an uninterrupted run, if the sites answer alike. After any exception
     the checkpoint is that of the last whole round.
@@ -96,7 +104,7 @@ def run(
         started = clock()
         # 1 choose participants: every site on the link
         this = _Round(round_number, tuple(sorted(link.site_ids())))
-        quorum = _quorum(plan, this)
+        quorum = _quorum(plan, this, roster or {})
 
         # 2 ask for consent: the whole plan, every round; a site may change its mind
         last = records[-1] if records else None
@@ -109,13 +117,24 @@ def run(
         adapter = adapter or first_adapter(plan, shapes, base, {c.base_digest for c in this.consents.values()})
         weights = public_weights(plan.aggregation.weights, this.consents)
 
-        # 4, 5 sites pay their ledgers, train, and send the trained factors; 6 each update is checked, added and dropped
-        updates = _ask_updates(plan, link, checkpoints.run_id, this, adapter, weights)
+        # 4, 5 sites pay their ledgers and train
+        answers = _ask_training(plan, link, checkpoints.run_id, this, adapter)
+        if plan.aggregation.secure:
+            # 6 they keep their updates, and send them masked: what can be opened is the mean of the survivors
+            seen = latest([record.masked for record in records])
+            keys = roster or {}
+            updates = _masked_mean(plan, link, checkpoints, this, adapter, weights, answers, quorum, keys, seen)
+        else:
+            # 6 they send the trained factors; each update is checked, added and dropped
+            updates = _updates(plan, this, weights, answers)
         aggregate = _aggregate(plan, adapter, updates, checkpoints.folder)
 
-        # 7 below the quorum: the sum is discarded, and the round with it. If a site died after it paid, it will never
-        # answer this round again: the round is closed without a result, its privacy stays spent, the next one begins
-        if len(this.accepted) < quorum and "round-closed" in this.failures.values():
+        # 7 below the quorum: the sum is discarded, and the round with it. If a site died after it paid, or a masked
+        # round broke off, its sites will never answer it again: the round is closed without a result, its privacy
+        # stays spent, the next one begins
+        if this.closed:
+            this.outcome, aggregate = "masked-closed", None
+        elif len(this.accepted) < quorum and "round-closed" in this.failures.values():
             this.outcome, aggregate = "too-few-answers", None
         else:
             _require(len(this.accepted) >= quorum, "quorum-answers", "gave a usable update", this, quorum)
@@ -227,10 +246,8 @@ def _choose(plan: RunPlan, this: _Round, given: Mapping[str, Consent], shapes: M
             this.consents[site_id] = consent
 
 
-def _ask_updates(
-    plan: RunPlan, link: Link, run_id: str, this: _Round, adapter: Adapter, weights: Mapping[str, int]
-) -> Iterator[tuple[AdapterUpdate, int]]:
-    """The usable updates with their weights, one at a time; each is gone before the next one is received."""
+def _ask_training(plan: RunPlan, link: Link, run_id: str, this: _Round, adapter: Adapter) -> Iterator[Answer]:
+    """The sites' answers to the training question, refusals noted."""
     payloads = _payloads(plan, adapter, this.consents)
     digest = plan.digest()
     questions = [
@@ -238,18 +255,25 @@ def _ask_updates(
         for site_id in sorted(this.consents)
     ]
     for answer in _answers(link, questions, this, deadline_s=plan.run.deadline_s):
-        try:
-            if answer.kind == "refusal":
+        if answer.kind != "refusal":
+            yield answer
+        else:
+            try:
                 this.refusals[answer.site_id] = refusal_from(answer.body).reasons
-                continue
+            except FedError as error:
+                this.failures[answer.site_id] = error.code
+        del answer
+
+
+def _updates(
+    plan: RunPlan, this: _Round, weights: Mapping[str, int], answers: Iterator[Answer]
+) -> Iterator[tuple[AdapterUpdate, int]]:
+    """The usable updates with their weights, one at a time; each is gone before the next one is received."""
+    for answer in answers:
+        try:
             _require_kind(answer, "update")
             update = codec.load_as(AdapterUpdate, *(answer.payload.pieces if answer.payload else ()))
-            check_update(
-                update,
-                shapes=this.consents[answer.site_id].shapes,
-                factors=plan.adapter.trained_factors(this.number),
-                max_rms=plan.aggregation.max_update_rms,
-            )
+            _check(plan, update, this.consents[answer.site_id].shapes, this.number)
         except FedError as error:
             this.failures[answer.site_id] = _code(error, answer)
             continue
@@ -258,6 +282,79 @@ def _ask_updates(
         del answer
         yield update, weight
         del update
+
+
+def _masked_mean(
+    plan: RunPlan,
+    link: Link,
+    checkpoints: Checkpoints,
+    this: _Round,
+    adapter: Adapter,
+    weights: Mapping[str, int],
+    answers: Iterator[Answer],
+    quorum: int,
+    roster: Mapping[str, bytes],
+    before: MaskedRecord | None,
+) -> Updates:
+    """The mean of those who survive the masked round, as the one update there is; none if the round is closed, or if
+    too few sites have trained."""
+
+    def leave_out(answer: Answer, error: FedError) -> None:
+        this.failures[answer.site_id] = _code(error, answer)
+
+    for answer in answers:
+        try:
+            _require_kind(answer, "trained")
+            this.accepted.append(answer.site_id)
+        except FedError as error:
+            leave_out(answer, error)
+    for site in [site for site in this.accepted if site not in roster]:
+        this.accepted.remove(site)
+        this.failures[site] = "secagg-unknown-site"
+    if len(this.accepted) < quorum:
+        return []
+    factors = plan.adapter.trained_factors(this.number)
+    shapes = {name: shape for name, shape in adapter.shapes.items() if factor(name) in factors}
+    trained = {site: weights[site] for site in this.accepted}
+    encoding = encoding_for(plan, shapes, trained, this.consents, before)
+    inputs = inputs_digest(
+        base_digest=next(iter(this.consents.values())).base_digest,
+        adapter_digest=adapter.digest(),
+        encoding=encoding.value(),
+        shapes=shapes,
+        roster=roster,
+    )
+    round_id = RoundId(checkpoints.run_id, this.number, plan.digest())
+    collected = ServerRound(round_id, roster, encoding, inputs=inputs, quorum=quorum)
+    kept = KeptRound(checkpoints.folder, this.number)
+    kept.begin()
+
+    def ask(kind: MaskedStage, bodies: Mapping[str, Mapping[str, Value]]) -> Iterator[Answer]:
+        questions = [
+            Question(kind, round_id.run_id, this.number, site, round_id.plan_digest, body)
+            for site, body in bodies.items()
+        ]
+        return _answers(link, questions, this, deadline_s=plan.run.deadline_s)
+
+    try:
+        found = masked_sum(collected, ask, leave_out, kept)
+        _check(plan, found.decoded.mean, adapter.shapes, this.number)
+    except FedError as error:
+        this.closed = error.code
+        return []
+    kept.transcript(collected.transcript(found.decoded.mean.digest()))
+    this.accepted[:] = found.survivors
+    this.masked = record_of(found, encoding, before)
+    return [(found.decoded.mean, 1)]
+
+
+def _check(plan: RunPlan, update: AdapterUpdate, shapes: Mapping[str, tuple[int, ...]], round_number: int) -> None:
+    check_update(
+        update,
+        shapes=shapes,
+        factors=plan.adapter.trained_factors(round_number),
+        max_rms=plan.aggregation.max_update_rms,
+    )
 
 
 def _payloads(plan: RunPlan, adapter: Adapter, consents: Mapping[str, Consent]) -> dict[str, Payload]:
@@ -324,7 +421,20 @@ def _most_common(values: Sequence[T]) -> T | None:
     return Counter(values).most_common(1)[0][0] if values else None
 
 
-def _quorum(plan: RunPlan, this: _Round) -> int:
+def _quorum(plan: RunPlan, this: _Round, roster: Mapping[str, bytes]) -> int:
+    if plan.aggregation.secure and len(set(this.site_ids) & set(roster)) < SECURE_SITES_MIN:
+        raise QuorumError(
+            "secagg-roster-too-small",
+            f"secure aggregation needs three sites with a key on the roster; there are"
+            f" {len(set(this.site_ids) & set(roster))}",
+            hint="add sites, or set [aggregation] secure = false in the plan",
+        )
+    if plan.aggregation.secure and len(this.site_ids) > SITES_MAX:
+        raise QuorumError(
+            "quorum-unreachable",
+            f"a masked sum takes {SITES_MAX} sites at most",
+            hint="run with fewer sites, or set [aggregation] secure = false in the plan",
+        )
     quorum = plan.run.quorum or max(1, len(this.site_ids))
     _require(quorum <= len(this.site_ids), "quorum-unreachable", "can be asked", this, quorum)
     return quorum
@@ -363,4 +473,6 @@ def _record(this: _Round, weights: Mapping[str, int], adapter: Adapter, *, secon
         update_rms=this.update_rms,
         adapter_digest=adapter.digest(),
         seconds=seconds,
+        masked=this.masked,
+        closed=this.closed,
     )

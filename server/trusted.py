@@ -23,6 +23,7 @@ class Trusted:
     """One run under one roster. A roster that is signed later is in force from the next start of the run."""
 
     sites: tuple[str, ...]
+    keys: Mapping[str, bytes]  # site id -> the raw key that signs for it in a masked sum
     wrap: Callable[[Link], Link]
     log: TransLog
 
@@ -35,7 +36,12 @@ def trusted(home: Path, checkpoints: Checkpoints) -> Iterator[Trusted]:
     signed.roster.require_current(time.time())
     key = federation.key("coordinator")
     with evidence.open_log(checkpoints, signed, federation.key("log"), versions=versions) as log:
-        yield Trusted(signed.roster.active(), lambda link: SignedLink(link, key, versions, log, clock=time.time), log)
+        yield Trusted(
+            signed.roster.active(),
+            signed.roster.identities(),
+            lambda link: SignedLink(link, key, versions, log, clock=time.time),
+            log,
+        )
 
 
 def node_keys(roster: Roster) -> Mapping[str, bytes]:

@@ -108,7 +108,7 @@ def make_step(method: str, patients: int, tokens: int) -> Step:
 def make_model(targets: list[str] | str = TARGETS) -> nn.Module:
     """A Llama 4 with experts, random weights, LoRA on its attention; B is not zero, so that both factors learn."""
     torch.manual_seed(0)
-    config = Llama4TextConfig(
+    config = Llama4TextConfig(  # type: ignore[call-arg]
         vocab_size=VOCABULARY, hidden_size=256, intermediate_size=512, intermediate_size_mlp=512, num_hidden_layers=4,
         num_attention_heads=8, num_key_value_heads=4, head_dim=32, num_local_experts=4, num_experts_per_tok=1,
         interleave_moe_layer_step=1, max_position_embeddings=1024, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -160,7 +160,7 @@ def _ours(model: nn.Module, ids: Tensor) -> Step:
         with torch.no_grad():
             for leaf in gradients.leaves.values():
                 end = start + leaf.weight.numel()
-                leaf.weight -= RATE * mean[start:end].view_as(leaf.weight)
+                leaf.weight -= RATE * mean[start:end].view_as(leaf.weight)  # type: ignore[misc]
                 start = end
 
     return step
@@ -176,12 +176,12 @@ def _hooks(model: nn.Module, ids: Tensor) -> Step:
     def step() -> None:
         optimizer.zero_grad()
         losses(wrapped, ids).sum().backward()
-        samples = [parameter.grad_sample for parameter in _trained(model)]
+        samples = [parameter.grad_sample for parameter in _trained(model)]  # type: ignore[attr-defined]
         norms = torch.stack([sample.flatten(1).norm(dim=1) for sample in samples], dim=1).norm(dim=1)
         factors = (NORM / norms.clamp(min=NORM)).to(samples[0])
         for parameter, sample in zip(_trained(model), samples, strict=True):
             _noised(parameter, torch.einsum("i,i...->...", factors, sample), len(ids))
-            parameter.grad_sample = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
         optimizer.step()
 
     return step
@@ -246,7 +246,8 @@ def sensitivity(method: str, *, patients: int = 4, tokens: int = 24) -> float:
 
     def total(chosen: Tensor) -> Tensor:
         rows = each_of(chosen)
-        return (rows * (norm / rows.norm(dim=1).clamp(min=norm))[:, None]).sum(0)
+        found: Tensor = (rows * (norm / rows.norm(dim=1).clamp(min=norm))[:, None]).sum(0)
+        return found
 
     whole = total(ids)
     others = [total(torch.cat([ids[:gone], ids[gone + 1 :]])) for gone in range(patients)]
@@ -275,9 +276,9 @@ def _opacus_rows(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def rows(ids: Tensor) -> Tensor:
         losses(wrapped, ids).sum().backward()
-        samples = [parameter.grad_sample.flatten(1) for parameter in _trained(model)]
+        samples = [parameter.grad_sample.flatten(1) for parameter in _trained(model)]  # type: ignore[attr-defined]
         for parameter in _trained(model):
-            parameter.grad_sample = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
         return torch.cat(samples, dim=1)
 

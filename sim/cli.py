@@ -199,6 +199,22 @@ def bench_federation(
         print(f"{name:<36} {value:.4g}")
 
 
+@bench.command("secagg", epilog="Example: wardround sim bench secagg --json")
+def bench_secagg(
+    full: Annotated[bool, typer.Option("--full", help="up to 100 sites and 16 million numbers; many minutes")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """CPU of a site and of the coordinator for a masked sum, beside Flower's SecAgg+ and raw AES."""
+    from sim.bench_secagg import bench as measure
+
+    measured = measure(full=full)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value:.4g}")
+
+
 @bench.command("deid", epilog="Example: wardround sim bench deid --json")
 def bench_deid(
     files: Annotated[int, typer.Option(min=4, help="made radiographs of 1 MB")] = 60,

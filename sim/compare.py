@@ -151,7 +151,7 @@ def alone(
         plan,
         run=replace(plan.run, quorum=1),
         privacy=Privacy(unit="none"),
-        aggregation=replace(plan.aggregation, robust="none"),  # there is nobody to compare with
+        aggregation=replace(plan.aggregation, robust="none", secure=False),  # nobody to compare with, or to hide among
     )
     site = open_site(folder, work / "state", base, data=data, private=False)
     checkpoints = Checkpoints.create(work / "run", run_id=f"{plan.run.name}-alone", plan=lonely)

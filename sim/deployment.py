@@ -319,7 +319,8 @@ def _be_hospital(folder: Path, seed: int) -> None:
     thread = OneThread()
     base = thread.call(lambda: open_base(plan, BASE, threads=1))
     private = plan.privacy.unit != "none"
-    site = thread.call(lambda: open_site(folder / "sim", folder / "state", base, private=private))
+    identity = opened.identity(opened.settings().site.id)
+    site = thread.call(lambda: open_site(folder / "sim", folder / "state", base, private=private, identity=identity))
     log = TransLog.open(folder / "log", f"{CONSORTIUM}/{site.site_id}", key)
     Daemon(
         SignedSite(site, key, roster, log, clock=time.time),

@@ -9,9 +9,13 @@ import numpy as np
 from federation import codec
 from federation.adapter import AdapterUpdate
 from federation.errors import FormatError, PlanError
-from federation.messages import SITE_ID, Answer, Link, Payload, Question
+from federation.messages import SITE_ID, Answer, Link, MaskedStage, Payload, Question
 
-FaultKind = Literal["nan", "huge", "flip", "wrong-shape", "drop", "duplicate", "corrupt", "stale"]
+FaultKind = Literal[
+    "nan", "huge", "flip", "wrong-shape", "drop", "duplicate", "corrupt", "stale",
+    "drop-ready", "drop-shares", "drop-masked", "drop-agree", "drop-unmask",
+]  # fmt: skip
+OWN_CHECK = {"nan": "update-not-finite", "huge": "update-norm", "wrong-shape": "update-shape"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,11 @@ class Fault:
 
     nan: one number is NaN · huge: a million times too large · flip: ten times too large and turned round ·
     wrong-shape: one row too many · drop: silence ·
-    duplicate: sent twice · corrupt: one bit flipped before it was hashed · stale: the answer of the round before
+    duplicate: sent twice · corrupt: one bit flipped before it was hashed · stale: the answer of the round before ·
+    drop-ready, …: silence from this question of the masked sum on
+
+    A masked update cannot be altered by anybody else: there nan, huge and wrong-shape are found by the site itself,
+    which reports the code, `corrupt` flips a bit of the masked vector, and `flip` is not shown.
     """
 
     site_id: str
@@ -71,14 +79,11 @@ class FaultyLink:
 
     def ask(self, questions: Sequence[Question], *, deadline_s: float) -> Iterator[Answer]:
         asked = {question.site_id: question for question in questions}
-        kinds = {question.site_id: question.kind for question in questions}
         for answer in self._link.ask(questions, deadline_s=deadline_s):
             fault = self._faults.get((answer.site_id, answer.round_number))
-            if kinds.get(answer.site_id) != "train" or answer.kind != "update":
-                fault = None
-            for sent in self._sent(answer, fault):
+            for sent in self._sent(answer, _at_this(asked.get(answer.site_id), answer, fault)):
                 yield self._signed(sent, answer, asked)
-            if (answer.site_id, answer.round_number + 1) in self._faults:
+            if (answer.site_id, answer.round_number + 1) in self._faults and answer.kind in ("update", "trained"):
                 self._before[answer.site_id] = answer
 
     def _signed(self, sent: Answer, answer: Answer, asked: Mapping[str, Question]) -> Answer:
@@ -90,7 +95,7 @@ class FaultyLink:
         match fault:
             case None:
                 yield answer
-            case "drop":
+            case "drop" | "drop-ready" | "drop-shares" | "drop-masked" | "drop-agree" | "drop-unmask":
                 return
             case "duplicate":
                 yield answer
@@ -99,9 +104,25 @@ class FaultyLink:
                 yield self._before.get(answer.site_id, replace(answer, question_digest="0" * 64))
             case "corrupt":
                 yield replace(answer, payload=Payload(_flipped(_payload(answer))))
+            case "flip" if answer.kind == "trained":
+                yield answer
+            case _ if answer.kind == "trained":
+                yield replace(answer, kind="failure", body={"code": OWN_CHECK[fault]})
             case _:
                 update = codec.load_as(AdapterUpdate, _payload(answer))
                 yield replace(answer, payload=Payload(codec.dump(_damaged(update, fault))))
+
+
+def _at_this(question: Question | None, answer: Answer, fault: FaultKind | None) -> FaultKind | None:
+    """The fault, if it shows in this answer."""
+    if fault is None or question is None or answer.kind in ("refusal", "failure"):
+        return None
+    if fault.startswith("drop-"):
+        since = get_args(MaskedStage).index(fault.removeprefix("drop-"))
+        return fault if question.kind in get_args(MaskedStage)[since:] else None
+    if fault == "corrupt":
+        return fault if answer.kind in ("update", "masked") else None
+    return fault if question.kind == "train" else None
 
 
 def _damaged(update: AdapterUpdate, kind: FaultKind) -> AdapterUpdate:

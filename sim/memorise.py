@@ -100,7 +100,10 @@ def likelihoods(model: TrainableModel, cases: Sequence[Case]) -> NDArray[np.floa
     asked = [
         evaluate.cases(encoder, case.examples(), [Question(case.question, WORDS)], "attacker")[0] for case in cases
     ]
-    return np.log(np.stack([item.probabilities for item in evaluate.score(model, encoder, asked)]).clip(1e-30))
+    found: NDArray[np.float64] = np.log(
+        np.stack([item.probabilities for item in evaluate.score(model, encoder, asked)]).clip(1e-30)
+    )
+    return found
 
 
 def _update(

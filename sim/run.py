@@ -24,9 +24,9 @@ from client.training.learner import StoredPatients
 from client.training.model import Base
 from federation import durable
 from federation.adapter import Adapter
-from federation.errors import DataError, StoreError
+from federation.errors import DataError, PlanError, StoreError
 from federation.messages import SITE_ID, Link
-from federation.plan import RunPlan
+from federation.plan import SECURE_SITES_MIN, RunPlan
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.trust import roster as rosters
 from federation.trust.keys import SigningKey
@@ -48,7 +48,7 @@ from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.phantoms import write_hospital
 from sim.sites import Hospital
-from sim.trust import clock, door, establish
+from sim.trust import clock, door, establish, identity
 from sim.virtual_site import Pool, open_base, open_site, openers, prepare, stored_patients
 
 CURVE_POINTS = 8
@@ -83,6 +83,7 @@ class Talk(Protocol):
 def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
     """Run the plan on virtual sites; leave report, adapter and checkpoints in `options.out`. Returns the report."""
     started = time.monotonic()
+    _require_enough(plan, options)
     findings = Findings()
     stage = _Stages(findings)
     base = open_base(plan, options.base_path, threads=options.threads)  # refused first, before anything is written
@@ -131,6 +132,17 @@ def simulate(plan: RunPlan, options: Options, talk: Talk) -> dict[str, Any]:
     reports.write(options.out, told, gallery)
     _release(options, result)
     return told
+
+
+def _require_enough(plan: RunPlan, options: Options) -> None:
+    """A masked sum of two would tell each site the other's update: said before anything is made."""
+    count = len(options.hospitals) if options.sites_dir is None else len(found_sites(options.sites_dir))
+    if plan.aggregation.secure and count < SECURE_SITES_MIN:
+        raise PlanError(
+            "plan-unsupported",
+            f"secure aggregation needs three sites, and there are {count}",
+            hint="take three sites or more, or a plan with [aggregation] secure = false",
+        )
 
 
 def _release(options: Options, result: RunResult) -> None:
@@ -252,7 +264,8 @@ def _federate(
     def run(link: Link) -> RunResult:
         faulty = FaultyLink(link, options.faults, sign=trust.sign)
         signed = SignedLink(faulty, trust.coordinator, (trust.signed,), log, clock=clock)
-        result = rounds.run(plan, signed, checkpoints, base=options.base_path, observer=observe)
+        keys = trust.signed.roster.identities()
+        result = rounds.run(plan, signed, checkpoints, base=options.base_path, roster=keys, observer=observe)
         findings.examined = ask_evaluation(plan, signed, result.run_id, result.adapter)
         return result
 
@@ -261,7 +274,10 @@ def _federate(
             return run_with_flower(
                 run, openers(folders, plan, options.base_path, private=private, threads=options.threads)
             )
-        sites = {site_id: open_site(path, path / "state", base, private=private) for site_id, path in folders.items()}
+        sites = {
+            site_id: open_site(path, path / "state", base, private=private, identity=identity(path, site_id))
+            for site_id, path in folders.items()
+        }
         doors = {site_id: door(folders[site_id], site) for site_id, site in sites.items()}
         try:
             return run(LocalLink(doors))
@@ -285,7 +301,7 @@ def _round_line(plan: RunPlan, record: RoundRecord, loss: float | None) -> str:
     most = max(record.uplink_bytes.values(), default=0)
     parts.append(f"{most / 1e6:.2f} MB/site")
     if record.outcome != "accepted":
-        parts.append(f"rejected: {OUTCOMES[record.outcome]}")
+        parts.append(f"rejected: {OUTCOMES[record.outcome]}" + (f" ({record.closed})" if record.closed else ""))
     left_out = {site: ", ".join(reasons) for site, reasons in record.refusals.items()} | dict(record.failures)
     parts += [f"left out {site}: {why}" for site, why in sorted(left_out.items())]
     return "  ".join(parts)

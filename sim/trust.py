@@ -11,6 +11,7 @@ from pathlib import Path
 from client.signed_site import Answering, RosterFile, SignedSite
 from federation import durable
 from federation.messages import Answer, Question
+from federation.secagg.bodies import Identity
 from federation.trust import envelope, times
 from federation.trust import roster as rosters
 from federation.trust.keys import SigningKey
@@ -62,6 +63,12 @@ def door(folder: Path, site: Answering) -> SignedSite:
     log_key = SigningKey.load(folder / "trust" / "log.key")
     log = TransLog.open(folder / "trust" / "log", f"{CONSORTIUM}/{site.site_id}", log_key)
     return SignedSite(site, key, roster, log, clock=clock)
+
+
+def identity(folder: Path, site_id: str) -> Identity:
+    """What this site signs masked sums with: the same key and roster as at its door."""
+    keys = RosterFile.open(folder / "trust" / "roster.json").current.roster.identities()
+    return Identity(site_id, SigningKey.load(folder / "trust" / "identity.key"), keys)
 
 
 def clock() -> float:

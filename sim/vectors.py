@@ -4,7 +4,7 @@ Loss of a patient x at the adapter θ (all its numbers in a row): ½‖θ − x�
 federation does can be computed by hand. Site, ledger, mechanism and coordinator are the real ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from federation.privacy.histograms import Answers
 from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.ledger import Ledger
 from federation.privacy.mechanism import Mechanism
+from federation.secagg.bodies import Identity
+from federation.trust.keys import SigningKey
 from sim.keys import SeededKeys
 
 BASE_DIGEST = "ba5e" * 16
@@ -92,13 +94,24 @@ def vector_site(
     policy: Policy,
     declared_patients: int = 100,
     seed: int = 0,
+    roster: Mapping[str, bytes] | None = None,
 ) -> Site:
     """A whole site whose state is in `folder`; called again with the same folder, the same site after a restart."""
     settings = Settings(SiteIdentity(site_id), Data("store", "secret", declared_patients), policy)
     keys = SeededKeys(seed).child(site_id)
     learner = VectorLearner(shapes, patients, declared_patients)
     ledger = Ledger.open(folder / "ledger")
+    identity = None if roster is None else Identity(site_id, signing_key(site_id, seed), roster)
     return Site(
         settings, policy, ledger, keys, learner, folder / "state",
-        now_utc=lambda: "2026-01-01T00:00:00Z", examiner=learner,
+        identity=identity, now_utc=lambda: "2026-01-01T00:00:00Z", examiner=learner,
     )  # fmt: skip
+
+
+def signing_key(site_id: str, seed: int = 0) -> SigningKey:
+    return SigningKey.from_seed(SeededKeys(seed).child(site_id).key("identity"))
+
+
+def roster_of(site_ids: Iterable[str], seed: int = 0) -> dict[str, bytes]:
+    """The public keys of `vector_site`s with these names."""
+    return {site_id: signing_key(site_id, seed).public.raw for site_id in site_ids}

@@ -41,8 +41,9 @@ from federation.errors import DataError, FedError
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.privacy.ledger import Ledger
+from federation.secagg.bodies import Identity
+from sim import trust
 from sim.keys import SeededKeys
-from sim.trust import door
 
 PICTURE_SIDE = 384  # the simulator's models are small; a site keeps up to 1024
 NOW = "2026-01-01T00:00:00Z"  # the ledger's clock in a simulation: equal runs give equal bytes
@@ -92,7 +93,11 @@ def prepare(
         counts = ingest(source, store, profile, keys, progress=progress, workers=workers)
         patients = store.patients()
         digest = store.digest()
-        told = {"accepted": counts.accepted, "already": counts.already, "quarantined": counts.quarantined}
+        told: dict[str, int | Mapping[str, int]] = {
+            "accepted": counts.accepted,
+            "already": counts.already,
+            "quarantined": counts.quarantined,
+        }
         text = attestation("ingest", profile, keys.key_id, told, data_digest=digest, time_utc=NOW)
         keep(folder / "store" / "attestations", text)
     releases = releases_of(folder)
@@ -146,9 +151,18 @@ def open_base(plan: RunPlan, path: Path, *, threads: int) -> Base:
 
 
 def open_site(
-    folder: Path, state: Path, base: Base, *, data: ReleasedPatients | None = None, private: bool = True
+    folder: Path,
+    state: Path,
+    base: Base,
+    *,
+    data: ReleasedPatients | None = None,
+    private: bool = True,
+    identity: Identity | None = None,
 ) -> Site:
-    """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data)."""
+    """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data).
+
+    Without an identity it takes part in no masked sum.
+    """
     facts = Facts.read(folder)
     policy = Policy(
         epsilon_max=EPSILON_MAX, delta_max=0.05, quorum_min=1, approve="matching", allow_without_privacy=not private
@@ -165,6 +179,7 @@ def open_site(
         OperatingSystemKeys() if facts.seed is None else SeededKeys(facts.seed).child(f"site/{facts.site_id}"),
         learner,
         state,
+        identity=identity,
         now_utc=lambda: NOW,
         on_failure=partial(_tell, facts.site_id),
         examiner=learner,
@@ -187,7 +202,9 @@ def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bo
     key = (base_path, plan.model.sha256, threads)
     if key not in _bases:
         _bases[key] = open_base(plan, base_path, threads=threads)
-    return door(folder, open_site(folder, folder / "state", _bases[key], private=private))
+    identity = trust.identity(folder, Facts.read(folder).site_id)
+    site = open_site(folder, folder / "state", _bases[key], private=private, identity=identity)
+    return trust.door(folder, site)
 
 
 # One base per process, shared by the sites that are opened in it, as the in-process engine shares it.

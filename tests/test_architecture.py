@@ -16,7 +16,8 @@ MAY_IMPORT = {
 }
 DOORS = {
     "flwr": {
-        "federation/flower.py", "federation/flower_private.py", "client/app.py", "server/app.py", "server/superlink.py",
+        "federation/flower.py", "federation/flower_private.py", "federation/flower_secaggplus.py", "client/app.py",
+        "server/app.py", "server/superlink.py",
     },
     "ray": {"federation/flower_private.py"},
     "pydicom": {"client/imaging/", "sim/phantoms.py", "sim/hostile.py", "sim/bench_deid.py"},

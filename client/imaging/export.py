@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -44,7 +45,7 @@ from federation import durable
 from federation.errors import DataError, DeidError, StoreError
 
 Progress = Callable[[int, int], None]
-_IMPLEMENTATION = "2.25.205906213327206428341839142518160302147"  # of a random UUID, PS3.5 section B.2
+_IMPLEMENTATION = UID("2.25.205906213327206428341839142518160302147")  # of a random UUID, PS3.5 section B.2
 _VERSION_NAME = "WARDROUND_1"
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
 _WRITTEN, _THERE = "written", "there"

@@ -294,18 +294,15 @@ class Intake:
     def _paired(self, row: ReportRow, file: str, number: int) -> tuple[list[int], str | None]:
         """The images a row is about, and why it cannot be used. A name that leads nowhere stops everything."""
         if row.key == "path":
-            images = []
-            for name in row.values:
-                found = self._by_path(name, file)
-                if found is None:
-                    raise _missing(file, number)
-                images.append(found)
-            pictures = [kind == "picture" for _, kind in images]
+            known = [image for name in row.values if (image := self._by_path(name, file)) is not None]
+            if len(known) < len(row.values):
+                raise _missing(file, number)
+            identities, pictures = [identity for identity, _ in known], [kind == "picture" for _, kind in known]
             if any(pictures) and not row.patient_id:
-                return [identity for identity, _ in images], "no-patient-id"
+                return identities, "no-patient-id"
             if any(pictures) != all(pictures) or (row.patient_id and not any(pictures)):
-                return [identity for identity, _ in images], "report-format"
-            return [identity for identity, _ in images], None
+                return identities, "report-format"
+            return identities, None
         column = {"sop_instance_uid": "sop", "study_instance_uid": "study", "accession_number": "accession"}[row.key]
         found = self._index.execute(
             "SELECT min(id), study, issuer, patient, localizer FROM image "

@@ -139,8 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_local(self) -> bool:
         """Host against DNS rebinding, Origin and Sec-Fetch-Site against requests that another page makes."""
-        hosts = {f"127.0.0.1:{self.owner.port}", f"localhost:{self.owner.port}"}
-        if self.headers.get_all("Host") not in ([host] for host in hosts):
+        hosts = [f"127.0.0.1:{self.owner.port}", f"localhost:{self.owner.port}"]
+        if self.headers.get_all("Host") not in [[host] for host in hosts]:
             return False
         origin = self.headers.get("Origin")
         if origin is not None and origin not in {f"http://{host}" for host in hosts}:

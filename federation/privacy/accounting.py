@@ -92,7 +92,7 @@ def epsilon_prv(events: Iterable[Event], delta: float) -> float:
     costs = _costs(events)
     if not costs:
         return 0.0
-    from opacus.accountants import PRVAccountant  # type: ignore[import-untyped]
+    from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
     accountant.history = [(noise_multiplier, sampling_rate, steps) for sampling_rate, noise_multiplier, steps in costs]

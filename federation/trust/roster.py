@@ -90,6 +90,10 @@ class Roster:
     def active(self) -> tuple[str, ...]:
         return tuple(member.site_id for member in self.sites if member.status == "active")
 
+    def identities(self) -> dict[str, bytes]:
+        """The newest key of every active member: who may sign in a masked sum (secagg-1)."""
+        return {member.site_id: member.identity.raw for member in self.sites if member.status == "active"}
+
     def member(self, site_id: str) -> Member:
         """The active member of this name. Raises: TrustError `roster-site`."""
         for member in self.sites:

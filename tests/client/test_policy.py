@@ -9,17 +9,20 @@ from federation.consent import Consent, PrivacyTerms, Refusal
 from federation.plan import parse_plan
 
 PLAN = parse_plan('[run]\nname = "demo"\nrounds = 3\n[model]\npath = "base"\n[privacy]\nnoise_multiplier = 1.0')
+IN_THE_CLEAR = replace(PLAN, aggregation=replace(PLAN.aggregation, secure=False))
 OFFER = Consent("ab" * 32, {"m.lora_B.weight": (2, 2)}, 1000, PrivacyTerms(1.0, 0.1, 1e-4, 1.5, 2.5))
 POLICY = Policy(epsilon_max=2.0, noise_multiplier_min=0.8, delta_max=1e-3, quorum_min=3, approve="matching")
 
 
-def reasons(policy=POLICY, plan=PLAN, offer=OFFER, quorum=3, approved=False, released=True) -> tuple[str, ...]:
-    decision = decide(policy, plan, offer, quorum=quorum, approved=approved, released=released)
+def reasons(
+    policy=POLICY, plan=PLAN, offer=OFFER, quorum=3, approved=False, released=True, can_mask=True
+) -> tuple[str, ...]:
+    decision = decide(policy, plan, offer, quorum=quorum, approved=approved, released=released, can_mask=can_mask)
     return decision.reasons if isinstance(decision, Refusal) else ()
 
 
 def test_a_plan_within_every_rule_gets_the_offered_consent():
-    assert decide(POLICY, PLAN, OFFER, quorum=3, approved=False, released=True) is OFFER
+    assert decide(POLICY, PLAN, OFFER, quorum=3, approved=False, released=True, can_mask=True) is OFFER
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,9 @@ def test_a_plan_within_every_rule_gets_the_offered_consent():
         ("model_not_allowed", {"policy": replace(POLICY, models=("cd" * 32,))}),
         ("model_not_allowed", {"plan": replace(PLAN, model=replace(PLAN.model, sha256="cd" * 32))}),
         ("quorum_too_small", {"quorum": 2}),
-        ("secure_required", {"policy": replace(POLICY, secure_required=True)}),
+        ("quorum_too_small", {"quorum": 2, "policy": replace(POLICY, quorum_min=1)}),
+        ("secure_required", {"policy": replace(POLICY, secure_required=True), "plan": IN_THE_CLEAR}),
+        ("roster_absent", {"can_mask": False}),
         ("rank_too_large", {"policy": replace(POLICY, rank_max=7)}),
         ("privacy_off", {"offer": replace(OFFER, terms=None)}),
         ("plan_not_approved", {"policy": replace(POLICY, approve="each-plan")}),

@@ -29,6 +29,8 @@ local_steps = 2
 sampling_rate = 1.0
 [privacy]
 noise_multiplier = 8.0
+[aggregation]
+secure = false
 """)
 TARGET = replace(PLAN, privacy=replace(PLAN.privacy, noise_multiplier=None, target_epsilon=2.0))
 OPEN = replace(PLAN, privacy=replace(PLAN.privacy, noise_multiplier=None, unit="none"))

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import get_args
 from uuid import uuid4
 
 import flwr
@@ -19,6 +20,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import make_app
+from federation import flower, messages
 from federation.errors import FormatError, ModelError, QuorumError
 from federation.flower import GridLink, Patience, from_records, to_records
 from federation.messages import Answer, Payload, Question, answer_to
@@ -166,7 +168,7 @@ def test_each_kind_of_question_reaches_the_site() -> None:
     link = link_over(grid_of(*SITES))
     link.site_ids()
 
-    for kind in ("consent", "train"):
+    for kind in ("consent", "train", *get_args(messages.MaskedStage)):
         assert len(list(link.ask([question("a", kind)], deadline_s=5))) == 1
 
 
@@ -386,3 +388,8 @@ def test_a_silent_registered_site_ends_at_the_deadline_and_the_others_are_heard(
     link.site_ids()
 
     assert [one.site_id for one in link.ask([question(site) for site in SITES], deadline_s=0.1)] == ["b", "c"]
+
+
+def test_every_kind_of_question_has_a_message_type() -> None:
+    assert set(flower.MESSAGE_TYPES) == set(get_args(messages.QuestionKind))
+    assert {flower.MESSAGE_TYPES[kind] for kind in get_args(messages.MaskedStage)} == {flower.MASKED_TYPE}

@@ -85,8 +85,19 @@ def test_a_value_that_is_not_exactly_right_is_refused(old, new):
     assert refusal(SMALLEST.replace(old, new)).code == "plan-value"
 
 
-def test_secure_aggregation_is_refused_until_it_exists():
-    assert refusal(SMALLEST + "[aggregation]\nsecure = true").code == "plan-unsupported"
+@pytest.mark.parametrize("quorum", [1, 2])
+def test_secure_aggregation_is_the_default_and_needs_three(quorum):
+    few = SMALLEST.replace("rounds = 3", f"rounds = 3\nquorum = {quorum}")
+    error = refusal(few)
+
+    assert parse_plan(SMALLEST).aggregation.secure
+    assert error.code == "plan-unsupported" and "secure = false" in error.hint
+    assert parse_plan(few + "[aggregation]\nsecure = false").run.quorum == quorum
+
+
+@pytest.mark.parametrize("bits", ["8", "24", "64", "16.0", '"16"'])
+def test_a_ring_has_16_or_32_bits(bits):
+    assert refusal(SMALLEST + f"[aggregation]\nring_bits = {bits}").code == "plan-value"
 
 
 @pytest.mark.parametrize(

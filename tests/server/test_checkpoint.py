@@ -12,7 +12,7 @@ from federation.errors import StoreError
 from federation.plan import parse_plan
 from server.aggregate import ServerState
 from server.checkpoint import Checkpoints
-from server.record import RoundRecord, SentMessage, record_from
+from server.record import MaskedRecord, RoundRecord, SentMessage, record_from
 
 PLAN = parse_plan('[run]\nname = "demo"\nrounds = 3\n[model]\npath = "base"\n[privacy]\nunit = "none"')
 OTHER = parse_plan('[run]\nname = "demo"\nrounds = 4\n[model]\npath = "base"\n[privacy]\nunit = "none"')
@@ -29,6 +29,7 @@ def record(number: int) -> RoundRecord:
         number, ("site-a", "site-b"), ("site-a",), ("site-a",), {"site-b": ("privacy_off",)}, {"site-c": "no-answer"},
         {"site-a": 255}, {"site-a": 500}, terms, {"site-a": 123}, {"site-a": 456}, sent, "gate-worse",
         {"norm": "1.5", "bound": "2.0", "metrics": {"site-a": "0.5"}}, 0.25, "cd" * 32, 1.75,
+        MaskedRecord(16, 3, 2, {"m.lora_A.weight": 1e-3}, {"site-b": "secagg-bad-share"}), "secagg-mask-residue",
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ sampling_rate = 0.5
 [privacy]
 noise_multiplier = 8.0
 [aggregation]
+secure = false
 max_update_rms = 1e6
 [evaluation]
 held_out_share = 0.25

@@ -31,6 +31,8 @@ local_steps = 1
 sampling_rate = 0.5
 [privacy]
 noise_multiplier = 8.0
+[aggregation]
+secure = false
 [evaluation]
 held_out_share = 0.25
 bootstrap = 60

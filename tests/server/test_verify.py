@@ -37,6 +37,7 @@ local_steps = 2
 [privacy]
 noise_multiplier = 4.0
 [aggregation]
+secure = false
 max_update_rms = 100.0
 server_optimizer = "adam"
 """)

@@ -57,6 +57,7 @@ sampling_rate = 0.5
 [privacy]
 noise_multiplier = 4.0
 [aggregation]
+secure = false
 max_update_rms = 1e6
 """)
 

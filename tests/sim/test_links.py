@@ -12,7 +12,9 @@ from sim.links import LocalLink
 from sim.vectors import vector_site
 
 SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
-PLAN = parse_plan('[run]\nname = "demo"\nrounds = 1\n[model]\npath = "base"\n[privacy]\nunit = "none"')
+PLAN = parse_plan(
+    '[run]\nname = "demo"\nrounds = 1\n[model]\npath = "base"\n[privacy]\nunit = "none"\n[aggregation]\nsecure = false'
+)
 POLICY = Policy(epsilon_max=1.0, approve="matching", allow_without_privacy=True)
 
 

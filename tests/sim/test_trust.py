@@ -29,6 +29,7 @@ path = "base"
 [privacy]
 noise_multiplier = 4.0
 [aggregation]
+secure = false
 max_update_rms = 100.0
 """)
 POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1)

@@ -112,7 +112,7 @@ def test_one_patient_is_one_voice_also_without_privacy(model: TrainableModel, da
     large = flat(run(model, data, clipping=AutoS(radius=1.0), learning_rate=1.0, local_steps=1), model)
 
     assert 0 < np.linalg.norm(large) <= 1.0
-    np.testing.assert_allclose(large, 2 * small, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(large, 2 * small, rtol=1e-4, atol=1e-6)
 
 
 def test_several_steps_learn(model: TrainableModel, data: Made) -> None:
@@ -152,7 +152,7 @@ def test_every_step_draws_and_makes_noise_once_from_streams_of_its_own(model: Tr
 
 
 def test_the_noise_does_not_grow_with_the_number_of_micro_batches(model: TrainableModel, data: Made) -> None:
-    updates = [flat(run(model, data, NOISY.clipping, micro_batch_patients=size), model) for size in (1, 2, 6)]
+    updates = [flat(run(model, data, NOISY, micro_batch_patients=size), model) for size in (1, 2, 6)]
 
     for other in updates[1:]:
         assert np.linalg.norm(updates[0] - other) <= 1e-4 * np.linalg.norm(other)
@@ -247,14 +247,16 @@ def test_at_most_the_allowed_examples_of_a_patient_are_used(
     model: TrainableModel, patients: list[list[Example]]
 ) -> None:
     both = patients[3]
-    whole = run(model, Made({"a" * 32: both}), examples_per_patient=2)
+    unclipped = FlatClipping(1e6)
+    whole = run(model, Made({"a" * 32: both}), examples_per_patient=2, clipping=unclipped)
     one = run(model, Made({"a" * 32: both}), examples_per_patient=1)
     either = [run(model, Made({"a" * 32: [example]})) for example in both]
     picks = {codec.dump(run(model, Made({"a" * 32: both}), examples_per_patient=1, label=f"run/{n}")) for n in range(8)}
 
     assert codec.dump(one) in {codec.dump(update) for update in either}
     assert picks == {codec.dump(update) for update in either}  # both get their turn
-    mean = sum(flat(update, model) for update in either) / 2
+    each = [flat(run(model, Made({"a" * 32: [example]}), clipping=unclipped), model) for example in both]
+    mean = sum(each) / 2
     np.testing.assert_allclose(flat(whole, model), mean, rtol=1e-3, atol=1e-7)
 
 

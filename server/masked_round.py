@@ -1,0 +1,147 @@
+"""One masked round as the coordinator drives it: five questions, and what is kept of the answers. secagg-1.md."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from federation import canonical, durable
+from federation.canonical import Value
+from federation.consent import Consent
+from federation.errors import FedError, FormatError
+from federation.messages import Answer, MaskedStage
+from federation.plan import RunPlan
+from federation.secagg.ring import Encoding, Shapes
+from federation.secagg.server import MaskedSum, ServerRound
+from server.record import MaskedRecord
+
+# One question of this stage to each of these sites; the answers that fit, one at a time.
+Ask = Callable[[MaskedStage, Mapping[str, Mapping[str, Value]]], Iterator[Answer]]
+
+DEVIATIONS = 8.0  # a bound, in root mean squares of one site's update
+FIRST_BOUND = 16.0  # in `max_update_rms`, while nobody knows a matrix's size; in 32 bits that costs no precision
+CLIPPED_MOST = 10  # of 10 000 coordinates; more, and the bounds of the next round are twice as wide
+
+
+def masked_sum(
+    this: ServerRound,
+    ask: Ask,
+    leave_out: Callable[[Answer, FedError], None],
+    kept: "KeptRound",
+) -> MaskedSum:
+    """The five questions. A site whose answer fails is left out; what it hid is repaired by the others' shares.
+
+    Raises: QuorumError or ProtocolError if the round cannot be finished; then nothing was learned of any update.
+    """
+
+    def stage(kind: MaskedStage, bodies: Mapping[str, Mapping[str, Value]], add: Callable[[Answer], None]) -> None:
+        for answer in ask(kind, bodies):
+            try:
+                if answer.kind != kind:
+                    raise FormatError("message-kind", "an answer of another kind", hint="compare the versions")
+                add(answer)
+            except FedError as error:
+                leave_out(answer, error)
+            del answer
+
+    def add_masked(answer: Answer) -> None:
+        if answer.payload is None:
+            raise FormatError("secagg-out-of-range", "a masked answer without its vector", hint="compare the versions")
+        this.add_masked(answer.site_id, answer.body, answer.payload)
+        kept.vector(answer.site_id, answer.payload.data)
+
+    # 0 ready: fresh keys, and everybody's commitment to the same model, plan and encoding
+    begin = {"encoding": this.encoding.value()}
+    stage("ready", dict.fromkeys(this.encoding.weights, begin), lambda a: this.add_ready(a.site_id, a.body))
+    ready = this.close_ready()
+
+    # 1 shares: every site's two secrets, in pieces that only the others can read
+    stage("shares", dict.fromkeys(this.sites, {"ready": ready}), lambda a: this.add_shares(a.site_id, a.body))
+    boxes = this.close_shares()
+
+    # 2 masked: the vectors, added as they come; each alone looks random
+    stage("masked", {site: {"boxes": boxes[site]} for site in this.peers}, add_masked)
+    masked = this.close_masked()
+
+    # 3 agree: the survivors sign who is in the sum
+    stage("agree", dict.fromkeys(this.survivors, {"masked": masked}), lambda a: this.add_agree(a.site_id, a.body))
+    agreed = this.close_agree()
+
+    # 4 unmask: the pieces that remove the masks of this one sum
+    stage("unmask", dict.fromkeys(this.survivors, {"agree": agreed}), lambda a: this.add_unmask(a.site_id, a.body))
+    return this.result()
+
+
+def encoding_for(
+    plan: RunPlan,
+    shapes: Shapes,
+    weights: Mapping[str, int],
+    consents: Mapping[str, Consent],
+    before: MaskedRecord | None,
+) -> Encoding:
+    """The round's public encoding: bounds from the last mean's own size, wide enough for the noisiest site.
+
+    A matrix whose size nobody knows yet gets a bound that no update within `max_update_rms` should meet, and then the
+    whole round takes 32 bits. docs/spec/secagg-1.md, section 5.
+    """
+    known = {} if before is None else before.rms
+    widen = 1 if before is None else before.widen
+    unknown = FIRST_BOUND * plan.aggregation.max_update_rms
+    reach = DEVIATIONS * widen * _largest_over_mean(weights, consents)
+    bounds = {name: min(unknown, reach * known[name]) if known.get(name, 0) > 0 else unknown for name in shapes}
+    is_known = all(known.get(name, 0) > 0 for name in shapes)
+    return Encoding(plan.aggregation.ring_bits if is_known else 32, shapes, bounds, weights)
+
+
+def record_of(found: MaskedSum, encoding: Encoding, before: MaskedRecord | None) -> MaskedRecord:
+    """What the next round needs to know of this one, and who is suspected of what."""
+    rms = {
+        name: math.sqrt(float((array.astype("f8") ** 2).mean())) for name, array in found.decoded.mean.arrays.items()
+    }
+    widen = 1 if before is None else before.widen
+    too_many = found.decoded.clipped > CLIPPED_MOST * len(found.survivors)
+    return MaskedRecord(
+        bits=encoding.bits,
+        clipped=found.decoded.clipped,
+        widen=widen * 2 if too_many else widen,
+        rms=({} if before is None else dict(before.rms)) | rms,
+        suspects=found.suspects,
+    )
+
+
+class KeptRound:
+    """What an auditor needs: the transcript of every round, and the masked vectors of the last one."""
+
+    def __init__(self, folder: Path, round_number: int) -> None:
+        self._folder, self._round = folder / "masked", round_number
+        self._vectors = self._folder / "vectors"
+
+    def begin(self) -> None:
+        """The vectors of the round before go; nobody can open them, but they are large."""
+        shutil.rmtree(self._vectors, ignore_errors=True)
+        self._vectors.mkdir(parents=True)
+
+    def vector(self, site_id: str, data: bytes) -> None:
+        """Not synced: after a crash the round is closed, and there is nothing to recompute."""
+        (self._vectors / f"{site_id}.vector").write_bytes(data)
+
+    def transcript(self, value: Value) -> None:
+        durable.write(self._folder / f"{self._round:05}.json", [canonical.dump(value)])
+
+
+def _largest_over_mean(weights: Mapping[str, int], consents: Mapping[str, Consent]) -> float:
+    """The largest noise of one site over that of the weighted mean, from the declared terms; √n for equal sites."""
+    noise = {site: _noise(consents[site]) for site in weights}
+    mean = math.sqrt(sum((weights[site] * noise[site]) ** 2 for site in weights)) / sum(weights.values())
+    return max(noise.values()) / mean
+
+
+def _noise(consent: Consent) -> float:
+    if consent.terms is None:
+        return 1.0
+    return consent.terms.noise_multiplier / (consent.terms.sampling_rate * consent.declared_patients)
+
+
+def latest(records: Sequence[MaskedRecord | None]) -> MaskedRecord | None:
+    """The record of the last round that had a masked sum."""
+    return next((record for record in reversed(records) if record is not None), None)

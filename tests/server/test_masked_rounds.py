@@ -1,0 +1,352 @@
+"""Whole runs under masks, with real sites: the mean of the survivors, and no single update at the coordinator."""
+
+import base64
+import gc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from client.policy import Policy
+from federation import canonical, codec
+from federation.adapter import AdapterUpdate, initial_adapter
+from federation.errors import QuorumError
+from federation.plan import parse_plan
+from federation.secagg import transcript
+from server import rounds
+from server.checkpoint import Checkpoints
+from server.start import seed_of
+from sim.faults import FaultyLink, parse_fault
+from sim.links import LocalLink
+from sim.vectors import roster_of, vector_site
+
+SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
+POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1, allow_without_privacy=True)
+PLAN = parse_plan("""
+[run]
+name = "demo"
+rounds = 3
+quorum = 3
+[model]
+path = "base"
+[training]
+local_steps = 2
+learning_rate = 0.5
+[privacy]
+unit = "none"
+[aggregation]
+secure = true
+weights = "declared-patients"
+max_update_rms = 4.0
+""")
+IN_THE_CLEAR = replace(PLAN, aggregation=replace(PLAN.aggregation, secure=False))
+NOISY = replace(
+    PLAN,
+    privacy=replace(PLAN.privacy, unit="patient", noise_multiplier=2.0),
+    aggregation=replace(PLAN.aggregation, max_update_rms=100.0),
+)
+DECLARED = {"site-a": 100, "site-b": 200, "site-c": 300, "site-d": 250, "site-e": 150}
+
+
+class Federation:
+    def __init__(self, folder, plan, *, declared=DECLARED, policies=None, faults=(), roster=None):
+        self.folder, self.plan = folder, plan
+        self.roster = roster_of(declared) if roster is None else roster
+        self.faults = [parse_fault(text) for text in faults]
+        self.declared, self.policies = declared, policies or {}
+        self.start()
+
+    def start(self):
+        self.sites = {
+            site: vector_site(
+                site, self.folder / site,
+                np.random.default_rng(ord(site[-1])).standard_normal((20, 12)).astype(np.float32), shapes=SHAPES,
+                policy=self.policies.get(site, POLICY), declared_patients=declared, roster=self.roster,
+            )
+            for site, declared in self.declared.items()
+        }  # fmt: skip
+        self.link = FaultyLink(LocalLink(self.sites), self.faults)
+
+    def restart(self, *names):
+        """These sites die and come back: what was in memory only is lost."""
+        for name in names:
+            self.sites[name].ledger.close()
+        fresh = Federation.__new__(Federation)
+        fresh.__dict__ = self.__dict__ | {"declared": {name: self.declared[name] for name in names}}
+        fresh.start()
+        self.sites |= fresh.sites
+        self.link = FaultyLink(LocalLink(self.sites), self.faults)
+
+    def run(self, observer=lambda record, adapter: None, link=None):
+        folder = self.folder / "run"
+        if (folder / "run.json").exists():
+            checkpoints = Checkpoints.open(folder, plan=self.plan)
+        else:
+            checkpoints = Checkpoints.create(folder, run_id="run-1", plan=self.plan)
+        return rounds.run(self.plan, link or self.link, checkpoints, roster=self.roster, observer=observer)
+
+
+@pytest.fixture
+def federation(tmp_path):
+    opened = []
+
+    def make(plan=PLAN, name="federation", **options):
+        opened.append(Federation(tmp_path / name, plan, **options))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        for site in each.sites.values():
+            site.ledger.close()
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_the_first_round_takes_32_bits_and_then_the_plans(federation, bits):
+    masked = federation(replace(PLAN, aggregation=replace(PLAN.aggregation, ring_bits=bits)), "masked").run()
+    first = [record.masked for record in masked.rounds]
+
+    assert [record.bits for record in first] == [32, bits, bits]
+    assert all(record.accepted == tuple(DECLARED) for record in masked.rounds)
+    assert all(record.masked.clipped == 0 and not record.masked.suspects for record in masked.rounds)
+
+
+@pytest.mark.parametrize("bits, error", [(16, 2e-3), (32, 1e-6)])
+def test_the_mean_is_the_weighted_mean_by_hand(federation, bits, error):
+    plan = replace(PLAN, aggregation=replace(PLAN.aggregation, ring_bits=bits))
+    result = federation(plan).run()
+    point = initial_adapter(SHAPES, a_init="orthonormal", seed=seed_of(plan)).flatten().astype("f8")
+    weights = result.rounds[0].weights
+    for _ in range(3):
+        moved = {
+            site: 0.75 * (np.random.default_rng(ord(site[-1])).standard_normal((20, 12)).astype("f4").mean(0) - point)
+            for site in DECLARED
+        }
+        point += sum(weights[site] * moved[site] for site in DECLARED) / sum(weights.values())
+
+    np.testing.assert_allclose(result.adapter.flatten(), point, atol=error)
+
+
+def test_equal_runs_give_equal_bytes(federation):
+    first, second = federation(NOISY, "first").run(), federation(NOISY, "second").run()
+
+    assert first.adapter.digest() == second.adapter.digest()
+    assert [m.sha256 for m in first.rounds[2].messages] == [m.sha256 for m in second.rounds[2].messages]
+
+
+@pytest.mark.parametrize("stage", ["ready", "shares", "masked", "agree", "unmask"])
+def test_a_dropout_at_any_stage_is_repaired_and_the_site_joins_the_next_round(federation, stage):
+    result = federation(PLAN, faults=[f"site-b=drop-{stage}@2"]).run()
+    second = result.rounds[1]
+    counted = stage in ("agree", "unmask")  # its vector is in the sum
+
+    assert second.failures == {"site-b": "no-answer"} and not second.closed
+    assert ("site-b" in second.accepted) == counted and len(second.accepted) == 4 + counted
+    assert result.rounds[2].accepted == tuple(DECLARED)
+
+
+@pytest.mark.parametrize("stage", ["shares", "masked", "agree", "unmask"])
+def test_too_many_dropouts_close_the_round_without_a_result_and_the_next_one_begins(federation, stage):
+    whole = federation(NOISY, faults=[f"site-{site}=drop-{stage}@2" for site in "bcd"])
+    result = whole.run()
+    second = result.rounds[1]
+
+    assert second.closed.startswith("secagg-") and second.accepted == () and second.masked is None
+    assert second.adapter_digest == result.rounds[0].adapter_digest
+    assert result.rounds[2].accepted == tuple(DECLARED)
+    assert all(len(site.ledger.spends()) == 3 for site in whole.sites.values()), "privacy stays spent"
+
+
+def test_an_altered_vector_is_refused_and_its_site_named(federation):
+    result = federation(PLAN, faults=["site-c=corrupt@2"]).run()
+
+    assert result.rounds[1].failures == {"site-c": "secagg-digest-mismatch"}
+    assert result.rounds[1].accepted == ("site-a", "site-b", "site-d", "site-e")
+
+
+@pytest.mark.parametrize(
+    "kind, code", [("nan", "update-not-finite"), ("drop", "no-answer"), ("stale", "message-context")]
+)
+def test_a_site_that_fails_in_training_is_not_in_the_masked_round(federation, kind, code):
+    result = federation(PLAN, faults=[f"site-b={kind}@2"]).run()
+
+    assert result.rounds[1].failures == {"site-b": code} and len(result.rounds[1].accepted) == 4
+
+
+def test_three_sites_are_enough_and_two_are_refused_before_anybody_is_asked(federation):
+    three = {site: DECLARED[site] for site in ("site-a", "site-b", "site-c")}
+    result = federation(PLAN, "three", declared=three).run()
+    two = federation(replace(PLAN, run=replace(PLAN.run, quorum=0)), "two", declared={"site-a": 1, "site-b": 1})
+    with pytest.raises(QuorumError) as caught:
+        two.run()
+
+    assert all(len(record.accepted) == 3 for record in result.rounds)
+    assert caught.value.code == "secagg-roster-too-small" and "secure = false" in caught.value.hint
+    assert all(site.learner.updates == 0 for site in two.sites.values())
+
+
+def test_with_three_sites_one_dropout_closes_the_round(federation):
+    three = {site: DECLARED[site] for site in ("site-a", "site-b", "site-c")}
+    result = federation(PLAN, declared=three, faults=["site-b=drop-masked@2"]).run()
+
+    assert result.rounds[1].closed == "secagg-survivors-too-few" and result.rounds[2].accepted == tuple(three)
+
+
+def test_a_site_without_a_roster_refuses_and_one_that_requires_masks_refuses_plans_without(federation):
+    strict = {site: replace(POLICY, secure_required=True) for site in DECLARED}
+    with pytest.raises(QuorumError, match="secure_required"):
+        federation(IN_THE_CLEAR, "clear", policies=strict).run()
+    without = federation(PLAN, "without")
+    without.sites["site-b"].masking = None
+
+    assert federation(PLAN, "masked", policies=strict).run().rounds[0].accepted == tuple(DECLARED)
+    assert without.run().rounds[0].refusals == {"site-b": ("roster_absent",)}
+
+
+def test_a_site_can_demand_more_survivors_than_the_coordinator_has(federation):
+    """`quorum_min` is the site's own number; what the coordinator says at consent does not bind it."""
+    careful = {"site-a": replace(POLICY, quorum_min=3)}
+    whole = federation(PLAN, policies=careful, faults=["site-b=drop-masked@2"])
+    whole.sites["site-a"].policy = replace(POLICY, quorum_min=5)
+    asked = whole.sites["site-a"]._decide
+    whole.sites["site-a"]._decide = lambda question, run: asked(question, replace(run, quorum=5))
+    result = whole.run()
+
+    assert result.rounds[1].failures["site-a"] == "secagg-survivors-too-few"
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["train", "ready", "shares", "masked", "agree", "unmask"])
+def test_a_coordinator_killed_at_any_stage_goes_on_to_the_same_adapter(federation, stage):
+    whole = federation(NOISY, "whole").run()
+    killed = federation(NOISY, "killed")
+
+    class Dying:
+        site_ids = killed.link.site_ids
+
+        def ask(self, questions, *, deadline_s):
+            for answer in killed.link.ask(questions, deadline_s=deadline_s):
+                yield answer
+                if questions[0].kind == stage and questions[0].round_number == 2 and answer.site_id == "site-c":
+                    raise Stopped
+
+    with pytest.raises(Stopped):
+        killed.run(link=Dying())
+    resumed = killed.run()
+
+    assert resumed.adapter.digest() == whole.adapter.digest()
+    assert {site.learner.updates for site in killed.sites.values()} == {3}
+
+
+@pytest.mark.parametrize("stage", ["ready", "shares", "masked", "agree", "unmask"])
+def test_a_site_that_restarts_in_a_masked_round_is_a_dropout_of_that_round_only(federation, stage):
+    whole = federation(NOISY)
+    ask = whole.link.ask
+
+    def restarting(questions, *, deadline_s):
+        if questions[0].kind == stage and questions[0].round_number == 2:
+            whole.restart("site-b")
+            yield from LocalLink(whole.sites).ask(questions, deadline_s=deadline_s)
+        elif questions[0].kind in ("ready", "shares", "masked", "agree", "unmask"):
+            yield from LocalLink(whole.sites).ask(questions, deadline_s=deadline_s)
+        else:
+            yield from (ask if questions[0].round_number < 2 else LocalLink(whole.sites).ask)(
+                questions, deadline_s=deadline_s
+            )
+
+    whole.link.ask = restarting
+    result = whole.run()
+    second = result.rounds[1]
+
+    if stage == "ready":  # the update was on disk, and nothing secret had been shown
+        assert second.accepted == tuple(DECLARED)
+    else:
+        assert second.failures == {"site-b": "secagg-closed"} and not second.closed
+    assert result.rounds[2].accepted == tuple(DECLARED)
+    assert len(whole.sites["site-b"].ledger.spends()) == 3
+
+
+def test_no_update_of_a_single_site_is_in_memory_log_or_file_of_the_coordinator(federation, tmp_path, capfd):
+    whole = federation(NOISY, faults=["site-b=drop-unmask@3", "site-d=drop-masked@2"])
+    plain = []
+    for site in whole.sites.values():
+        update = site.learner.update
+
+        def remembered(*given, update=update):
+            made = update(*given)
+            plain.append(bytearray(made.flatten().tobytes()))  # the searcher's own copy
+            return made
+
+        site.learner.update = remembered
+    result = whole.run()
+    site_owned = {id(part) for site in whole.sites.values() for part in _reachable([site])}
+    server_side = [part for part in gc.get_objects() if id(part) not in site_owned and part is not plain]
+    held = _bytes_in([result, *server_side], skip=site_owned | {id(copy) for copy in plain})
+    files = b"".join(path.read_bytes() for path in (whole.folder / "run").rglob("*") if path.is_file())
+    log = "".join(capfd.readouterr()).encode()
+
+    assert len(plain) == 15 and len(files) > 10_000 and len(held) > 1000
+    for copy in plain:
+        for piece in (bytes(copy[:24]), bytes(copy[24:])):  # the first matrix, the second
+            for spelt in (piece, piece.hex().encode(), base64.b64encode(piece)):
+                assert spelt not in files and spelt not in log and spelt not in held
+
+
+def _reachable(roots):
+    """Everything that these objects hold, as far as the collector can see, without modules and classes."""
+    import types
+
+    seen, todo = set(), list(roots)
+    while todo:
+        part = todo.pop()
+        if id(part) in seen or isinstance(part, type | types.ModuleType | types.FunctionType | types.FrameType):
+            continue
+        seen.add(id(part))
+        yield part
+        todo.extend(gc.get_referents(part))
+
+
+def _bytes_in(parts, skip) -> bytes:
+    found = {}
+    for part in parts:
+        for inner in (part, *gc.get_referents(part)):
+            if id(inner) in skip:
+                continue
+            if isinstance(inner, bytes | bytearray) and len(inner) < 10**6:
+                found[id(inner)] = bytes(inner)
+            elif type(inner) is np.ndarray and inner.nbytes < 10**6:
+                found[id(inner)] = inner.tobytes()
+    return b"|".join(found.values())
+
+
+def test_the_kept_transcript_and_vectors_give_the_last_mean_again_and_only_the_last_vectors_are_kept(federation):
+    whole = federation(NOISY, faults=["site-b=drop-masked@3"])
+    whole.run()
+    folder = whole.folder / "run" / "masked"
+    told = canonical.load((folder / "00003.json").read_bytes())
+    found = transcript.recompute(told, whole.roster, lambda site: (folder / "vectors" / f"{site}.vector").read_bytes())
+
+    assert found.decoded.mean.digest() == told["result"] and found.survivors == ("site-a", "site-c", "site-d", "site-e")
+    assert {path.name for path in folder.iterdir()} == {"00001.json", "00002.json", "00003.json", "vectors"}
+    assert len(list((folder / "vectors").iterdir())) == 4
+
+
+def test_clipped_coordinates_are_counted_and_widen_the_next_bounds(federation):
+    whole = federation(PLAN)
+    # from round 2 on this site's updates are far larger than anything the bounds were made from
+    learner = whole.sites["site-e"].learner
+    update = learner.update
+    learner.update = lambda *given: codec.load_as(
+        AdapterUpdate, codec.dump(update(*given).scale(3.0 if learner.updates > 1 else 1e-3))
+    )
+    for site in ("site-a", "site-b", "site-c", "site-d"):
+        other = whole.sites[site].learner
+        true = other.update
+        other.update = lambda *given, true=true: true(*given).scale(1e-3)
+    result = whole.run()
+    counted = [record.masked.clipped for record in result.rounds]
+
+    assert counted[0] == 0 and counted[1] > 0
+    assert [record.masked.widen for record in result.rounds] == [1, 2, 2] or result.rounds[2].masked.widen == 4
