@@ -199,6 +199,10 @@ def _files(this: _Run) -> str:
         raise _wrong("no round was committed")
     known = {"run.json", "HEAD", ROSTER_NAME, *ONLY_RELEASED}
     known |= {f"{LOG_FOLDER}/{name}" for name in (translog.LOG_NAME, translog.CHECKPOINT_NAME)}
+    # Of masked rounds the names only: each body there has its site's signature (secagg-1), and no run reads them.
+    for _, record in this.history if checkpoints.plan.aggregation.secure else ():
+        known.add(f"masked/{record.round_number:05}.json")
+        known |= {f"masked/vectors/{site}.vector" for site in record.asked}
     found = sorted(path for path in this.run.rglob("*") if path.is_file())
     for path in found:
         name = str(path.relative_to(this.run))
