@@ -85,6 +85,7 @@ def test_the_report_of_a_deployment_has_what_the_hospitals_say_with_noise(ended)
     assert sorted(private["sites"]) == ["east", "north", "west"] and low < private["macro"]["auroc"]["value"] <= high
     assert [one["kind"] for one in told["sites"]["east"]["left"]] == ["consent", "update"] * 2 + ["evaluation"]
     page = (folder.path / "report.html").read_text()
+    assert "No hospital was evaluated" not in page and 'without noise; <a href="#private">' in page
     assert "What the hospitals say" in page and "3 of 3 hospitals examined the federated adapter" in page
     assert "from the hospitals’ noisy answers" in page and "not evaluated" not in page.split("</header>")[0]
     assert "exact (simulation only)" not in page
