@@ -314,7 +314,9 @@ def _bytes_in(parts, skip) -> bytes:
         for inner in (part, *gc.get_referents(part)):
             if id(inner) in skip:
                 continue
-            if isinstance(inner, bytes | bytearray) and len(inner) < 10**6:
+            if (
+                type(inner) in (bytes, bytearray) and len(inner) < 10**6
+            ):  # not isinstance: torch's lazy names warn when asked
                 found[id(inner)] = bytes(inner)
             elif type(inner) is np.ndarray and inner.nbytes < 10**6:
                 found[id(inner)] = inner.tobytes()

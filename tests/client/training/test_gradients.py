@@ -248,9 +248,9 @@ def test_in_sixty_random_models_adapters_and_draws_too(tmp_path: Path) -> None:
         rng = np.random.default_rng(number)
         folder = tmp_path / str(number)
         tokenizer = make_tokenizer(public_text(rng, 50))
-        make_model(tokenizer, layers=int(rng.integers(1, 4)), width=int(rng.choice([32, 64, 96]))).save_pretrained(
-            folder
-        )
+        layers = int(rng.integers(1, 4))
+        made = make_model(tokenizer, text_layers=layers, vision_layers=layers, width=int(rng.choice([32, 64, 96])))
+        made.save_pretrained(folder)
         pictures = Llama4ImageProcessor(size={"height": TILE, "width": TILE}, max_patches=int(rng.choice([1, 4])))
         Llama4Processor(pictures, tokenizer, patch_size=PATCH, pixel_shuffle_ratio=0.5).save_pretrained(folder)
         base = load_base(folder, sha256=None, family="llama4", device=Device())
