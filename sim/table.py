@@ -18,7 +18,6 @@ from sim.run import Options, Talk, simulate
 EPSILONS: tuple[float | None, ...] = (1.0, 3.0, 8.0, None)
 METHODS = ("fedavg", "ffa")
 RANKS = (4, 16)
-SCALE = 4.0  # alpha / rank, the same in every cell
 COLOURS = ("#2f6f4f", "#8fb99f", "#b3472c", "#dda08f")
 
 
@@ -39,7 +38,8 @@ class Cell:
         privacy = Privacy(unit="none") if self.epsilon is None else replace(
             plan.privacy, unit="patient", target_epsilon=self.epsilon, noise_multiplier=None
         )  # fmt: skip
-        adapter = replace(plan.adapter, method=self.method, rank=self.rank, alpha=SCALE * self.rank)  # type: ignore[arg-type]
+        scale = plan.adapter.alpha / plan.adapter.rank  # the same in every cell
+        adapter = replace(plan.adapter, method=self.method, rank=self.rank, alpha=scale * self.rank)  # type: ignore[arg-type]
         evaluation = replace(plan.evaluation, free_text=False, private_epsilon=None)
         return replace(plan, privacy=privacy, adapter=adapter, evaluation=evaluation)
 
