@@ -43,7 +43,7 @@ class FlatClipping:
 
     def factors(self, norms: ArrayLike) -> NDArray[np.float64]:
         norms, usable = _usable(norms)
-        return np.where(usable, self.clipping_norm / np.maximum(norms, self.clipping_norm), 0.0)
+        return _exact(np.where(usable, self.clipping_norm / np.maximum(norms, self.clipping_norm), 0.0))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class AutoS:
 
     def factors(self, norms: ArrayLike) -> NDArray[np.float64]:
         norms, usable = _usable(norms)
-        return np.where(usable, self.radius / (norms + self.gamma), 0.0)
+        return _exact(np.where(usable, self.radius / (norms + self.gamma), 0.0))
 
 
 def clipping_rule(name: str, norm: float) -> FlatClipping | AutoS:
@@ -109,6 +109,11 @@ def _usable(norms: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     norms = np.asarray(norms, dtype=np.float64)
     usable = np.isfinite(norms) & (norms >= 0.0)
     return np.where(usable, norms, 0.0), usable
+
+
+def _exact(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A factor below the normal numbers has lost digits, and may be too large by more than a rounding: 0 instead."""
+    return np.where(factors >= np.finfo(np.float64).tiny, factors, 0.0)
 
 
 def _require_positive(value: float, name: str) -> None:
