@@ -24,6 +24,7 @@ class FlatClipping:
     | 0                            | 1 (sum moves 0) |
     | up to C                      | 1               |
     | above C                      | C / norm        |
+    | near the largest float64     | 0: see _exact   |
     | NaN, inf, negative           | 0               |
     """
 
@@ -56,6 +57,7 @@ class AutoS:
     |------------------------------|---------------------------|
     | 0                            | R / gamma (sum moves 0)   |
     | any finite                   | R / (norm + gamma)        |
+    | near the largest float64     | 0: see _exact             |
     | NaN, inf, negative           | 0                         |
     """
 
