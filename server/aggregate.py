@@ -181,7 +181,8 @@ def public_weights(kind: str, consents: Mapping[str, Consent]) -> dict[str, int]
     """A weight from 1 to 255 for every participant, from numbers that the sites have published.
 
     "inverse-noise-variance": ∝ (D/σ)², D = sampling rate × declared patients, σ the noise multiplier: what a site's
-    mean is worth under its noise (without privacy: equal). "declared-patients": ∝ declared patients. "equal".
+    mean is worth under its noise (without privacy, ∝ D: under the chance of who was drawn). "declared-patients":
+    ∝ declared patients. "equal".
     No site gets more than twice its equal share, up to the rounding to integers: above that the "sum" would nearly be
     one hospital's update, and the model that hospital's model.
     """
@@ -267,7 +268,7 @@ def _decayed(
 
 def _inverse_noise_variance(consent: Consent) -> float:
     if consent.terms is None:
-        return 1.0
+        return float(consent.declared_patients)
     return (consent.terms.sampling_rate * consent.declared_patients / consent.terms.noise_multiplier) ** 2
 
 

@@ -197,11 +197,9 @@ def test_weights_do_not_depend_on_the_order_of_the_sites_or_fail_for_one():
     assert public_weights("equal", {}) == {}
 
 
-def test_without_privacy_there_is_no_noise_to_weight_by():
-    assert public_weights("inverse-noise-variance", {"a": consent(1, None), "b": consent(9, None)}) == {
-        "a": 255,
-        "b": 255,
-    }
+def test_without_privacy_the_only_noise_is_who_was_drawn():
+    consents = {site: consent(patients, None) for site, patients in {"a": 20, "b": 50, "c": 50}.items()}
+    assert public_weights("inverse-noise-variance", consents) == public_weights("declared-patients", consents)
 
 
 def test_the_mean_optimizer_adds_the_mean():
