@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from client import without_privacy
 from client.folder import SETTINGS
 from client.settings import Settings, load_settings
 from federation.errors import StoreError
@@ -29,10 +30,11 @@ def view(folder: Path) -> dict[str, Any]:
             "the site has taken part in runs, and its ledger is gone",
             hint="restore ledger.jsonl and head.json together from the newest copy; training stays off until then",
         )
-    return summary(settings, ledger.read(place) if begun else ())
+    spends = ledger.read(place) if begun else ()
+    return summary(settings, spends, without_privacy.runs(folder / "state"))
 
 
-def summary(settings: Settings, spends: Sequence[Spend]) -> dict[str, Any]:
+def summary(settings: Settings, spends: Sequence[Spend], unbounded: Sequence[str]) -> dict[str, Any]:
     """Per coordinator and in total, at the largest delta that was ever charged: epsilon of the worst-off person."""
     declared = settings.data.declared_patients
     delta = max((spend.delta for spend in spends), default=min(settings.policy.delta_max, 1 / (10 * declared)))
@@ -47,6 +49,7 @@ def summary(settings: Settings, spends: Sequence[Spend]) -> dict[str, Any]:
         "epsilon_max": limit,
         "epsilon": total,
         "epsilon_left": max(0.0, round(limit - total, 4)),
+        "runs_without_privacy": list(unbounded),
         "accountant": accountant_name(),
         "coordinators": {
             name: {"epsilon": round_up(epsilon_of(charged, delta)), "charges": len(charged), "runs": runs(charged)}
@@ -95,6 +98,10 @@ def lines(account: dict[str, Any]) -> list[str]:
         f"at delta {account['delta']:.3g}",
         f"left         epsilon {account['epsilon_left']:.4f}",
     ]
+    if account["runs_without_privacy"]:
+        told.append(
+            f"no bound     on what was told by runs without privacy: {', '.join(account['runs_without_privacy'])}"
+        )
     for name, one in account["coordinators"].items():
         told.append(f"coordinator  {name}: epsilon {one['epsilon']:.4f}, {one['charges']} charges")
     if not account["charges"]:

@@ -27,13 +27,22 @@ class Policy:
 
 
 def decide(
-    policy: Policy, plan: RunPlan, offer: Consent, *, quorum: int, approved: bool, released: bool, can_mask: bool
+    policy: Policy,
+    plan: RunPlan,
+    offer: Consent,
+    *,
+    quorum: int,
+    approved: bool,
+    released: bool,
+    can_mask: bool,
+    unbounded: bool,
 ) -> Consent | Refusal:
     """The offered consent if every rule holds, otherwise all the reasons against it.
 
     `offer` is what this site would agree to; `quorum` is the fewest sites whose updates will be added; `approved` says
     whether a person here approved this very plan, `released` whether one released this very data set, `can_mask`
-    whether this site has a signing key and is on its own roster. The reasons are enumerated words: they tell the
+    whether this site has a signing key and is on its own roster, `unbounded` whether any of these patients was trained
+    on without privacy before, so that no epsilon is true of them. The reasons are enumerated words: they tell the
     coordinator which rule stood against the plan, not its value.
     """
     refused: dict[Reason, bool] = {
@@ -48,7 +57,7 @@ def decide(
     }
     if offer.terms is not None:
         refused |= {
-            "budget_exhausted": offer.terms.epsilon_after_round > policy.epsilon_max,
+            "budget_exhausted": unbounded or offer.terms.epsilon_after_round > policy.epsilon_max,
             "noise_too_low": offer.terms.noise_multiplier < policy.noise_multiplier_min,
             "delta_too_large": offer.terms.delta > min(policy.delta_max, 1 / (10 * offer.declared_patients)),
         }
@@ -56,11 +65,13 @@ def decide(
     return Refusal(reasons) if reasons else offer
 
 
-def decide_evaluation(policy: Policy, terms: PrivacyTerms, declared_patients: int, *, approved: bool) -> Refusal | None:
+def decide_evaluation(
+    policy: Policy, terms: PrivacyTerms, declared_patients: int, *, approved: bool, unbounded: bool
+) -> Refusal | None:
     """None if this hospital's held-out patients may be examined on these terms, otherwise the reasons against it."""
     refused: dict[Reason, bool] = {
         "plan_not_approved": policy.approve == "each-plan" and not approved,
-        "budget_exhausted": terms.epsilon_after_round > policy.epsilon_max,
+        "budget_exhausted": unbounded or terms.epsilon_after_round > policy.epsilon_max,
         "noise_too_low": terms.noise_multiplier < policy.noise_multiplier_min,
         "delta_too_large": terms.delta > min(policy.delta_max, 1 / (10 * declared_patients)),
     }

@@ -4,6 +4,7 @@ The site has the last word. It trains only on a plan that it has read and that i
 ledger before the first patient is drawn, and what it has once answered it repeats byte for byte, never computed again.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from client import policy as policies
+from client import without_privacy
 from client.masking import Masking, read_answer
 from client.policy import Policy
 from client.settings import Settings
@@ -44,6 +46,10 @@ class Learner(Protocol):
     def adapter_shapes(self, plan: RunPlan) -> Mapping[str, tuple[int, ...]]: ...
 
     def declared_patients(self) -> int: ...
+
+    def keying(self) -> str:
+        """Names the secret and the rules that made the patients' keys: with others the same people have other keys."""
+        ...
 
     def data_released(self) -> bool:
         """Whether a person has released this very data set for training."""
@@ -117,7 +123,7 @@ class Site:
         (state_dir / "approvals").mkdir(exist_ok=True)
         if (state_dir / PAID).exists():  # an old backup of the ledger beside a newer state folder
             ledger.require_descends_from(load_head((state_dir / PAID).read_bytes()))
-        self.cohort_id = _cohort_id(state_dir, keys)
+        self.cohort_id = _cohort_id(state_dir, keys, learner.keying())
         self.masking = None if identity is None else Masking(identity, keys, state_dir)
         self._runs: dict[str, _Run] = {}  # what run.json says, once read
 
@@ -189,6 +195,8 @@ class Site:
         if mechanism is not None and decision.terms is not None:
             event = mechanism.event(run.plan.training.local_steps)
             self._pay(question, event, decision.terms.delta, _trained_part(run.plan))
+        else:
+            without_privacy.record(self.state_dir, question.run_id, self.cohort_id, _trained_part(run.plan))
         label = f"{question.run_id}/{question.round_number}"
         factors = run.plan.adapter.trained_factors(question.round_number)
         update = self.learner.update(self._narrowed(run.plan), factors, adapter, mechanism, self.keys, label)
@@ -244,11 +252,15 @@ class Site:
         least = accounting.noise_multiplier_for(wanted, delta=delta, sampling_rate=1.0, steps=1)
         mechanism = Mechanism(PoissonSampling(1.0), FlatClipping(1.0), max(least, self.policy.noise_multiplier_min))
         event, part = mechanism.event(1), (0.0, plan.evaluation.held_out_share)
-        before = [item for item in self.ledger.spends() if item.run_id != question.run_id or item.part != part]
-        after = epsilon_of(before, delta, part=part, adding=(event,))
+        this_round = (question.run_id, question.round_number)
+        before = [item for item in self.ledger.spends() if (item.run_id, item.round_number) != this_round]
+        after = epsilon_of(before, delta, whom=(self.cohort_id, part), adding=(event,))
         terms = PrivacyTerms(mechanism.noise_multiplier, 1.0, delta, after, after)
         approved = (self.state_dir / "approvals" / question.plan_digest).exists()
-        refusal = policies.decide_evaluation(self.policy, terms, self.declared_patients, approved=approved)
+        unbounded = without_privacy.touched(self.state_dir, self.cohort_id, part)
+        refusal = policies.decide_evaluation(
+            self.policy, terms, self.declared_patients, approved=approved, unbounded=unbounded
+        )
         if refusal is not None:
             return answer_to(question, "refusal", refusal.body())
         adapter = codec.load_as(Adapter, *question.payload.pieces)
@@ -278,9 +290,15 @@ class Site:
         )
         approved = (self.state_dir / "approvals" / question.plan_digest).exists()
         can_mask = self.masking is not None and self.masking.is_on_roster(self.site_id)
-        released = self.learner.data_released()
         return policies.decide(
-            self.policy, plan, offer, quorum=run.quorum, approved=approved, released=released, can_mask=can_mask
+            self.policy,
+            plan,
+            offer,
+            quorum=run.quorum,
+            approved=approved,
+            released=self.learner.data_released(),
+            can_mask=can_mask,
+            unbounded=without_privacy.touched(self.state_dir, self.cohort_id, _trained_part(plan)),
         )
 
     def _narrowed(self, plan: RunPlan) -> RunPlan:
@@ -297,15 +315,15 @@ class Site:
         plan, delta = run.plan, self._delta(run.plan)
         this_round = (question.run_id, question.round_number)
         spent = [item for item in self.ledger.spends() if (item.run_id, item.round_number) != this_round]
-        part = _trained_part(plan)
+        whom = (self.cohort_id, _trained_part(plan))
         round_event = mechanism.event(plan.training.local_steps)
         rounds_left = plan.run.rounds - question.round_number + 1
         return PrivacyTerms(
             noise_multiplier=mechanism.noise_multiplier,
             sampling_rate=plan.training.sampling_rate,
             delta=delta,
-            epsilon_after_round=epsilon_of(spent, delta, part=part, adding=(round_event,)),
-            epsilon_at_end=epsilon_of(spent, delta, part=part, adding=(round_event,) * rounds_left),
+            epsilon_after_round=epsilon_of(spent, delta, whom=whom, adding=(round_event,)),
+            epsilon_at_end=epsilon_of(spent, delta, whom=whom, adding=(round_event,) * rounds_left),
         )
 
     def _noise_multiplier(self, plan: RunPlan) -> float | None:
@@ -323,7 +341,7 @@ class Site:
                 steps=plan.total_steps,
                 spent=spent,
             )
-            for spent in events_per_person(self.ledger.spends(), _trained_part(plan))
+            for spent in events_per_person(self.ledger.spends(), (self.cohort_id, _trained_part(plan)))
         )
         return max(least, self.policy.noise_multiplier_min)
 
@@ -417,9 +435,13 @@ def _read_run(path: Path) -> _Run:
             raise StoreError("store-damaged", "the record of a run is damaged", hint="restore the state folder")
 
 
-def _cohort_id(state_dir: Path, keys: KeySource) -> str:
-    """A random name for this site's cohort, made once. Not a hash of data: that would say when the data changed."""
-    path = state_dir / "cohort"
-    if not path.exists():
-        durable.write(path, [keys.key("cohort")[:16].hex().encode("ascii")])
-    return path.read_text(encoding="ascii")
+def _cohort_id(state_dir: Path, keys: KeySource, keying: str) -> str:
+    """A random name for this site's cohort, made once. Not a hash of data: that would say when the data changed.
+
+    With another secret the same people have other keys, so who was held out may now be trained on. They are another
+    cohort then, and the ledger adds up what was done with both.
+    """
+    name = f"cohort-{hashlib.sha256(keying.encode()).hexdigest()[:16]}"
+    if not (state_dir / name).exists():
+        durable.write(state_dir / name, [keys.key(name)[:16].hex().encode("ascii")])
+    return (state_dir / name).read_text(encoding="ascii")

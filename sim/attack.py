@@ -64,7 +64,7 @@ class Step:
         return rule.factors(per_token) * per_token * self.tokens
 
     def noisy(self, total: Floats, stream: KeyStream) -> Floats:
-        bounded = BoundedSum(total.astype(np.float32), self.mechanism.clipping.sensitivity)
+        bounded = BoundedSum(total, self.mechanism.clipping.sensitivity)
         noisy = self.mechanism.add_noise(bounded, stream).total.astype(np.float64)
         return total + self.noise_factor * (noisy - total)
 

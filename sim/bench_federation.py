@@ -131,6 +131,9 @@ class PassLearner:
     def declared_patients(self) -> int:
         return DECLARED_PATIENTS
 
+    def keying(self) -> str:
+        return "rows"
+
     def data_released(self) -> bool:
         return True  # there is nobody in it
 

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 from client.training.gradients import Owners, PatientGradients
+from client.training.train import add_clipped
 from federation.privacy.clipping import BoundedSum, FlatClipping
 from federation.privacy.keystream import KeyStream
 from federation.privacy.mechanism import Mechanism
@@ -151,10 +152,9 @@ def _ours(model: nn.Module, ids: Tensor) -> Step:
     def step() -> None:
         with gradients.patients(owners) as each:
             losses(model, ids).sum().backward()
-        norms = torch.linalg.vector_norm(each, dim=1, dtype=torch.float64).cpu().numpy()
-        factors = torch.from_numpy(mechanism.clipping.factors(norms)).to(each)
-        total = (factors @ each).cpu().numpy()
-        noisy = mechanism.add_noise(BoundedSum(total, mechanism.clipping.sensitivity), stream)
+        total = torch.zeros(gradients.size, dtype=torch.float64, device=each.device)
+        add_clipped(total, each, mechanism.clipping)
+        noisy = mechanism.add_noise(BoundedSum(total.cpu().numpy(), mechanism.clipping.sensitivity), stream)
         mean = torch.from_numpy(noisy.mean(float(len(ids)))).to(each.device)
         start = 0
         with torch.no_grad():

@@ -43,6 +43,9 @@ class VectorLearner:
     def declared_patients(self) -> int:
         return self._declared
 
+    def keying(self) -> str:
+        return "rows"
+
     def data_released(self) -> bool:
         return True  # vectors are nobody's data
 
@@ -78,7 +81,7 @@ class VectorLearner:
         drawn = mechanism.sampling.draw(names, KeyStream(keys.key(f"{label}/sampling")))
         gradients = point - self._patients[[int(name, 16) for name in drawn]]
         factors = mechanism.clipping.factors(np.linalg.norm(gradients, axis=1))
-        total = (gradients * factors[:, None]).sum(axis=0, dtype=np.float32)
+        total = (gradients * factors[:, None]).sum(axis=0, dtype=np.float64)
         bounded = BoundedSum(total, mechanism.clipping.sensitivity)
         return mechanism.add_noise(bounded, KeyStream(keys.key(f"{label}/noise"))).mean(
             mechanism.divisor(self._declared)

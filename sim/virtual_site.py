@@ -232,6 +232,9 @@ class Pool:
     def released(self) -> bool:
         return all(source.released() for source in self._sources)
 
+    def keying(self) -> str:
+        return " ".join(source.keying() for source in self._sources)
+
     def patients(self) -> Sequence[str]:
         return sorted(self._of)
 

@@ -29,6 +29,8 @@ class ReleasedPatients(Patients, Protocol):
 
     def released(self) -> bool: ...
 
+    def keying(self) -> str: ...
+
 
 class StoredPatients:
     """A store as the trainer sees it: patients, and their examples with decoded pictures.
@@ -52,6 +54,10 @@ class StoredPatients:
             self._forget_all(digest)
         self._seen = digest if self._releases.of(digest) is not None else None
         return self._seen is not None
+
+    def keying(self) -> str:
+        """Which secret and which rules made the keys of these patients."""
+        return f"{self._store.key_id} {self._store.profile_digest}"
 
     def _forget_all(self, digest: str) -> None:
         self._kept.clear()
@@ -125,6 +131,9 @@ class LoraLearner:
 
     def declared_patients(self) -> int:
         return self._declared_patients
+
+    def keying(self) -> str:
+        return self._data.keying()
 
     def data_released(self) -> bool:
         return self._data.released()

@@ -102,7 +102,7 @@ def train(
 
         bounded = clipped_sum(model, encoder, chosen, clipping, micro_batch_patients=work.micro_batch_patients)
         if mechanism is None:
-            gradient = bounded.total / np.float32(max(1, len(drawn)))
+            gradient = (bounded.total / max(1, len(drawn))).astype(np.float32)
         else:
             noisy = mechanism.add_noise(bounded, KeyStream(keys.key(f"{label}/noise/{step}")))
             gradient = noisy.mean(mechanism.divisor(work.declared_patients))
@@ -133,15 +133,22 @@ def clipped_sum(
     | an example that the processor cannot take | counts as absent                             |
     | a patient with more examples than allowed | `_choose` took some before this was called   |
     """
-    total = torch.zeros(model.gradients.size, dtype=torch.float32, device=model.device)
+    total = torch.zeros(model.gradients.size, dtype=torch.float64, device=model.device)
     for start in range(0, len(drawn), micro_batch_patients):
-        gradients = patient_gradients(model, encoder, drawn[start : start + micro_batch_patients])
-        norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).cpu().numpy()
-        factors = torch.from_numpy(clipping.factors(norms)).to(gradients)
-        # A factor of 0 does not undo a NaN: 0 * inf is NaN. The whole row is replaced.
-        usable = torch.from_numpy(np.isfinite(norms)).to(gradients.device)
-        total += factors @ torch.where(usable[:, None], gradients, 0.0)
+        add_clipped(total, patient_gradients(model, encoder, drawn[start : start + micro_batch_patients]), clipping)
     return BoundedSum(total.cpu().numpy(), clipping.sensitivity)
+
+
+def add_clipped(total: torch.Tensor, gradients: torch.Tensor, clipping: FlatClipping | AutoS) -> None:
+    """Add each patient's row, scaled, to the float64 `total`; a row whose norm is not finite is left out.
+
+    Left out, not multiplied by its factor of 0: 0 * inf is NaN. In float64, so that neither the product of a tiny
+    factor nor the sum of many patients is rounded by more than the bound allows.
+    """
+    norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).cpu().numpy()
+    for row, factor in zip(gradients, clipping.factors(norms).tolist(), strict=True):
+        if factor > 0.0:
+            total.add_(row, alpha=factor)
 
 
 def patient_gradients(model: TrainableModel, encoder: Encoder, drawn: Sequence[Sequence[Example]]) -> torch.Tensor:

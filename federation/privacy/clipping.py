@@ -92,15 +92,16 @@ class BoundedSum:
     """A sum over patients. Adding or removing one patient moves it by at most `sensitivity` (L2 norm).
 
     Of patients only client/training/train.py and privacy/histograms.py make one. It is a sum, not a mean: a divisor
-    taken from the drawn patients would have no such bound. Nobody drawn: zeros.
+    taken from the drawn patients would have no such bound. It is float64: in float32 the sum of many patients would be
+    rounded by more than the claim allows, and differently with one patient less. Nobody drawn: zeros.
     """
 
-    total: NDArray[np.float32]
+    total: NDArray[np.float64]
     sensitivity: float
 
     def __post_init__(self) -> None:
-        if self.total.ndim != 1 or self.total.dtype != np.float32:
-            raise FormatError("update-shape", "a sum is one float32 vector", hint="flatten the gradients first")
+        if self.total.ndim != 1 or self.total.dtype != np.float64:
+            raise FormatError("update-shape", "a sum is one float64 vector", hint="flatten the gradients first")
         _require_positive(self.sensitivity, "the sensitivity")
 
     def __repr__(self) -> str:

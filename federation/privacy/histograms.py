@@ -206,7 +206,7 @@ def _noisy(
         np.add.at(rows, (row, question * width + cell), scale * np.clip(weight, -1.0, 1.0) / cases[row])
     bound = math.sqrt(SHARES[part])
     factors = mechanism.clipping.factors(np.linalg.norm(rows, axis=1) / bound)
-    total = (rows * factors[:, None]).sum(axis=0).astype(np.float32)
+    total = (rows * factors[:, None]).sum(axis=0)
     noisy = mechanism.add_noise(BoundedSum(total, mechanism.clipping.sensitivity), stream(part))
     return noisy.total.astype(np.float64).reshape(len(answers), width) / scale
 

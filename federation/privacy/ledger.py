@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import NoReturn, Self, TypeAlias
 
 from federation.errors import BudgetError, StoreError
 from federation.privacy.accounting import INTERVAL, Event, epsilon
@@ -30,11 +30,15 @@ from federation.privacy.records import (
     load_head,
 )
 
-__all__ = ["Head", "Ledger", "Spend", "Standing", "ensure_within_budget", "epsilon_of", "events_per_person", "read"]
+__all__ = [
+    "Head", "Ledger", "Spend", "Standing", "Whom", "ensure_within_budget", "epsilon_of", "events_per_person", "read",
+]  # fmt: skip
 
 LEDGER_NAME, HEAD_NAME = "ledger.jsonl", "head.json"
 
 _PERSONS_MAX = 64
+
+Whom: TypeAlias = tuple[str, tuple[float, float]]  # a cohort, and a part of its patients
 
 _log = logging.getLogger(__name__)
 
@@ -164,17 +168,19 @@ def read(folder: Path) -> tuple[Spend, ...]:
     return tuple(spends)
 
 
-def events_per_person(spends: Iterable[Spend], part: tuple[float, float] = (0.0, 1.0)) -> tuple[tuple[Event, ...], ...]:
-    """What was done with one person: the events of each possible one, among those in this part of the patients.
+def events_per_person(spends: Iterable[Spend], whom: Whom | None = None) -> tuple[tuple[Event, ...], ...]:
+    """What was done with one person: the events of each possible one, among these patients, or among all.
 
-    Two charges add up for a person whom both can touch: parts of one cohort are compared, and a person may be in every
-    cohort. Beyond `_PERSONS_MAX` possible persons all events are taken together, which is never too little.
+    Two charges add up for a person whom both can touch. Parts of one cohort are compared; of another cohort a person
+    may be in any part, because the keys that decide it were made anew. Beyond `_PERSONS_MAX` possible persons all
+    events are taken together, which is never too little.
     """
     cohorts: dict[str, list[Spend]] = {}
     for spend in spends:
         cohorts.setdefault(spend.cohort_id, []).append(spend)
     found = []
-    for charged in cohorts.values():
+    for cohort_id, charged in cohorts.items():
+        part = whom[1] if whom is not None and whom[0] == cohort_id else (0.0, 1.0)
         ends = sorted({*part, *(end for spend in charged for end in spend.part if part[0] < end < part[1])})
         found.append({
             tuple(spend.event for spend in charged if spend.part[0] <= low and high <= spend.part[1])
@@ -192,12 +198,12 @@ def epsilon_of(
     spends: Iterable[Spend],
     delta: float,
     *,
-    part: tuple[float, float] = (0.0, 1.0),
+    whom: Whom | None = None,
     adding: tuple[Event, ...] = (),
     interval: float = INTERVAL,
 ) -> float:
-    """The epsilon of the person, in this part of the patients, with whom most was done; `adding`: and these events."""
-    return max(epsilon(events + adding, delta, interval=interval) for events in events_per_person(spends, part))
+    """The epsilon of the person, among these patients or all, with whom most was done; `adding`: and these events."""
+    return max(epsilon(events + adding, delta, interval=interval) for events in events_per_person(spends, whom))
 
 
 @dataclass(frozen=True)
@@ -236,10 +242,10 @@ def ensure_within_budget(
     tenth = (1.0 + 1e-9) / (10 * spend.declared_patients)  # 1e-9: a plan's decimal may be rounded upwards
     _require_within(charged or (spend.delta <= delta_max and spend.delta <= tenth), "delta is above this site's limit")
     spends = ledger.spends()
-    total = epsilon_of(spends, spend.delta, part=spend.part, adding=added, interval=interval)
+    total = epsilon_of(spends, spend.delta, whom=(spend.cohort_id, spend.part), adding=added, interval=interval)
     _require_within(charged or total <= epsilon_max, "this round would pass the site's privacy budget")
     theirs = [past for past in spends if past.coordinator == spend.coordinator]
-    own = epsilon_of(theirs, spend.delta, part=spend.part, adding=added, interval=interval)
+    own = epsilon_of(theirs, spend.delta, whom=(spend.cohort_id, spend.part), adding=added, interval=interval)
     _require_within(
         charged or coordinator_epsilon_max is None or own <= coordinator_epsilon_max,
         "this round would pass the coordinator's share of the privacy budget",

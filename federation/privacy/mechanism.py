@@ -96,6 +96,5 @@ class Mechanism:
                 "the sum was bounded by another rule than the one that is charged",
                 hint="clip with the mechanism's own rule",
             )
-        noise = gaussian(bounded.total.size, noise_std=self.noise_std, stream=stream)
-        noise += bounded.total
-        return NoisySum(total=noise, noise_std=self.noise_std)
+        noisy = gaussian(bounded.total, noise_std=self.noise_std, stream=stream)
+        return NoisySum(total=noisy, noise_std=self.noise_std)

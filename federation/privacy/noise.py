@@ -14,24 +14,24 @@ from federation.privacy.keystream import KeyStream
 _BLOCK = 1 << 16  # normals made at a time: the float64 intermediates stay inside the cache
 
 
-def gaussian(size: int, *, noise_std: float, stream: KeyStream) -> NDArray[np.float32]:
-    """`size` independent normals of mean 0 and standard deviation `noise_std`, float32. Box & Muller 1958.
+def gaussian(mean: NDArray[np.float64], *, noise_std: float, stream: KeyStream) -> NDArray[np.float32]:
+    """Independent normals around each number of `mean`, with standard deviation `noise_std`. Box & Muller 1958.
 
     Guarantees:
-        Drawn in float64, rounded once. The radius uses 64 bits, so |z| reaches 9.4 standard deviations; what is missing
-        beyond has probability below 1e-20 a coordinate. Memory beside the result is constant.
+        Drawn and added in float64, then rounded to float32, once. The radius uses 64 bits, so |z| reaches 9.4 standard
+        deviations; what is missing beyond has probability below 1e-20 a coordinate. Memory beside it is constant.
 
     | edge case             | result               |
     |-----------------------|----------------------|
-    | size 0                | an empty array       |
-    | noise_std 0           | zeros                |
+    | an empty mean         | an empty array       |
+    | noise_std 0           | the mean, rounded    |
     | negative, NaN, inf    | refused              |
     """
     if not 0.0 <= noise_std < float("inf"):
         raise FormatError("noise-stream", "noise needs a finite, non-negative scale", hint="check the noise multiplier")
-    noise = np.empty(size, dtype=np.float32)
-    for start in range(0, size, _BLOCK):
-        block = noise[start : start + _BLOCK]
+    noisy = np.empty(mean.size, dtype=np.float32)
+    for start in range(0, mean.size, _BLOCK):
+        block, centre = noisy[start : start + _BLOCK], mean[start : start + _BLOCK]
         pairs = (block.size + 1) // 2
         radius = stream.words(pairs).astype(np.float64)
         radius += 1.0  # (0, 2^64]: the logarithm below is finite
@@ -41,6 +41,6 @@ def gaussian(size: int, *, noise_std: float, stream: KeyStream) -> NDArray[np.fl
         np.sqrt(radius, out=radius)
         angle = stream.uniform(pairs)
         angle *= 2.0 * np.pi
-        block[:pairs] = radius * np.cos(angle)
-        block[pairs:] = (radius * np.sin(angle))[: block.size - pairs]
-    return noise
+        block[:pairs] = radius * np.cos(angle) + centre[:pairs]
+        block[pairs:] = (radius * np.sin(angle))[: block.size - pairs] + centre[pairs:]
+    return noisy

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from client import without_privacy
 from client.ledger_view import lines, view
 from federation.errors import StoreError
 from federation.privacy.accounting import Event
@@ -50,6 +51,15 @@ def test_trained_and_held_out_patients_do_not_add_up(folder):
     lung, heart = account["coordinators"]["lung"], account["coordinators"]["heart"]
 
     assert lung["epsilon"] < account["epsilon"] < lung["epsilon"] + heart["epsilon"] + 1e-3
+
+
+def test_runs_without_privacy_are_named_beside_the_account(folder):
+    (folder / "state").mkdir(exist_ok=True)
+    without_privacy.record(folder / "state", "run-9", "c-1", (0.2, 1.0))
+    account = view(folder)
+
+    assert account["runs_without_privacy"] == ["run-9"]
+    assert "no bound" in "\n".join(lines(account))
 
 
 def test_the_command_prints_one_json_object(folder, capsys):

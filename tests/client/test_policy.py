@@ -15,20 +15,26 @@ POLICY = Policy(epsilon_max=2.0, noise_multiplier_min=0.8, delta_max=1e-3, quoru
 
 
 def reasons(
-    policy=POLICY, plan=PLAN, offer=OFFER, quorum=3, approved=False, released=True, can_mask=True
-) -> tuple[str, ...]:
-    decision = decide(policy, plan, offer, quorum=quorum, approved=approved, released=released, can_mask=can_mask)
+    policy=POLICY, plan=PLAN, offer=OFFER, quorum=3, approved=False, released=True, can_mask=True,
+    unbounded=False,
+) -> tuple[str, ...]:  # fmt: skip
+    decision = decide(
+        policy, plan, offer, quorum=quorum, approved=approved, released=released, can_mask=can_mask, unbounded=unbounded
+    )
     return decision.reasons if isinstance(decision, Refusal) else ()
 
 
 def test_a_plan_within_every_rule_gets_the_offered_consent():
-    assert decide(POLICY, PLAN, OFFER, quorum=3, approved=False, released=True, can_mask=True) is OFFER
+    facts = {"approved": False, "released": True, "can_mask": True, "unbounded": False}
+
+    assert decide(POLICY, PLAN, OFFER, quorum=3, **facts) is OFFER
 
 
 @pytest.mark.parametrize(
     "reason, changes",
     [
         ("budget_exhausted", {"policy": replace(POLICY, epsilon_max=1.4)}),
+        ("budget_exhausted", {"unbounded": True}),
         ("noise_too_low", {"policy": replace(POLICY, noise_multiplier_min=1.1)}),
         ("delta_too_large", {"policy": replace(POLICY, delta_max=1e-5)}),
         ("delta_too_large", {"offer": replace(OFFER, declared_patients=1001)}),

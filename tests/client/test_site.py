@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from client import without_privacy
 from client.policy import Policy
 from client.site import approve
 from federation import codec
@@ -14,8 +15,8 @@ from federation.errors import StoreError
 from federation.messages import Payload, Question
 from federation.plan import parse_plan
 from federation.privacy import accounting
-from federation.privacy.ledger import Ledger
-from sim.vectors import vector_site
+from federation.privacy.ledger import Ledger, epsilon_of
+from sim.vectors import VectorLearner, vector_site
 
 SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
 PLAN = parse_plan("""
@@ -208,6 +209,46 @@ def test_a_plan_without_privacy_needs_permission_and_pays_nothing(hospital):
     hospital.site.policy = replace(POLICY, allow_without_privacy=True)
     assert consent_from(hospital.consent(OPEN).body).terms is None
     assert hospital.train(OPEN).kind == "update" and hospital.spends() == ()
+
+
+def test_after_training_without_privacy_no_epsilon_is_promised_to_the_same_patients(hospital):
+    hospital.site.policy = replace(POLICY, allow_without_privacy=True)
+    hospital.consent(OPEN)
+    hospital.train(OPEN)
+    hospital.restart()
+
+    assert hospital.consent(PLAN, run_id="run-2").body == {"reasons": ["budget_exhausted"]}
+    assert without_privacy.runs(hospital.site.state_dir) == ["run-1"]
+    held_out = hospital.site.cohort_id, (0.0, PLAN.evaluation.held_out_share)
+    assert not without_privacy.touched(hospital.site.state_dir, *held_out)  # nobody trained on them
+    assert without_privacy.touched(hospital.site.state_dir, "another cohort", (0.0, 0.1))  # who knows
+
+
+def test_a_record_of_training_without_privacy_that_is_damaged_stops_the_site(hospital):
+    without_privacy.record(hospital.site.state_dir, "run-1", hospital.site.cohort_id, (0.2, 1.0))
+    (hospital.site.state_dir / "without-privacy" / "run-1").write_bytes(b"{}")
+
+    assert hospital.consent().body == {"code": "store-damaged"}
+
+
+def test_people_whose_keys_were_made_anew_are_another_cohort_and_the_ledger_adds_up(hospital, monkeypatch):
+    hospital.consent()
+    hospital.train()
+    before = hospital.site.cohort_id
+    hospital.restart()
+    assert hospital.site.cohort_id == before
+
+    hospital.site.ledger.close()
+    monkeypatch.setattr(VectorLearner, "keying", lambda self: "another secret")
+    hospital.start()
+    [spent] = hospital.spends()
+    held_out = (0.0, PLAN.evaluation.held_out_share)
+
+    assert hospital.site.cohort_id != before
+    assert epsilon_of([spent], spent.delta, whom=(before, held_out)) == 0.0  # in the old keys: the others
+    examined = replace(spent, run_id="run-2", cohort_id=hospital.site.cohort_id, part=held_out)
+    both = epsilon_of([spent, examined], spent.delta, whom=(hospital.site.cohort_id, held_out))
+    assert both == accounting.epsilon([spent.event] * 2, spent.delta)  # in new keys they may be the same people
 
 
 def test_a_plan_waits_for_a_persons_approval(tmp_path):

@@ -632,14 +632,22 @@ def test_a_person_who_was_held_out_once_and_trained_on_later_pays_for_both():
 def test_only_persons_in_the_asked_part_count():
     spends = [replace(SPEND, part=(0.2, 1.0)), nth(2, part=(0.0, 0.2))]
 
-    assert events_per_person(spends, (0.5, 1.0)) == ((EVENT,),)
-    assert events_per_person([], (0.0, 1.0)) == ((),)
+    assert events_per_person(spends, (SPEND.cohort_id, (0.5, 1.0))) == ((EVENT,),)
+    assert events_per_person([], (SPEND.cohort_id, (0.0, 1.0))) == ((),)
 
 
 def test_a_person_may_be_in_every_cohort():
     spends = [replace(SPEND, part=(0.0, 0.5)), nth(2, part=(0.5, 1.0), cohort_id="c-2")]
 
     assert max(len(events) for events in events_per_person(spends)) == 2
+
+
+def test_in_another_cohort_a_person_of_any_part_may_be_meant():
+    """Their keys were made anew, so who is held out now may be one who was trained on then."""
+    trained = replace(SPEND, part=(0.2, 1.0))
+
+    assert epsilon_of([trained], 2e-5, whom=(SPEND.cohort_id, (0.0, 0.2)), **COARSE) == 0.0
+    assert epsilon_of([trained], 2e-5, whom=("c-2", (0.0, 0.2)), **COARSE) == epsilon([EVENT], 2e-5, **COARSE)
 
 
 @pytest.mark.parametrize("part", [(0.5, 0.5), (0.6, 0.5), (-0.1, 1.0), (0.0, 1.1), (0.0, float("nan")), (0.0,), "ab"])

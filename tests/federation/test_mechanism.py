@@ -16,7 +16,7 @@ MECHANISM = Mechanism(PoissonSampling(0.1), FlatClipping(0.5), noise_multiplier=
 
 def test_the_noise_is_the_multiplier_times_the_sensitivity():
     size = 200_000
-    noisy = MECHANISM.add_noise(BoundedSum(np.full(size, 7.0, dtype=np.float32), 0.5), KeyStream(KEY))
+    noisy = MECHANISM.add_noise(BoundedSum(np.full(size, 7.0, dtype=np.float64), 0.5), KeyStream(KEY))
     noise = noisy.total.astype(np.float64) - 7.0
 
     assert noisy.noise_std == MECHANISM.noise_std == 1.0
@@ -26,14 +26,14 @@ def test_the_noise_is_the_multiplier_times_the_sensitivity():
 
 
 def test_an_empty_draw_is_noised_like_any_other():
-    noisy = MECHANISM.add_noise(BoundedSum(np.zeros(50_000, dtype=np.float32), 0.5), KeyStream(KEY))
+    noisy = MECHANISM.add_noise(BoundedSum(np.zeros(50_000, dtype=np.float64), 0.5), KeyStream(KEY))
 
     assert noisy.total.all()
     assert abs(noisy.total.std() - 1.0) < 5 * math.sqrt(0.5 / 50_000)
 
 
 def test_the_bounded_sum_itself_is_left_as_it_was():
-    bounded = BoundedSum(np.zeros(10, dtype=np.float32), 0.5)
+    bounded = BoundedSum(np.zeros(10, dtype=np.float64), 0.5)
     MECHANISM.add_noise(bounded, KeyStream(KEY))
 
     assert not bounded.total.any()
@@ -44,9 +44,7 @@ def test_one_patient_is_not_visible_beyond_the_claim():
     # P(false alarm) + P(missed) = 2 Phi(-0.5 / (2 * 1.0)): the Gaussian mechanism with noise multiplier 2, no worse.
     stream, trials = KeyStream(KEY), 5_000
     here, away = (
-        np.array(
-            [MECHANISM.add_noise(BoundedSum(np.array([x], np.float32), 0.5), stream).total[0] for _ in range(trials)]
-        )
+        np.array([MECHANISM.add_noise(BoundedSum(np.array([x]), 0.5), stream).total[0] for _ in range(trials)])
         for x in (0.5, 0.0)
     )
     errors = (here < 0.25).mean() + (away >= 0.25).mean()
@@ -56,7 +54,7 @@ def test_one_patient_is_not_visible_beyond_the_claim():
 
 def test_a_sum_with_another_bound_is_refused():
     with pytest.raises(BudgetError) as refusal:
-        MECHANISM.add_noise(BoundedSum(np.zeros(3, dtype=np.float32), 0.25), KeyStream(KEY))
+        MECHANISM.add_noise(BoundedSum(np.zeros(3, dtype=np.float64), 0.25), KeyStream(KEY))
 
     assert refusal.value.code == "budget-event"
 
@@ -73,7 +71,7 @@ def test_noise_that_the_accountant_cannot_account_for_is_refused_at_once(noise_m
 
 
 def test_the_mean_divides_by_a_public_constant():
-    noisy = MECHANISM.add_noise(BoundedSum(np.zeros(10, dtype=np.float32), 0.5), KeyStream(KEY))
+    noisy = MECHANISM.add_noise(BoundedSum(np.zeros(10, dtype=np.float64), 0.5), KeyStream(KEY))
 
     assert MECHANISM.divisor(5000) == 500.0
     assert np.array_equal(noisy.mean(500.0), noisy.total / np.float32(500.0))
@@ -83,6 +81,6 @@ def test_the_mean_divides_by_a_public_constant():
 
 
 def test_a_noisy_sum_shows_nothing():
-    noisy = MECHANISM.add_noise(BoundedSum(np.zeros(10, dtype=np.float32), 0.5), KeyStream(KEY))
+    noisy = MECHANISM.add_noise(BoundedSum(np.zeros(10, dtype=np.float64), 0.5), KeyStream(KEY))
 
     assert repr(noisy) == "<NoisySum: hidden>"

@@ -98,7 +98,7 @@ def test_an_evaluation_is_charged_to_the_held_out_patients_alone(federation):
 
     assert (spend.part, spend.round_number, spend.event.sampling_rate) == ((0.0, 0.25), 3, 1.0)
     assert epsilon_of([spend], spend.delta) == pytest.approx(1.0, abs=1e-3)
-    assert epsilon_of([spend], spend.delta, part=(0.25, 1.0)) == 0.0
+    assert epsilon_of([spend], spend.delta, whom=(spend.cohort_id, (0.25, 1.0))) == 0.0
 
 
 def test_asked_again_a_site_sends_the_same_bytes_and_spends_nothing(federation):
