@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,6 +26,7 @@ ALIGNMENT = 64  # the numbers start at a multiple of this, so that numpy can rea
 NAME = re.compile(r"[A-Za-z0-9_.\-]{1,240}\.lora_([AB])\.weight")
 
 
+@lru_cache(maxsize=8192)  # a model's names are asked about again and again
 def factor(name: str) -> Factor:
     """Which of the two matrices of a LoRA pair this name means: "A" (rank × inputs) or "B" (outputs × rank)."""
     match = NAME.fullmatch(name)
@@ -52,6 +54,15 @@ class _Matrices:
         object.__setattr__(self, "_head", None)
         object.__setattr__(self, "_norm", None)
 
+    @classmethod
+    def read(cls, head: bytes, arrays: Mapping[str, Array]) -> Self:
+        """For codec.load only, which has checked the head and made these read-only arrays by it."""
+        value = cls.__new__(cls)
+        object.__setattr__(value, "arrays", MappingProxyType(dict(arrays)))
+        object.__setattr__(value, "_head", head)
+        object.__setattr__(value, "_norm", None)
+        return value
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} cannot be changed")
 
@@ -68,7 +79,7 @@ class _Matrices:
     @property
     def factors(self) -> frozenset[Factor]:
         """Which factors are in it: {"A", "B"}, {"A"} or {"B"}."""
-        return frozenset(factor(name) for name in self.arrays)
+        return frozenset(map(factor, self.arrays))
 
     @property
     def size(self) -> int:
@@ -254,9 +265,10 @@ def checksum(data: bytes) -> int:
 
 def checksum_of_numbers(array: Array) -> int:
     """`checksum` of a matrix, as if it began at a word's start: sums over matrices of any size can be added."""
-    flat = array.reshape(-1).view("<u4")
-    even = flat.size // 2 * 2
-    return int(flat[:even].view("<u8").sum(dtype=np.uint64)) + sum(map(int, flat[even:]))
+    flat = array.reshape(-1)
+    if not flat.size % 2:
+        return int(np.add.reduce(flat.view("<u8")))
+    return int(np.add.reduce(flat[:-1].view("<u8"))) + int(flat[-1:].view("<u4")[0])
 
 
 def _frozen(array: Array, name: str) -> Array:
@@ -275,7 +287,7 @@ def _read_only(array: Array) -> Array:
 
 def _square(array: Array) -> float:
     flat = array.reshape(-1)
-    return float(np.dot(flat, flat))
+    return float(flat.dot(flat))
 
 
 def _misfit(reason: str) -> ModelError:

@@ -17,6 +17,7 @@ Value = None | bool | int | str | Sequence["Value"] | Mapping[str, "Value"]
 
 LARGEST_INTEGER = 2**53 - 1  # beyond this, readers in other languages round
 DEPTH_MAX = 16
+SAFE = frozenset({str, bool, type(None)})  # nothing to check
 
 
 def dump(value: Value) -> bytes:
@@ -72,20 +73,25 @@ def number(text: Value) -> float:
 
 def _plain(value: Value, depth: int = 0) -> object:
     """Checked, and as the plain dict and list that json.dumps knows: our frozen values hold read-only views."""
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if type(value) in SAFE:
         return value
     if isinstance(value, int):
         return _within(value)
     if depth > DEPTH_MAX:
         raise _refused("nested too deeply")
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
-    if isinstance(value, dict | MappingProxyType):
-        if not all(isinstance(name, str) for name in value):
+    if isinstance(value, (list, tuple)):
+        if all(map(_is_small, value)):  # a shape, mostly
+            return value
+        return [item if type(item) in SAFE else _plain(item, depth + 1) for item in value]
+    if isinstance(value, (dict, MappingProxyType)):
+        if not set(map(type, value)) <= {str}:
             raise _refused("a name is not text")
-        return {name: _plain(item, depth + 1) for name, item in value.items()}
+        return {name: item if type(item) in SAFE else _plain(item, depth + 1) for name, item in value.items()}
     raise _refused("only text, integers, truth values, lists and named values are allowed")
+
+
+def _is_small(item: object) -> bool:
+    return type(item) is int and -LARGEST_INTEGER <= item <= LARGEST_INTEGER
 
 
 def _within(integer: int) -> int:

@@ -1,6 +1,8 @@
 """Adapter and update as bytes, and back: one encoding per value, the rest refused. Spec: docs/spec/adapter-1.md."""
 
-import math
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import overload
 
 import numpy as np
@@ -39,14 +41,12 @@ def load(*pieces: durable.Buffer) -> Adapter | AdapterUpdate:
 
     arrays: dict[str, Array] = {}
     for name, shape in shapes.items():
-        arrays[name] = np.frombuffer(reader.take(4 * math.prod(shape)), "<f4").reshape(shape)
+        arrays[name] = np.frombuffer(reader.take(4 * shape[0] * shape[1]), np.float32).reshape(shape)
     written = bytes(reader.take(8))
     if reader.left:
         raise _refused("bytes after the last array")
 
-    value = KINDS[kind](arrays)
-    if value.head() != start + text:
-        raise _refused("the head is not in its canonical form")
+    value = KINDS[kind].read(start + text, arrays)
     total = checksum(start + text) + sum(checksum_of_numbers(array) for array in value.arrays.values())
     if (total % 2**64).to_bytes(8, "little") != written:
         raise _refused("the checksum differs")
@@ -87,9 +87,13 @@ def load_as(kind: type[Adapter] | type[AdapterUpdate], *pieces: durable.Buffer) 
     return value
 
 
-def _read_head(text: bytes) -> tuple[str, dict[str, tuple[int, int]]]:
-    """Kind and shapes, in the order of the bytes; the caller compares the whole head with its canonical form."""
-    head = canonical.load(text.rstrip(b" "))
+@lru_cache(maxsize=4)  # a run's updates have one head, its adapters another
+def _read_head(text: bytes) -> tuple[str, Mapping[str, tuple[int, int]]]:
+    """Kind and shapes, in the order of the bytes. Refuses a head that `head()` would not write."""
+    bare = text.rstrip(b" ")
+    if len(text) - len(bare) >= ALIGNMENT:
+        raise _refused("the head is not in its canonical form")
+    head = canonical.load(bare)
     match head:
         case {"arrays": list(listed), "kind": str(kind), **rest} if not rest and kind in KINDS:
             pass
@@ -99,10 +103,13 @@ def _read_head(text: bytes) -> tuple[str, dict[str, tuple[int, int]]]:
     for item in listed:
         match item:
             case [str(name), [int(rows), int(columns)]] if rows > 0 and columns > 0 and NAME.fullmatch(name):
-                shapes[name] = (int(rows), int(columns))  # true would be an int
+                shapes[name] = (rows, columns)
             case _:
                 raise _refused("the head lists an array with no possible name or shape")
-    return kind, shapes
+    numbers = {type(number) for shape in shapes.values() for number in shape}
+    if list(shapes) != sorted(shapes) or len(shapes) != len(listed) or not numbers <= {int}:  # true is an integer
+        raise _refused("the head is not in its canonical form")
+    return kind, MappingProxyType(shapes)
 
 
 def _refused(reason: str) -> FormatError:

@@ -82,16 +82,16 @@ def consent_from(body: Mapping[str, Value]) -> Consent:
     for name, shape in listed.items():
         match shape:
             case [int(rows), int(columns)] if rows > 0 and columns > 0 and NAME.fullmatch(name):
-                shapes[name] = (int(rows), int(columns))  # true would be an int
+                shapes[name] = (rows, columns)
             case _:
                 raise _refused()
     terms = None if written is None else terms_from(written)
     if DIGEST.fullmatch(base) is None or declared < 1 or not shapes:
         raise _refused()
-    consent = Consent(base, shapes, int(declared), terms)
-    if canonical.dump(consent.body()) != canonical.dump(body):
+    numbers = {type(number) for shape in shapes.values() for number in shape} | {type(declared)}
+    if numbers != {int} or len(body) != 4:  # true is an integer to Python
         raise _refused()
-    return consent
+    return Consent(base, shapes, declared, terms)
 
 
 def refusal_from(body: Mapping[str, Value]) -> Refusal:

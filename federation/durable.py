@@ -9,6 +9,7 @@ from pathlib import Path
 from federation.errors import StoreError
 
 Buffer = bytes | memoryview
+PIECES_MOST = 1024  # Linux takes so many at once
 
 
 def write(path: Path, pieces: Iterable[Buffer]) -> None:
@@ -19,8 +20,7 @@ def write(path: Path, pieces: Iterable[Buffer]) -> None:
     """
     part = path.with_name(path.name + ".part")
     with disk_full_is_ours(), open(part, "wb", buffering=0) as file:
-        for piece in pieces:
-            _write_all(file.fileno(), piece)
+        _write_all(file.fileno(), pieces)
         os.fsync(file.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
@@ -36,8 +36,7 @@ def overwrite(path: Path, pieces: Iterable[Buffer]) -> None:
     with disk_full_is_ours():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            for piece in pieces:
-                _write_all(descriptor, piece)
+            _write_all(descriptor, pieces)
             os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
             os.fdatasync(descriptor)
         finally:
@@ -65,7 +64,11 @@ def disk_full_is_ours() -> Iterator[None]:
         raise
 
 
-def _write_all(descriptor: int, piece: Buffer) -> None:
-    view = memoryview(piece)
-    while len(view):
-        view = view[os.write(descriptor, view) :]
+def _write_all(descriptor: int, pieces: Iterable[Buffer]) -> None:
+    left = [memoryview(piece) for piece in pieces if len(piece)]
+    while left:
+        written = os.writev(descriptor, left[:PIECES_MOST])
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if left:
+            left[0] = left[0][written:]

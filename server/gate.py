@@ -9,19 +9,23 @@ What is allowed, for the plain mean of updates with the weights w_k (W their sum
     D_k = sampling rate · declared patients, C the sensitivity, s_k = noise multiplier · C, t local steps, d numbers
 
     a step   the site's optimiser sees g = (S + Z) / D_k, with |S| ≤ n·C for n drawn patients, Z ~ N(0, s_k² I)
-    patients n ≤ m + L/3 + sqrt(L²/9 + 2·L·m), m = 2·D_k   (Bernstein), if a site has at most twice what it declares
+    patients n ≤ m + L/3 + sqrt(L²/9 + 2·L·m), m = 2·D_k   (Bernstein), if a site has at most twice what it declares;
+             of all sites together, a_k = w_k / (W·D_k), q the sampling rate, v = Σ a_k²·m_k·(1 − q), b = max a_k:
+             Y = Σ a_k·n_k ≤ 2 + b·L/3 + sqrt((b·L/3)² + 2·L·v), because they draw independently
     noise    |Z| ≤ s_k · (sqrt(d) + sqrt(2·L))             (Gaussian concentration)
     sgd      |update| ≤ lr/D_k · (t·C·n + sqrt(t)·|Z|): the steps add up, and so do the variances of their noise
     adam     |update| ≤ lr · sqrt(d) · Σ_i r_i, r_i the most that |m̂| / sqrt(v̂) can be at step i (Cauchy-Schwarz)
     dp-adambc |update| ≤ lr · t · (C·n + |Z|) / D_k / sqrt(variance floor)
 
-    the mean of sgd updates: lr/W · (Σ w_k·t·C·n_k/D_k + sqrt(Σ (w_k·s_k/D_k)²) · sqrt(t) · (sqrt(d) + sqrt(2·L)))
+    the mean of sgd updates: drift ≤ lr·t·C·Y, noise ≤ g·sqrt(t) · (sqrt(d) + sqrt(2·L)), g = lr·sqrt(Σ (a_k·s_k)²)
+    for t > 1: drift + noise;  for t = 1: sqrt(drift² + noise² + 2·drift·g·sqrt(2·L))
 
 so the clipping norms add up, and the noise of independent sites adds up in squares: many sites' honest noise is small
-beside one site's tenfold. L = 30: an honest round is rejected with a probability below 3·e^-30 per site and step. For
-the other optimisers, and for the rules of robust.py (they choose by the noise), bounds are added without squares. No
-update may be longer than max_update_rms · sqrt(d); without privacy that is all there is. What no bound can see is a
-wrong update of the right length: for that there is the sites' own metric, where they send one.
+beside one site's tenfold. In a single step drift and noise add up in squares too: the noise does not know the drift, so
+their product is one Gaussian number. L = 30: an honest round is rejected with a probability below 4·e^-30 per site and
+step. For the other optimisers, and for the rules of robust.py (they choose by the noise), bounds are added without
+squares. No update may be longer than max_update_rms · sqrt(d); without privacy that is all there is. What no bound can
+see is a wrong update of the right length: for that there is the sites' own metric, where they send one.
 """
 
 import math
@@ -111,15 +115,23 @@ def allowed(plan: RunPlan, adapter: Adapter, round_number: int, sites: Mapping[s
 def _mean_of_sgd(
     plan: RunPlan, sites: Mapping[str, tuple[Consent, int]], sizes: Mapping[str, int], whole: int
 ) -> float:
-    """The mean's bound where the sites' noises add up in squares."""
-    steps, drift, variance = plan.training.local_steps, 0.0, 0.0
+    """The mean's bound where the sites' draws and noises are added up before they are bounded."""
+    steps, scale = plan.training.local_steps, plan.training.learning_rate * plan.privacy.clipping_norm
+    variance = drawn_variance = largest = 0.0
     for consent, weight in sites.values():
         assert consent.terms is not None
         divisor = consent.terms.sampling_rate * consent.declared_patients
-        drift += weight * steps * _drawn_most(divisor) * plan.privacy.clipping_norm / divisor
-        variance += steps * (weight * consent.terms.noise_multiplier * plan.privacy.clipping_norm / divisor) ** 2
-    noise = math.sqrt(variance) * _reach(max(sizes.values()))
-    return plan.training.learning_rate * (drift + noise) / whole * ROUNDING
+        share = weight / (whole * divisor)  # a_k
+        variance += (share * consent.terms.noise_multiplier) ** 2
+        drawn_variance += share**2 * DECLARED_FACTOR * divisor * (1 - consent.terms.sampling_rate)
+        largest = max(largest, share)
+    drift = steps * scale * (DECLARED_FACTOR + _above_mean(largest, drawn_variance))
+    deviation = scale * math.sqrt(variance)
+    noise = deviation * math.sqrt(steps) * _reach(max(sizes.values()))
+    together = drift + noise
+    if steps == 1:
+        together = math.sqrt(drift**2 + noise**2 + 2 * drift * deviation * math.sqrt(2 * UNLIKELY))
+    return together * ROUNDING
 
 
 def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
@@ -144,7 +156,12 @@ def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
 def _drawn_most(expected: float) -> float:
     """So many patients are drawn in a step at most."""
     mean = DECLARED_FACTOR * expected
-    return mean + UNLIKELY / 3 + math.sqrt(UNLIKELY**2 / 9 + 2 * UNLIKELY * mean)
+    return mean + _above_mean(1.0, mean)
+
+
+def _above_mean(largest: float, variance: float) -> float:
+    """So far is a sum of independent numbers of at most `largest` above its mean at most. Bernstein's inequality."""
+    return largest * UNLIKELY / 3 + math.sqrt((largest * UNLIKELY / 3) ** 2 + 2 * UNLIKELY * variance)
 
 
 def _reach(size: int) -> float:

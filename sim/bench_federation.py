@@ -3,12 +3,17 @@
 "Training" is one elementwise pass over the adapter, so nothing hides the rest: consent, policy, canonical bytes, hash,
 kept answers, checks, the mean and the checkpoint. Beside it, in the same process:
 
-    numpy      the same passes, then `np.mean` over all sites' updates at once: how one would write it in a notebook
+    numpy      the same passes, then the same bytes: every site's kept answer is read from its file as one array, and
+               `np.mean` of all of them; nothing is named, checked, kept or written
+    memory     the same passes, then `np.mean` over all updates at once, which have never left the memory
     streaming  the same passes, each added to one sum and dropped: the least that any implementation must do
 
-One SHA-256 over an update costs more than its pass and addition together, so the ratio to `streaming` cannot be small
-while updates are named by digest; both ratios are printed. Answers are kept in memory-backed files where the machine
-has them (`kept_on`), because the disk of the simulating machine is nobody's bottleneck. Every row has its own process.
+One SHA-256 over an update costs more than its pass and its share of the mean together, so the ratios to `memory` and
+`streaming` cannot be small while updates are named by digest; all are printed. Seconds are wall time; on a machine
+that does something else meanwhile, compare `cpu_ratio_to_numpy`, which is of processor time.
+
+Answers are kept in memory-backed files where the machine has them (`kept_on`), because the disk of the simulating
+machine is nobody's bottleneck. Every row has its own process.
 """
 
 import hashlib
@@ -19,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -52,7 +57,8 @@ def bench(
     """What `wardround sim bench federation --json` prints. `beside`: other numbers of sites, to compare memory."""
     main = _in_its_own_process(sites, adapter_mb, rounds)
     others = [_in_its_own_process(count, adapter_mb, max(2, rounds // 2)) for count in beside if count != sites]
-    names = ("seconds_per_round", "seconds_per_round_ratio_to_numpy", "peak_rss_mb", "sites", "adapter_mb")
+    ratios = ("seconds_per_round_ratio_to_numpy", "cpu_ratio_to_numpy", "seconds_per_round_ratio_to_numpy_in_memory")
+    names = ("seconds_per_round", *ratios, "peak_rss_mb", "sites", "adapter_mb")
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
     return {
         "bench": "federation",
@@ -76,37 +82,45 @@ def measure(sites: int, adapter_mb: float, round_count: int) -> dict[str, Any]:
         aggregation=Aggregation(weights="equal", secure=False),
     )
     site_ids = [f"site-{number}" for number in range(sites)]
-    ours_s: list[float] = []
+    ours_s: list[tuple[float, float]] = []
     memory = Path("/dev/shm")
     room = 3 * sites * adapter_mb * 1e6
     kept_on = memory if memory.is_dir() and shutil.disk_usage(memory).free > room else None
     with TemporaryDirectory(dir=kept_on) as folder:
         link = LocalLink({site_id: _site(site_id, Path(folder) / site_id, shapes) for site_id in site_ids})
         checkpoints = Checkpoints.create(Path(folder) / "run", run_id="bench", plan=plan)
-        started = time.perf_counter()
+        started = _now()
         last: list[Adapter] = []
 
         def observe(record: RoundRecord, adapter: Adapter) -> None:
             nonlocal started
-            ours_s.append(time.perf_counter() - started)
+            ours_s.append(_since(started))
             last[:] = [adapter]
-            started = time.perf_counter()
+            started = _now()
 
         rounds.run(plan, link, checkpoints, observer=observe)
         peak_rss_mb = _peak_rss_mb()  # before numpy's own turn, which holds every update at once
         vector = last[0].flatten()
-        hash_ms = 1e3 * _median_s(lambda: hashlib.sha256(vector.data).digest())
-    numpy_s = _median_s(lambda: _numpy_round(vector, sites), times=max(3, round_count))
-    streaming_s = _median_s(lambda: _streaming_round(vector, sites), times=max(3, round_count))
-    seconds = median(ours_s[WARM_UP:])
+        hash_ms = 1e3 * _median_s(lambda: hashlib.sha256(vector.data).digest())[0]
+        kept = sorted(Path(folder).glob(f"*/state/runs/bench/{'odd' if len(ours_s) % 2 else 'even'}.answer"))
+        assert len(kept) == sites
+        numpy_s, numpy_cpu_s = _median_s(lambda: _numpy_round(vector, kept), times=max(3, round_count))
+    memory_s, _ = _median_s(lambda: _memory_round(vector, sites), times=max(3, round_count))
+    streaming_s, _ = _median_s(lambda: _streaming_round(vector, sites), times=max(3, round_count))
+    seconds, cpu_s = _medians(ours_s[WARM_UP:])
     return {
         "sites": sites,
         "adapter_mb": round(vector.nbytes / 1e6, 3),
         "rounds": round_count,
         "seconds_per_round": seconds,
         "numpy_seconds_per_round": numpy_s,
+        "numpy_in_memory_seconds_per_round": memory_s,
         "streaming_seconds_per_round": streaming_s,
+        "cpu_seconds_per_round": cpu_s,
+        "numpy_cpu_seconds_per_round": numpy_cpu_s,
+        "cpu_ratio_to_numpy": cpu_s / numpy_cpu_s,
         "seconds_per_round_ratio_to_numpy": seconds / numpy_s,
+        "seconds_per_round_ratio_to_numpy_in_memory": seconds / memory_s,
         "seconds_per_round_ratio_to_streaming": seconds / streaming_s,
         "overhead_ms_per_site": 1e3 * (seconds - streaming_s) / sites,
         "sha256_ms": hash_ms,
@@ -157,7 +171,18 @@ def _one_pass(array: Array, number: int) -> Array:
     return array * np.float32(1e-3 * (1 + number))
 
 
-def _numpy_round(vector: Array, sites: int) -> Array:
+def _numpy_round(vector: Array, kept: Sequence[Path]) -> Array:
+    """Every site's numbers out of the file of its answer, where they end eight bytes before the end; and their mean."""
+    updates = []
+    for number, path in enumerate(kept):
+        _one_pass(vector, number)
+        start = path.stat().st_size - vector.nbytes - 8
+        updates.append(np.fromfile(path, np.float32, vector.size, offset=start))
+    after: Array = vector + np.mean(updates, axis=0)
+    return after
+
+
+def _memory_round(vector: Array, sites: int) -> Array:
     """Every site's update as an array, and their mean."""
     updates = [_one_pass(vector, number) for number in range(sites)]
     after: Array = vector + np.mean(updates, axis=0)
@@ -188,13 +213,27 @@ def _in_its_own_process(sites: int, adapter_mb: float, round_count: int) -> dict
     return row
 
 
-def _median_s(work: Callable[[], object], *, times: int = 9) -> float:
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(begun: tuple[float, float]) -> tuple[float, float]:
+    wall, cpu = _now()
+    return wall - begun[0], cpu - begun[1]
+
+
+def _median_s(work: Callable[[], object], *, times: int = 9) -> tuple[float, float]:
+    """Wall time and processor time."""
     taken = []
     for _ in range(times):
-        begun = time.perf_counter()
+        begun = _now()
         work()
-        taken.append(time.perf_counter() - begun)
-    return median(taken)
+        taken.append(_since(begun))
+    return _medians(taken)
+
+
+def _medians(taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return median(wall for wall, _ in taken), median(cpu for _, cpu in taken)
 
 
 def _peak_rss_mb() -> float:

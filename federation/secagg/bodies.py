@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import cast
 
 from cryptography.exceptions import InvalidSignature
@@ -17,7 +18,7 @@ from federation.trust.keys import SigningKey, prefix
 
 DOMAIN = prefix("secagg")
 PROTOCOL = "wardround-secagg/1"
-HEX = re.compile(r"([0-9a-f]{2})*")
+HEX = re.compile(r"[0-9a-f]*")  # of an even length
 
 STAGES: tuple[Stage, ...] = ("ready", "shares", "masked", "agree", "unmask")
 # The own fields of each body: text of so many hexadecimal characters, a list of sites, or text by site.
@@ -101,7 +102,7 @@ def open_body(kind: Stage, round_id: RoundId, roster: Mapping[str, bytes], signe
         raise ProtocolError("secagg-unknown-site", "a message of a site that is not in the roster", hint="keep it")
     text = canonical.dump(cast(Value, body))
     try:
-        Ed25519PublicKey.from_public_bytes(roster[site]).verify(bytes.fromhex(signature), DOMAIN + text)
+        _public(roster[site]).verify(bytes.fromhex(signature), DOMAIN + text)
     except (InvalidSignature, ValueError):
         raise ProtocolError(
             "secagg-bad-signature", f"{site} did not sign this message", hint="somebody altered it, or the key is old"
@@ -109,7 +110,7 @@ def open_body(kind: Stage, round_id: RoundId, roster: Mapping[str, bytes], signe
     context = (body.get("kind"), body.get("run"), body.get("round"), body.get("plan"))
     if context != (kind, round_id.run_id, round_id.round_number, round_id.plan_digest):
         raise ProtocolError("secagg-wrong-context", f"a message of {site} belongs elsewhere", hint="it was replayed")
-    _check_fields(kind, body)
+    _check_fields(kind, body, roster)
     return Body(site, body, {"body": body, "signature": signature})
 
 
@@ -151,23 +152,38 @@ def not_canonical() -> FormatError:
     )
 
 
-def _check_fields(kind: Stage, body: Mapping[str, Value]) -> None:
+@lru_cache(maxsize=256)
+def _public(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def _check_fields(kind: Stage, body: Mapping[str, Value], roster: Mapping[str, bytes]) -> None:
     own = FIELDS[kind]
     if set(body) != {"kind", "run", "round", "site", "plan", *own}:
         raise not_canonical()
     for name, form in own.items():
         value = body[name]
         if isinstance(form, int):
-            good = isinstance(value, str) and len(value) == form and HEX.fullmatch(value) is not None
+            good = _is_hex(value) and len(cast(str, value)) == form
         elif form == "sites":
-            good = isinstance(value, list | tuple) and all(map(_is_site, value)) and sorted(set(value)) == list(value)
+            good = (
+                isinstance(value, (list, tuple))
+                and all(_is_site(site, roster) for site in value)
+                and sorted(set(value)) == list(value)
+            )
         else:
-            good = isinstance(value, Mapping) and all(
-                _is_site(site) and isinstance(text, str) and HEX.fullmatch(text) for site, text in value.items()
+            good = (
+                isinstance(value, (dict, Mapping))
+                and all(_is_site(site, roster) for site in value)
+                and all(map(_is_hex, value.values()))
             )
         if not good:
             raise not_canonical()
 
 
-def _is_site(value: Value) -> bool:
-    return isinstance(value, str) and SITE_ID.fullmatch(value) is not None
+def _is_site(value: Value, roster: Mapping[str, bytes]) -> bool:
+    return isinstance(value, str) and (value in roster or SITE_ID.fullmatch(value) is not None)
+
+
+def _is_hex(value: Value) -> bool:
+    return isinstance(value, str) and len(value) % 2 == 0 and HEX.fullmatch(value) is not None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation import codec
+from federation import canonical, codec
 from federation.adapter import Adapter, AdapterUpdate
 from federation.errors import FormatError
 
@@ -131,3 +131,24 @@ def test_a_piece_too_few_or_too_many_is_refused():
     for wrong in ((), pieces[:-1], pieces[1:], [*pieces, b"x"], [pieces[0], *pieces]):
         with pytest.raises(FormatError):
             codec.load(*wrong)
+
+
+@pytest.mark.parametrize(
+    "listed, kind, padding",
+    [
+        ([["m.lora_B.weight", [1, 1]], ["m.lora_A.weight", [1, 1]]], "update", 0),
+        ([["m.lora_A.weight", [1, 1]], ["m.lora_A.weight", [1, 1]]], "update", 0),
+        ([["m.lora_A.weight", [True, 1]]], "update", 0),
+        ([["m.lora_A.weight", [1, 1]]], "update", 64),
+        ([["m.lora_A.weight", [1, 1]]], "other", 0),
+    ],
+)
+def test_a_head_that_no_value_has_is_refused_although_its_checksum_is_right(listed, kind, padding):
+    text = canonical.dump({"arrays": listed, "kind": kind})
+    text += b" " * (-(16 + len(text)) % 64 + padding)
+    head = b"WRADPT1\n" + len(text).to_bytes(8, "little") + text
+    numbers = bytes(4 * len(listed))
+    sum_ = sum(int.from_bytes(head[at : at + 8], "little") for at in range(0, len(head), 8)) % 2**64
+
+    with pytest.raises(FormatError):
+        codec.load(head + numbers + sum_.to_bytes(8, "little"))

@@ -95,15 +95,18 @@ def test_what_sites_honestly_make_is_always_allowed(name, declared, noise, steps
 
 def test_the_allowance_for_sgd_is_the_formula_by_hand():
     sites = {"a": (consent(100, 2.0), 3), "b": (consent(400, 1.0), 1)}
-    drift = variance = 0.0
-    for declared, noise, weight in ((100, 2.0, 3), (400, 1.0, 1)):
-        divisor = 0.2 * declared
-        drawn = 2 * divisor + UNLIKELY / 3 + math.sqrt(UNLIKELY**2 / 9 + 4 * UNLIKELY * divisor)
-        drift += weight * 3 * drawn / divisor
-        variance += (weight * noise / divisor) ** 2
-    noise = math.sqrt(3 * variance) * (math.sqrt(SIZE) + math.sqrt(2 * UNLIKELY))
+    shares = (3 / 4 / 20, 1 / 4 / 80)  # weight over whole weight and divisor
+    spread = sum(share**2 * 2 * divisor * 0.8 for share, divisor in zip(shares, (20, 80), strict=True))
+    drawn = 2 + 10 * shares[0] + math.sqrt((10 * shares[0]) ** 2 + 60 * spread)
+    deviation = math.hypot(shares[0] * 2.0, shares[1] * 1.0)
+    noise = deviation * (math.sqrt(SIZE) + math.sqrt(60))
+    one = replace(PLAN, training=replace(PLAN.training, local_steps=1))
 
-    assert allowed(PLAN, START, 1, sites) == pytest.approx(0.5 * (drift + noise) / 4 * 1.001)
+    assert UNLIKELY == 30
+    assert allowed(PLAN, START, 1, sites) == pytest.approx(0.5 * (3 * drawn + math.sqrt(3) * noise) * 1.001)
+    assert allowed(one, START, 1, sites) == pytest.approx(
+        0.5 * math.sqrt(drawn**2 + noise**2 + 2 * drawn * deviation * math.sqrt(60)) * 1.001
+    )
 
 
 def test_the_noise_of_many_sites_is_allowed_less_than_one_tenfold_update():
@@ -150,6 +153,17 @@ def test_only_the_factor_of_the_round_counts_under_rolora():
     bounds = [allowed(plan, START, number, sites) for number in (1, 2)]
 
     assert allowed(PLAN, START, 1, sites) > bounds[0] > bounds[1]  # B has 80 numbers, A has 60
+
+
+def test_in_one_step_ten_small_hospitals_noise_does_not_hide_one_tenfold_update():
+    """Sixty patients each, and a noise that hardly hides them: drift and noise added up plainly would let it in."""
+    shapes = {"m.lora_A.weight": (8, 1000), "m.lora_B.weight": (1000, 8)}
+    plan = replace(PLAN, training=replace(PLAN.training, local_steps=1, sampling_rate=0.5, learning_rate=1.0))
+    site = Consent("ab" * 32, shapes, 60, PrivacyTerms(0.9, 0.5, 1e-3, 1.0, 2.0))
+    bound = allowed(plan, START, 1, {f"site-{n}": (site, 1) for n in range(10)})
+    noise = 0.9 / 30 * math.sqrt(16_000)  # of one site
+
+    assert math.hypot(1.0, noise / math.sqrt(10)) < bound < math.sqrt(9 + 100) / 10 * noise
 
 
 def test_no_site_no_movement():
