@@ -34,7 +34,7 @@ def main() -> None:
     Daemon(
         opened.door(thread.call(lambda: site_of(site_id, folder)), clock=time.time),
         folder,
-        Carrier(opened.address(), folder / CA, folder / TRANSPORT),
+        Carrier(opened.address(), folder / CA, folder / TRANSPORT, heartbeat_s=10),  # the least that Flower takes
         thread=thread,
         approve=lambda digest, by: None,
         metrics_port=0,
