@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("what", choices=["relay", "node"])
     for name in ("--site", "--socket", "--address", "--secret", "--superlink", "--ca", "--key"):
         parser.add_argument(name)
+    parser.add_argument("--heartbeat", type=int, default=flower_private.NODE_HEARTBEAT_S)
     parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args()
     supervise.die_with(given.parent)
@@ -129,7 +130,10 @@ def main() -> None:
         except (ConnectionError, PermissionError) as error:
             sys.exit(f"relay: {error}")
     else:
-        flower_private.run_supernode(given.superlink, given.address, ca=given.ca, key=given.key, secret=given.secret)
+        flower_private.run_supernode(
+            given.superlink, given.address, ca=given.ca, key=given.key, secret=given.secret,
+            heartbeat_s=given.heartbeat,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

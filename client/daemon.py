@@ -53,6 +53,7 @@ class Carrier:
     ca: Path  # the federation's own certificate authority, and no other
     node_key: Path  # EC P-384, OpenSSH form
     proxy: str | None = None
+    heartbeat_s: int = 30  # a killed node is let in again after two of them
 
 
 @dataclass
@@ -241,7 +242,7 @@ class Daemon:
         proxy = {"HTTPS_PROXY": carrier.proxy} if carrier.proxy else {}
         node = supervise.ours(
             "client.app", "node", "--superlink", carrier.superlink, "--address", address, "--ca", str(carrier.ca),
-            "--key", str(carrier.node_key), "--secret", str(secret),
+            "--key", str(carrier.node_key), "--secret", str(secret), "--heartbeat", str(carrier.heartbeat_s),
         )  # fmt: skip
         relay = supervise.ours(
             "client.app", "relay", "--site", self.site.site_id, "--socket", str(self.folder / "run" / "daemon.sock"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,9 @@ from client.daemon import Carrier, Daemon, OneThread
 from client.folder import CA, TRANSPORT, SiteFolder
 from client.local_service import SOCKET, Stub
 from client.policy import Policy
-from client.signed_site import SignedSite
 from federation import canonical, durable
 from federation.errors import CarrierError, FedError
 from federation.plan import RunPlan
-from federation.trust.translog import TransLog
 
 
 @contextmanager
@@ -30,17 +29,17 @@ def daemon(folder: SiteFolder, *, also_log: Callable[[str], None] = lambda line:
     """
     from client.opening import open_site
 
-    settings, roster = folder.settings(), folder.roster()
-    consortium, key = roster.current.roster.consortium, folder.signing_key()
+    settings = folder.settings()
+    folder.signing_key()  # a site without a roster, or with another key than it names, loads no model
     told: list[Daemon] = []
     thread = OneThread()
-    identity = folder.identity(settings.site.id)
+    identity = partial(folder.identity, settings.site.id)
     opened = thread.call(lambda: open_site(folder.path, settings, identity, lambda error: _log_failure(told, error)))
     with contextlib.closing(opened.ledger):
-        log = TransLog.open(folder.path / "log", f"{consortium}/{settings.site.id}", key)
-        with contextlib.closing(log):
+        door = folder.door(opened.site, clock=time.time)
+        with contextlib.closing(door.log):
             made = Daemon(
-                SignedSite(opened.site, key, roster, log, clock=time.time),
+                door,
                 folder.path,
                 Carrier(folder.address(), folder.path / CA, folder.path / TRANSPORT, settings.carrier.proxy),
                 thread=thread,

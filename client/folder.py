@@ -172,7 +172,7 @@ class SiteFolder:
         return RosterFile.open(self.path / ROSTER)
 
     def identity(self, site_id: str) -> Identity:
-        """What this site signs masked sums with: its key, and the keys of the roster as it was when this was asked."""
+        """What this site signs masked sums with now: its key, and the keys of the roster on disk."""
         return Identity(site_id, self.signing_key(), self.roster().current.roster.identities())
 
     def signing_key(self) -> SigningKey:
@@ -197,7 +197,7 @@ class SiteFolder:
         """The site behind its door, with this folder's key, roster and log. Close `door.log` at the end."""
         roster, key, log_key = self.roster(), self.signing_key(), SigningKey.load(self.path / LOG_KEY)
         log = TransLog.open(self.path / "log", f"{roster.current.roster.consortium}/{site.site_id}", log_key)
-        return SignedSite(site, key, roster, log, clock=clock)
+        return SignedSite(site, key, roster, log, clock=clock, new_key=self.signing_key)
 
     def rotate(self) -> Submission:
         """A new identity key, endorsed by the present one. It counts when a roster names it. Raises: TrustError."""

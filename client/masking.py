@@ -9,7 +9,7 @@ The protocol is in federation/secagg/site.py; here is what must survive a restar
 The secrets of a round are in memory only, so a restarted site has dropped out of that round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -40,17 +40,18 @@ class _Open:
 class Masking:
     """The masked rounds of one site, one at a time for each run."""
 
-    def __init__(self, identity: Identity, keys: KeySource, state_dir: Path) -> None:
-        self.identity, self._keys = identity, keys
+    def __init__(self, identity: Callable[[], Identity], keys: KeySource, state_dir: Path) -> None:
+        """`identity` is asked at every consent and every `ready`: a round takes place under the roster of its time."""
+        self._identity, self._keys = identity, keys
         self._evidence = state_dir / "evidence"
         self._open: dict[str, _Open] = {}
         self._answered: dict[str, dict[str, Answer]] = {}  # run -> question digest -> answer, of the open round
 
     def is_on_roster(self, site_id: str) -> bool:
         """Whether this site can take part at all: with its own key on a roster of three sites or more."""
-        key = self.identity.signing_key.public.raw
-        roster = self.identity.roster
-        return self.identity.site_id == site_id and roster.get(site_id) == key and len(roster) >= SECURE_SITES_MIN
+        identity = self._identity()
+        key, roster = identity.signing_key.public.raw, identity.roster
+        return identity.site_id == site_id and roster.get(site_id) == key and len(roster) >= SECURE_SITES_MIN
 
     def keep(self, slot: Path, question: Question, update: AdapterUpdate) -> None:
         """Hold a trained update back until its round is masked. It is noised already."""
@@ -84,15 +85,15 @@ class Masking:
         """Once per round, ever; and only with an update of this very round that was not masked before."""
         self._require_new(question, slot)
         head, update = _kept_update(slot, question)
-        encoding = _encoding(question, plan, update)
-        if not set(encoding.weights) <= set(self.identity.roster):
+        encoding, identity = _encoding(question, plan, update), self._identity()
+        if not set(encoding.weights) <= set(identity.roster):
             raise ProtocolError("secagg-unknown-site", "a weight for a site that is not on the roster", hint="keep it")
         inputs = inputs_digest(
             base_digest=base_digest,
             adapter_digest=str(head["adapter"]),
             encoding=encoding.value(),
             shapes=update.shapes,
-            roster=self.identity.roster,
+            roster=identity.roster,
         )
         durable.write(slot.with_name("ready"), [canonical.dump({"round_number": question.round_number})])
         before = self._open.pop(question.run_id, None)
@@ -100,7 +101,7 @@ class Masking:
             before.round.end()
         opened = SiteRound(
             RoundId(question.run_id, question.round_number, question.plan_digest),
-            self.identity,
+            identity,
             inputs=inputs,
             quorum=quorum,
             keys=self._keys,
@@ -134,7 +135,7 @@ class Masking:
         def encode(sites: tuple[str, ...]) -> Vector:
             _, update = _kept_update(slot, question)
             rounding = KeyStream(self._keys.key(f"{_label(question)}/secagg/rounding"))
-            return ring.encode(update, here.encoding, site_id=self.identity.site_id, sites=sites, rounding=rounding)
+            return ring.encode(update, here.encoding, site_id=question.site_id, sites=sites, rounding=rounding)
 
         signed, vector = here.round.masked({site: _bytes(box) for site, box in boxes.items()}, encode)
         answer = answer_to(question, "masked", signed.signed, vector)

@@ -30,7 +30,9 @@ class Opened:
         return spent(self.ledger, 1 / (10 * self.site.declared_patients))
 
 
-def open_site(folder: Path, settings: Settings, identity: Identity, on_failure: Callable[[Exception], None]) -> Opened:
+def open_site(
+    folder: Path, settings: Settings, identity: Callable[[], Identity], on_failure: Callable[[Exception], None]
+) -> Opened:
     """Everything is refused before the first question: settings, ledger, store, base, in this order.
 
     The model is loaded here, once, and stays. Raises: SettingsError, StoreError, ModelError.

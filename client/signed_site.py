@@ -57,6 +57,18 @@ class RosterFile:
         durable.write(path, [rosters.dump(first)])
         return cls(path, first)
 
+    def look(self) -> None:
+        """Take up what a person has put here in the meantime (`wardround site roster FILE`): that is verified already.
+
+        An older file than the accepted roster, or an unreadable one, changes nothing.
+        """
+        try:
+            found = rosters.load(self.path.read_bytes())
+        except (OSError, FedError):
+            return
+        if found.roster.version > self.current.roster.version:
+            self.current = found
+
     def advance(self, later: Sequence[SignedRoster]) -> None:
         """Accept the versions that follow. Raises: TrustError; what was accepted before stays."""
         reached = rosters.accept_chain(self.current, later)
@@ -82,10 +94,12 @@ class SignedSite:
         log: TransLog,
         *,
         clock: Callable[[], float],
+        new_key: Callable[[], SigningKey] | None = None,
         message_bytes_max: int = MESSAGE_BYTES_MAX,
     ) -> None:
+        """`new_key` finds the key that the roster names after a rotation; until it does, the retiring one signs."""
         self.site, self.roster, self.log = site, roster, log
-        self._key, self._clock, self._bytes_max = key, clock, message_bytes_max
+        self._key, self._new_key, self._clock, self._bytes_max = key, new_key, clock, message_bytes_max
         self._rounds: dict[str, int] = {}  # run -> the latest round that was asked
         self._heads: dict[str, LogHead] = {}  # run -> the latest head of the coordinator's log that was seen
         self._written: set[Value] = set()  # signatures of the questions since the last new round
@@ -118,11 +132,16 @@ class SignedSite:
     def _admit(self, question: Question) -> Opened:
         if size_bytes(question) > self._bytes_max:
             raise TrustError("oversized", "a question is too large", hint="ask the coordinator what it sent")
+        self.roster.look()
         if question.seal:
             self.roster.advance(envelope.rosters_in(question))
         roster, now = self.roster.current.roster, self._clock()
         roster.require_current(now)
-        if self._key.public not in roster.member(self.site_id).keys():
+        member = roster.member(self.site_id)
+        if self._key.public != member.identity and self._new_key is not None:
+            with contextlib.suppress(TrustError):
+                self._key = self._new_key()
+        if self._key.public not in member.keys():
             raise TrustError(
                 "roster-key", "the roster has another key for this site", hint="enrol the key of this folder, or rotate"
             )

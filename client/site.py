@@ -97,13 +97,14 @@ class Site:
         learner: Learner,
         state_dir: Path,
         *,
-        identity: Identity | None = None,
+        identity: Callable[[], Identity] | None = None,
         now_utc: Callable[[], str] = lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         on_failure: Callable[[Exception], None] = lambda error: None,
         examiner: Examiner | None = None,
     ) -> None:
         """Without an `identity` the site takes part in no masked sum; without an `examiner` it examines nobody, and
-        answers such a question with `message-kind`. `on_failure` hears, on this machine only, of every error that an
+        answers such a question with `message-kind`. `identity` is asked anew for every round: officers may have signed
+        another roster since the last one. `on_failure` hears, on this machine only, of every error that an
         answer reduces to its code.
         """
         self.examiner = examiner

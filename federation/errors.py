@@ -119,14 +119,14 @@ class StoreError(FedError):
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
             "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
-            "checkpoint-damaged", "checkpoint-other-run", "output-exists", "disk-full",
+            "checkpoint-damaged", "checkpoint-other-run", "output-exists", "disk-full", "bundle-failed",
         }
     )  # fmt: skip
 
 
 class PinError(FedError):
     exit_status = 18
-    codes = frozenset({"base-digest"})
+    codes = frozenset({"base-digest", "bundle-differs"})
 
 
 class DataError(FedError):

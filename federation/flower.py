@@ -127,6 +127,11 @@ class GridLink:
         self._looked = -math.inf
         self._found_once = False
 
+    def expect(self, sites: Sequence[str]) -> None:
+        """From now on these sites: the members of a roster change."""
+        self._sites = tuple(sites)
+        self._nodes = {site: node for site, node in self._nodes.items() if site in self._sites}
+
     def site_ids(self) -> tuple[str, ...]:
         """The expected sites that can be reached. Waits for those still missing, but not for ever."""
         again = self._registered and self._found_once

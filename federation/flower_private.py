@@ -64,6 +64,7 @@ TaskKind = Literal["flwr-clientapp", "flwr-serverapp"]
 LOCAL_HEADER = "x-wardround-local"
 HEARTBEAT_S = 15.0  # Flower gives a taken task up after 30 s without one, a running one after 60 s
 SOON_S, SOON_FOR_S = 0.25, 30.0  # how often a node asks for messages shortly after one
+NODE_HEARTBEAT_S = 30  # Flower's own; it takes 10 at least
 RUN_KEY = "wardround-run"  # the one key of a run's configuration: the name of the run's folder
 
 
@@ -403,18 +404,21 @@ def code_free_bundle() -> bytes:
 # The SuperNode.
 
 
-def run_supernode(superlink: str, address: str, *, ca: str, key: str, secret: str) -> None:
+def run_supernode(
+    superlink: str, address: str, *, ca: str, key: str, secret: str, heartbeat_s: int = NODE_HEARTBEAT_S
+) -> None:
     """Flower's SuperNode in this process, until it ends. Its Runtime API listens on `address`, on loopback.
 
     Process isolation: it starts no process, so no bundle is ever unpacked. Between messages it sleeps 3 s (a constant
     in Flower); within half a minute of the last message we let it look again sooner, because a round is a chain of
-    short messages and every link of it would wait.
+    short messages and every link of it would wait. A node that was killed is let in again when two of its heartbeats
+    are missing.
     """
     import sys
     import time
     from types import SimpleNamespace
 
-    from flwr.supernode import start_client_internal
+    from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli import flower_supernode
 
     last = [0.0]
@@ -431,6 +435,7 @@ def run_supernode(superlink: str, address: str, *, ca: str, key: str, secret: st
             last[0] = time.monotonic()
         time.sleep(min(seconds, SOON_S) if time.monotonic() - last[0] < SOON_FOR_S else seconds)
 
+    fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = heartbeat_s
     start_client_internal._pull_and_store_message = watched
     start_client_internal.time = SimpleNamespace(sleep=sleep)  # type: ignore[assignment, attr-defined]
     host, _, port = address.rpartition(":")

@@ -27,7 +27,7 @@ from server.evaluation import Examined
 from server.record import RoundRecord
 from server.rounds import RunResult
 from server.runs import RunFolder
-from server.trusted import trusted
+from server.trusted import LaterRoster, require_latest, trusted
 
 WAIT_S = (5.0, 60.0)  # first and longest wait before a round without a quorum is tried again
 LOOK_S = 1.0
@@ -57,12 +57,14 @@ def run_to_the_end(
     roster: Mapping[str, bytes] | None = None,
     stopped: threading.Event,
     on_round: Callable[[], None] = lambda: None,
+    between: Callable[[], None] = lambda: None,
     wait_s: tuple[float, float] = WAIT_S,
 ) -> tuple[RunResult, Examined] | None:
     """Every round that is still missing, and what the hospitals say of the result; None if the run was stopped.
 
     A round without a quorum is no end: the run waits and tries it again, for sites come back. What was answered
-    already is answered again with the same bytes. Raises: every other FedError.
+    already is answered again with the same bytes. `between` is called before every round, and may leave the run where
+    it is by raising. Raises: every other FedError.
     """
     checkpoints = Checkpoints.open(folder.run)
     wait = wait_s[0]
@@ -70,8 +72,10 @@ def run_to_the_end(
     def observe(record: RoundRecord, adapter: Adapter) -> None:
         on_round()
         folder.note("round", **runs.round_row(record))
+        between()
 
     while not stopped.is_set():
+        between()
         folder.stand("running")
         try:
             result = rounds.run(
@@ -99,19 +103,9 @@ def _serve_run(home: Path, address: str, token: str, local_key: str) -> int:
             return 0
         threading.Thread(target=_watch_state, args=(folder, stopped), daemon=True).start()
         try:
-            checkpoints = Checkpoints.open(folder.run)
-            with trusted(home, checkpoints) as trust:
-                grid = GridLink(task.grid, trust.sites, patience=Patience(), stopped=stopped, registered=True)
-                ended = run_to_the_end(
-                    folder,
-                    trust.wrap(grid),
-                    roster=trust.keys,
-                    stopped=stopped,
-                    on_round=lambda: evidence.record_rounds(trust.log, checkpoints),
-                )
-                if ended is not None:
-                    close(folder, checkpoints.plan, *ended, trust.log)
-                    folder.stand("finished")
+            grid = GridLink(task.grid, (), patience=Patience(), stopped=stopped, registered=True)
+            while _under_one_roster(home, folder, grid, stopped):
+                pass
         except FedError as error:
             if error.code == "log-busy":  # an earlier runner of this run has not ended yet: this one is one too many
                 return error.exit_status
@@ -119,6 +113,29 @@ def _serve_run(home: Path, address: str, token: str, local_key: str) -> int:
             print(f"{folder.run_id}: {error.message}", file=sys.stderr)
             return error.exit_status
     return 0
+
+
+def _under_one_roster(home: Path, folder: RunFolder, grid: GridLink, stopped: threading.Event) -> bool:
+    """The run to its end, or until officers have signed another roster: then True, and it goes on under that one."""
+    checkpoints = Checkpoints.open(folder.run)
+    with trusted(home, checkpoints) as trust:
+        grid.expect(trust.sites)
+        try:
+            ended = run_to_the_end(
+                folder,
+                trust.wrap(grid),
+                roster=trust.keys,
+                stopped=stopped,
+                on_round=lambda: evidence.record_rounds(trust.log, checkpoints),
+                between=lambda: require_latest(home, trust),
+            )
+        except LaterRoster as later:
+            folder.note("roster", version=later.version)
+            return True
+        if ended is not None:
+            close(folder, checkpoints.plan, *ended, trust.log)
+            folder.stand("finished")
+    return False
 
 
 def _watch_state(folder: RunFolder, stopped: threading.Event) -> None:

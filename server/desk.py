@@ -78,6 +78,8 @@ def follow(folder: RunFolder, *, pause: Callable[[float], None] = time.sleep) ->
             at = offset
             if event["event"] == "round":
                 yield runs.round_line(event, plan.run.rounds, plan.privacy.target_epsilon)
+            elif event["event"] == "roster":
+                yield f"roster {event['version']} is in force"
             elif event["event"] == "evaluation":
                 yield runs.evaluation_line(event)
             elif event["event"] == "state":

@@ -20,12 +20,28 @@ from server.signed_link import SignedLink
 
 @dataclass(frozen=True)
 class Trusted:
-    """One run under one roster. A roster that is signed later is in force from the next start of the run."""
+    """One run under one roster. One that officers sign later is in force from the next round on (`require_latest`)."""
 
+    version: int
     sites: tuple[str, ...]
     keys: Mapping[str, bytes]  # site id -> the raw key that signs for it in a masked sum
     wrap: Callable[[Link], Link]
     log: TransLog
+
+
+class LaterRoster(Exception):
+    """The officers have signed another roster: the run goes on under that one, from its last whole round."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__()
+        self.version = version
+
+
+def require_latest(home: Path, trust: Trusted) -> None:
+    """Asked between rounds. Raises: LaterRoster; TrustError if the rosters are not readable any more."""
+    version = FederationFolder.open(home).current().roster.version
+    if version != trust.version:
+        raise LaterRoster(version)
 
 
 @contextmanager
@@ -37,6 +53,7 @@ def trusted(home: Path, checkpoints: Checkpoints) -> Iterator[Trusted]:
     key = federation.key("coordinator")
     with evidence.open_log(checkpoints, signed, federation.key("log"), versions=versions) as log:
         yield Trusted(
+            signed.roster.version,
             signed.roster.active(),
             signed.roster.identities(),
             lambda link: SignedLink(link, key, versions, log, clock=time.time),

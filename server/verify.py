@@ -19,10 +19,12 @@ from federation.privacy.accounting import Event
 from federation.privacy.clipping import AutoS, FlatClipping
 from federation.privacy.mechanism import Mechanism
 from federation.privacy.sampling import PoissonSampling
+from federation.secagg.bodies import RoundId
 from federation.trust import entries, envelope, fingerprint, translog
 from federation.trust import roster as rosters
 from federation.trust.roster import Roster, SignedRoster
 from federation.trust.translog import Entry, Log
+from server import masked_evidence
 from server.checkpoint import Checkpoints
 from server.evidence import LOG_FOLDER, ROSTER_NAME, log_origin, sha256
 from server.record import RoundRecord
@@ -55,6 +57,7 @@ class _Run:
     log: Log | None = None
     history: tuple[tuple[str, RoundRecord], ...] = ()
     rosters: list[Roster] = field(default_factory=list)
+    ready_under: dict[int, Roster] = field(default_factory=dict)  # round -> of its masked sum
 
     @property
     def run(self) -> Path:
@@ -153,6 +156,9 @@ def _messages(this: _Run) -> str:
             envelope.verify_statement(statement, str(entry.get("signature")), keys)
         except TrustError:
             raise _wrong(f"line {place + 1}: the signature of this {kind} does not fit") from None
+        number = statement.get("round")
+        if kind == "question" and entry.get("kind") == "ready" and isinstance(number, int):
+            this.ready_under[number] = in_force  # asked again after a crash: the last time counts
         if kind == "question":
             asked[site, str(statement["message"])] = statement
             head = entries.head_in(entry)
@@ -199,7 +205,7 @@ def _files(this: _Run) -> str:
         raise _wrong("no round was committed")
     known = {"run.json", "HEAD", ROSTER_NAME, *ONLY_RELEASED}
     known |= {f"{LOG_FOLDER}/{name}" for name in (translog.LOG_NAME, translog.CHECKPOINT_NAME)}
-    # Of masked rounds the names only: each body there has its site's signature (secagg-1), and no run reads them.
+    # What masked rounds left is checked by a step of its own.
     for _, record in this.history if checkpoints.plan.aggregation.secure else ():
         known.add(f"masked/{record.round_number:05}.json")
         known |= {f"masked/vectors/{site}.vector" for site in record.asked}
@@ -240,8 +246,36 @@ def _rounds(this: _Run) -> str:
     return f"{len(logged)} of {plan.run.rounds} rounds, each in log and checkpoint alike"
 
 
+def _masked(this: _Run) -> str:
+    """8: every masked sum was signed by its sites, and the kept vectors make the last one again, bit for bit."""
+    checkpoints = _is(this.checkpoints)
+    if not checkpoints.plan.aggregation.secure:
+        return "a plan without masks"
+    folder = this.run / "masked"
+    seen, again = 0, ""
+    for _, record in this.history:
+        path = folder / f"{record.round_number:05}.json"
+        if record.masked is None:
+            continue  # closed without a sum, or never begun
+        roster = this.ready_under.get(record.round_number)
+        if roster is None or not path.exists():
+            raise _wrong(f"round {record.round_number}: a masked sum that no question in the log asked for, or untold")
+        accepted = record.accepted if record.outcome == "accepted" else None
+        this_round = RoundId(checkpoints.run_id, record.round_number, checkpoints.plan.digest())
+        try:
+            masked_evidence.check(path, this_round, roster.identities(), accepted)
+            if record is this.history[-1][1]:
+                masked_evidence.recompute(path, folder / "vectors", roster.identities())
+                again = "; the last mean recomputed bit for bit"
+        except (FedError, OSError) as error:
+            said = error.message if isinstance(error, FedError) else "a masked vector is missing"
+            raise _wrong(f"round {record.round_number}: {said}") from None
+        seen += 1
+    return f"{seen} masked sums, each agreed on by its survivors{again}"
+
+
 def _privacy(this: _Run) -> str:
-    """8: what each site states to have spent is no less than what its rounds cost, and within the plan's target."""
+    """9: what each site states to have spent is no less than what its rounds cost, and within the plan's target."""
     plan = _is(this.checkpoints).plan
     if plan.privacy.unit == "none":
         return "a plan without privacy: there is nothing to add up"
@@ -269,7 +303,7 @@ def _privacy(this: _Run) -> str:
 
 
 def _release(this: _Run) -> str:
-    """9: what was given out is what was logged at the end, and tells of this run."""
+    """10: what was given out is what was logged at the end, and tells of this run."""
     released = _of(_is(this.log), "release")
     if not released:
         return "nothing was released yet: the run is not at its end"
@@ -308,6 +342,7 @@ CHECKS: dict[str, Callable[[_Run], str]] = {
     "witnesses": _witnesses,
     "files": _files,
     "rounds": _rounds,
+    "masked": _masked,
     "privacy": _privacy,
     "release": _release,
 }

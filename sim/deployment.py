@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,23 +308,19 @@ def _failed(what: str, place: Path) -> CarrierError:
 def _be_hospital(folder: Path, seed: int) -> None:
     """`wardround site run`, with a made hospital's store and noise that follows from the seed."""
     from client.daemon import Carrier, Daemon, OneThread
-    from client.signed_site import SignedSite
     from federation import canonical
     from federation.plan import plan_from_value
-    from federation.trust.translog import TransLog
     from sim.virtual_site import open_base, open_site
 
     plan = plan_from_value(canonical.load((folder / "plan.json").read_bytes()))
     opened = SiteFolder(folder)
-    key, roster = opened.signing_key(), opened.roster()
     thread = OneThread()
     base = thread.call(lambda: open_base(plan, BASE, threads=1))
     private = plan.privacy.unit != "none"
-    identity = opened.identity(opened.settings().site.id)
+    identity = partial(opened.identity, opened.settings().site.id)
     site = thread.call(lambda: open_site(folder / "sim", folder / "state", base, private=private, identity=identity))
-    log = TransLog.open(folder / "log", f"{CONSORTIUM}/{site.site_id}", key)
     Daemon(
-        SignedSite(site, key, roster, log, clock=time.time),
+        opened.door(site, clock=time.time),
         folder,
         Carrier(opened.address(), folder / CA, folder / TRANSPORT),
         thread=thread,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -275,7 +276,7 @@ def _federate(
                 run, openers(folders, plan, options.base_path, private=private, threads=options.threads)
             )
         sites = {
-            site_id: open_site(path, path / "state", base, private=private, identity=identity(path, site_id))
+            site_id: open_site(path, path / "state", base, private=private, identity=partial(identity, path, site_id))
             for site_id, path in folders.items()
         }
         doors = {site_id: door(folders[site_id], site) for site_id, site in sites.items()}

@@ -2,17 +2,16 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from client.daemon import Carrier, Daemon, OneThread
-from client.folder import CA, TRANSPORT, SiteFolder
+from client.folder import CA, ROSTER, TRANSPORT, SiteFolder
 from client.policy import Policy
-from client.signed_site import SignedSite
 from client.site import Site
 from federation.supervise import Backoff
-from federation.trust.translog import TransLog
 from sim.vectors import vector_site
 
 SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
@@ -23,19 +22,19 @@ CONSORTIUM = "vectors"
 def site_of(site_id: str, folder: Path) -> Site:
     """The site whose patients follow from its name."""
     patients = np.random.default_rng(sum(map(ord, site_id))).standard_normal((40, 12)).astype(np.float32)
-    return vector_site(site_id, folder / "vectors", patients, shapes=SHAPES, policy=POLICY)
+    identity = partial(SiteFolder(folder).identity, site_id) if (folder / ROSTER).exists() else None
+    return vector_site(site_id, folder / "vectors", patients, shapes=SHAPES, policy=POLICY, identity=identity)
 
 
 def main() -> None:
     """`python -m sim.vector_hospital SITE FOLDER`: the folder has enrolled already."""
     site_id, folder = sys.argv[1], Path(sys.argv[2])
     opened = SiteFolder(folder)
-    key, thread = opened.signing_key(), OneThread()
-    log = TransLog.open(folder / "log", f"{CONSORTIUM}/{site_id}", key)
+    thread = OneThread()
     Daemon(
-        SignedSite(thread.call(lambda: site_of(site_id, folder)), key, opened.roster(), log, clock=time.time),
+        opened.door(thread.call(lambda: site_of(site_id, folder)), clock=time.time),
         folder,
-        Carrier(opened.address(), folder / CA, folder / TRANSPORT),
+        Carrier(opened.address(), folder / CA, folder / TRANSPORT, heartbeat_s=10),  # the least that Flower takes
         thread=thread,
         approve=lambda digest, by: None,
         metrics_port=0,

@@ -4,7 +4,7 @@ Loss of a patient x at the adapter θ (all its numbers in a row): ½‖θ − x�
 federation does can be computed by hand. Site, ledger, mechanism and coordinator are the real ones.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,16 +98,21 @@ def vector_site(
     declared_patients: int = 100,
     seed: int = 0,
     roster: Mapping[str, bytes] | None = None,
+    identity: Callable[[], Identity] | None = None,
 ) -> Site:
-    """A whole site whose state is in `folder`; called again with the same folder, the same site after a restart."""
+    """A whole site whose state is in `folder`; called again with the same folder, the same site after a restart.
+
+    It takes part in masked sums under a `roster` that stays, or under the `identity` that it asks for.
+    """
     settings = Settings(SiteIdentity(site_id), Data("store", "secret", declared_patients), policy)
     keys = SeededKeys(seed).child(site_id)
     learner = VectorLearner(shapes, patients, declared_patients)
     ledger = Ledger.open(folder / "ledger")
-    identity = None if roster is None else Identity(site_id, signing_key(site_id, seed), roster)
+    fixed = None if roster is None else Identity(site_id, signing_key(site_id, seed), roster)
     return Site(
         settings, policy, ledger, keys, learner, folder / "state",
-        identity=identity, now_utc=lambda: "2026-01-01T00:00:00Z", examiner=learner,
+        identity=identity or (None if fixed is None else lambda: fixed), examiner=learner,
+        now_utc=lambda: "2026-01-01T00:00:00Z",
     )  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def open_site(
     *,
     data: ReleasedPatients | None = None,
     private: bool = True,
-    identity: Identity | None = None,
+    identity: Callable[[], Identity] | None = None,
 ) -> Site:
     """The site in this folder, its state and ledger below `state`. `data` replaces its store (pooled data).
 
@@ -202,7 +202,7 @@ def open_site_alone(folder: Path, plan_text: bytes, base_path: Path, private: bo
     key = (base_path, plan.model.sha256, threads)
     if key not in _bases:
         _bases[key] = open_base(plan, base_path, threads=threads)
-    identity = trust.identity(folder, Facts.read(folder).site_id)
+    identity = partial(trust.identity, folder, Facts.read(folder).site_id)
     site = open_site(folder, folder / "state", _bases[key], private=private, identity=identity)
     return trust.door(folder, site)
 

@@ -25,6 +25,7 @@ import client.cli  # noqa: E402
 import server.cli  # noqa: E402
 import sim.cli  # noqa: E402
 from federation.errors import FedError  # noqa: E402
+from federation.terminal import Talk  # noqa: E402
 
 _INTERRUPTED = 130
 
@@ -61,6 +62,30 @@ def verify(
             print(f"{'ok' if step.passed else 'WRONG':<6}{step.name:<11}{step.says}")
         print(verifying.CANNOT)
     verifying.require_passed(steps)
+
+
+@app.command("bundle", epilog="Example: wardround bundle out/bundle --model models/base")
+def bundle(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder; with --check, a bundle")],
+    model: Annotated[Path | None, typer.Option(help="the base model's folder, to go with it")] = None,
+    source: Annotated[Path, typer.Option(help="a copy of the repository")] = Path(__file__).parent.parent,
+    check: Annotated[bool, typer.Option("--check", help="compare every file with its hash instead")] = False,
+    digest: Annotated[str | None, typer.Option(help="with --check: what the sender told you")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Make everything a site without internet needs: wheels, base model, hashes, and a script that installs them."""
+    from server import bundle as bundles
+
+    if check:
+        made = bundles.check(folder, digest)
+    else:
+        Talk().line("gathering wheels with pip; this can take some minutes")
+        made = bundles.make(folder, bundles.with_pip(source.resolve()), model=model)
+    told = {"digest": made.digest, "wheels": made.wheels, "size_mb": round(made.size_bytes / 1e6, 1)}
+    told |= {"base_digest": made.base_digest} if made.base_digest else {}
+    print(json.dumps(told, indent=2) if as_json else "\n".join(f"{name:<12} {value}" for name, value in told.items()))
+    if not check:
+        Talk().line("bring the folder to the site; tell the digest on another way: sh install.sh /opt/wardround DIGEST")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import base64
 import gc
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from federation.adapter import AdapterUpdate, initial_adapter
 from federation.errors import QuorumError
 from federation.plan import parse_plan
 from federation.secagg import transcript
+from federation.secagg.bodies import Identity
+from federation.trust.keys import SigningKey
 from server import rounds
 from server.checkpoint import Checkpoints
 from server.start import seed_of
 from sim.faults import FaultyLink, parse_fault
 from sim.links import LocalLink
-from sim.vectors import roster_of, vector_site
+from sim.vectors import roster_of, signing_key, vector_site
 
 SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
 POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1, allow_without_privacy=True)
@@ -212,6 +215,42 @@ def test_a_site_can_demand_more_survivors_than_the_coordinator_has(federation):
     result = whole.run()
 
     assert result.rounds[1].failures["site-a"] == "secagg-survivors-too-few"
+
+
+def test_a_roster_that_changes_between_rounds_counts_at_once_and_no_site_has_to_start_again(tmp_path):
+    """North takes a new key, a fourth site comes; all of them are told by what they ask at every round."""
+    names = ["site-a", "site-b", "site-c"]
+    keys = {site: signing_key(site) for site in (*names, "site-d")}
+
+    def identity(site):
+        return Identity(site, keys[site], {name: keys[name].public.raw for name in names})
+
+    sites = {
+        site: vector_site(
+            site, tmp_path / site, np.full((20, 12), number, np.float32), shapes=SHAPES, policy=POLICY,
+            identity=partial(identity, site),
+        )
+        for number, site in enumerate(keys)
+    }  # fmt: skip
+    checkpoints = Checkpoints.create(tmp_path / "run", run_id="run-1", plan=PLAN)
+
+    def leave(record, adapter):
+        raise Stopped
+
+    for change in (
+        lambda: None,
+        lambda: keys.update({"site-a": SigningKey.from_seed(bytes([7]) * 32)}),
+        lambda: names.append("site-d"),
+    ):
+        change()
+        link = LocalLink({name: sites[name] for name in names})
+        with pytest.raises(Stopped):
+            rounds.run(PLAN, link, checkpoints, roster=identity("site-a").roster, observer=leave)
+    for site in sites.values():
+        site.ledger.close()
+
+    accepted = [record.accepted for record in checkpoints.last().records]
+    assert accepted == [("site-a", "site-b", "site-c")] * 2 + [("site-a", "site-b", "site-c", "site-d")]
 
 
 class Stopped(Exception):

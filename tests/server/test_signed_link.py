@@ -389,6 +389,27 @@ def test_a_door_that_cannot_write_its_log_answers_so_and_asks_nobody(federation)
     assert whole.plain["north"].asked == []
 
 
+def test_a_door_takes_the_new_key_when_a_roster_names_it_and_a_roster_that_a_person_put_there(federation):
+    new = SigningKey.from_seed(bytes([9]) * 32)
+    member = replace(ROSTER.member("north"), identity=new.public, retiring=NORTH.public)
+    during = rosters.successor(ROSTER, issued_s=NOW, sites=rosters.with_member(ROSTER, member))
+    after = rosters.successor(during, issued_s=NOW)
+    whole = federation(rosters_=(ROSTER, during))
+    whole.doors["north"].log.close()
+    whole.doors["north"] = whole.open_door("north", new_key=lambda: new)
+    assert heard(whole, question()) == [("north", "update")]
+
+    (whole.folder / "north.roster.json").write_bytes(rosters.dump(signed(after)))
+    whole.link = SignedLink(
+        whole, COORDINATOR, [signed(one) for one in (ROSTER, during, after)], whole.log, clock=whole.clock
+    )
+
+    assert heard(whole, question(round_number=2)) == [("north", "update")]
+    assert whole.doors["north"].roster.current.roster.version == 3
+    (whole.folder / "north.roster.json").write_bytes(b"half a ros")
+    assert heard(whole, question(round_number=3)) == [("north", "update")]
+
+
 def test_a_rotated_key_loses_no_round(federation):
     new = SigningKey.from_seed(bytes([9]) * 32)
     member = replace(ROSTER.member("north"), identity=new.public, retiring=NORTH.public)

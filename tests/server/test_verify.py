@@ -4,12 +4,14 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from client.policy import Policy
+from federation import canonical
 from federation.errors import TrustError
 from federation.plan import parse_plan
 from federation.trust import roster as rosters
@@ -20,7 +22,7 @@ from server.checkpoint import Checkpoints
 from server.signed_link import SignedLink
 from server.verify import require_passed, verify
 from sim.links import LocalLink
-from sim.trust import clock, door, establish
+from sim.trust import clock, door, establish, identity
 from sim.vectors import vector_site
 from sim.wardround import call
 
@@ -44,20 +46,31 @@ server_optimizer = "adam"
 POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1)
 
 
-def run_once(out: Path, *, seed: int = 0) -> None:
-    """A signed run of two vector sites, and a report of the few things that verify looks at."""
+MASKED = replace(PLAN, aggregation=replace(PLAN.aggregation, secure=True))
+THREE = ("north", "south", "west")
+
+
+def run_once(out: Path, *, seed: int = 0, plan=PLAN, names=SITES) -> None:
+    """A signed run of a few vector sites, and a report of the few things that verify looks at."""
     out.mkdir()
-    folders = {site: out / "sites" / site for site in SITES}
+    folders = {site: out / "sites" / site for site in names}
     patients = np.random.default_rng(1).standard_normal((20, 12)).astype(np.float32)
-    sites = {site: vector_site(site, folders[site], patients, shapes=SHAPES, policy=POLICY) for site in SITES}
     trust = establish(out, folders, seed)
-    checkpoints = Checkpoints.create(out / "run", run_id="demo-1", plan=PLAN)
+    sites = {
+        site: vector_site(
+            site, folders[site], patients, shapes=SHAPES, policy=POLICY,
+            identity=partial(identity, folders[site], site) if plan.aggregation.secure else None,
+        )
+        for site in names
+    }  # fmt: skip
+    checkpoints = Checkpoints.create(out / "run", run_id="demo-1", plan=plan)
     doors = {site: door(folders[site], plain) for site, plain in sites.items()}
     with evidence.open_log(checkpoints, trust.signed, trust.log) as log:
         link = SignedLink(LocalLink(doors), trust.coordinator, [trust.signed], log, clock=clock)
         result = rounds.run(
-            PLAN, link, checkpoints, observer=lambda record, adapter: evidence.record_rounds(log, checkpoints)
-        )
+            plan, link, checkpoints, roster=trust.signed.roster.identities(),
+            observer=lambda record, adapter: evidence.record_rounds(log, checkpoints),
+        )  # fmt: skip
         report = {
             "run_id": result.run_id,
             "plan_digest": result.plan_digest,
@@ -73,7 +86,7 @@ def run_once(out: Path, *, seed: int = 0) -> None:
         (out / "adapter").mkdir()
         (out / "adapter" / "weights").write_bytes(b"weights")
         evidence.release(log, out, ["report.json", "adapter/weights"], adapter=result.adapter.digest())
-    for site in SITES:
+    for site in names:
         sites[site].ledger.close()
         doors[site].log.close()
 
@@ -106,7 +119,7 @@ def test_an_honest_run_passes_every_step(finished):
     require_passed(steps)
 
     assert [step.name for step in steps] == [
-        "roster", "log", "members", "messages", "witnesses", "files", "rounds", "privacy", "release",
+        "roster", "log", "members", "messages", "witnesses", "files", "rounds", "masked", "privacy", "release",
     ]  # fmt: skip
     assert verify(finished / "run") == steps  # the run's own folder may be named
 
@@ -235,6 +248,51 @@ def test_a_sites_log_shows_a_second_history(copy, finished, tmp_path):
     assert name == "witnesses" and ("signed question" in said or "contradict" in said)
 
 
+def test_a_masked_run_shows_who_agreed_on_each_sum_and_makes_the_last_mean_again(tmp_path):
+    run_once(tmp_path / "out", plan=MASKED, names=THREE)
+    steps = {step.name: step for step in verify(tmp_path / "out")}
+
+    assert all(step.passed for step in steps.values()), steps
+    assert (
+        steps["masked"].says == "2 masked sums, each agreed on by its survivors; the last mean recomputed bit for bit"
+    )
+
+
+def test_what_is_changed_in_a_masked_rounds_transcript_or_vectors_is_found(tmp_path):
+    run_once(tmp_path / "out", plan=MASKED, names=THREE)
+    masked = tmp_path / "out" / "run" / "masked"
+    first, last = masked / "00001.json", masked / "00002.json"
+
+    def says(path, change) -> str:
+        whole = path.read_bytes()
+        path.write_bytes(change(whole))
+        name, said = failed(tmp_path / "out")
+        path.write_bytes(whole)
+        assert name == "masked"
+        return said
+
+    def without_one(stage):
+        def change(data):
+            told = canonical.load(data)
+            return canonical.dump({**told, stage: told[stage][1:]})
+
+        return change
+
+    def another_survivor(data):
+        told = canonical.load(data)
+        told["agree"][0]["body"]["survivors"] = ["north", "south"]
+        return canonical.dump(told)
+
+    assert "another round" in says(first, lambda data: last.read_bytes())
+    assert "did not sign" in says(first, another_survivor)
+    assert "survivors" in says(first, without_one("masked"))
+    assert "too few sites agree" in says(last, lambda data: without_one("agree")(without_one("agree")(data)))
+    assert "another mean" in says(last, lambda data: data.replace(canonical.load(data)["result"].encode(), b"0" * 64))
+    assert "south" in says(masked / "vectors" / "south.vector", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    first.unlink()
+    assert failed(tmp_path / "out")[0] == "masked"
+
+
 def test_an_understated_epsilon_is_found(copy, monkeypatch):
     """Terms are signed inside a consent; here the check itself is tried on a record that understates."""
     checkpoints = Checkpoints.open(copy / "run")
@@ -281,7 +339,7 @@ def test_equal_seeds_sign_equal_bytes(finished, tmp_path):
 def test_the_command_says_it_in_plain_words_and_in_json(finished, copy, capsys):
     assert call(["verify", str(finished)]) == 0
     told = capsys.readouterr().out
-    assert told.count("\nok") == 8 and told.splitlines()[-1].startswith("not shown:")
+    assert told.count("\nok") == 9 and told.splitlines()[-1].startswith("not shown:")
     assert call(["verify", str(finished), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
 

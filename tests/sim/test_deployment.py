@@ -72,16 +72,26 @@ class Deployment:
             self.home, consortium=CONSORTIUM, address=f"localhost:{port}", officers=(), threshold=1, now_s=now
         )
         for site_id in sites:
-            invitation = federation.invite(site_id, token=os.urandom(32), now_s=now)
-            site = SiteFolder.init(
-                folder / site_id, site_id=site_id, declared_patients=100, coordinator=CONSORTIUM, keys=SeededKeys(1)
-            )
-            submission = site.enrol(invitation, organisation="o", contact="c", heard=invitation.words(), now_s=now)
-            federation.admit(submission, heard=submission.words(), now_s=now)
+            self.enrol(federation, site_id)
         for site_id in sites:
             SiteFolder(folder / site_id).accept_roster(federation.current(), heard=None, now_s=now)
         self.port, self.processes = port, {}
         self.serve()
+
+    def enrol(self, federation, site_id):
+        now = time.time()
+        invitation = federation.invite(site_id, token=os.urandom(32), now_s=now)
+        site = SiteFolder.init(
+            self.folder / site_id, site_id=site_id, declared_patients=100, coordinator=CONSORTIUM, keys=SeededKeys(1)
+        )
+        submission = site.enrol(invitation, organisation="o", contact="c", heard=invitation.words(), now_s=now)
+        federation.admit(submission, heard=submission.words(), now_s=now)
+        return site
+
+    def admit(self, site_id):
+        """One more site, while everything runs."""
+        federation = FederationFolder.open(self.home)
+        self.enrol(federation, site_id).accept_roster(federation.current(), heard=None, now_s=time.time())
 
     def serve(self):
         listening = Listening(f"127.0.0.1:{self.port}", self.home / "server.crt", self.home / "server.key")
@@ -222,6 +232,31 @@ def test_a_site_that_was_away_joins_the_next_round(deployment):
 
     accepted = ["c" in record.accepted for record in run.records()]
     assert accepted[0] and not all(accepted) and accepted[-1]
+
+
+def test_a_roster_signed_in_mid_run_counts_from_the_next_round_and_nobody_starts_again(deployment):
+    """A site takes a new key and a fourth one comes, under masks, while every process goes on."""
+    plan = replace(PLAN, run=replace(PLAN.run, rounds=8), aggregation=replace(PLAN.aggregation, secure=True))
+    federation = FederationFolder.open(deployment.home)
+    deployment.start_all()
+    run = deployment.launch(plan)
+    deployment.until(lambda: len(run.records()) >= 1, "a round")
+    site = SiteFolder(deployment.folder / "a")
+    rotated = site.rotate()
+    federation.admit(rotated, heard=rotated.words(), now_s=time.time())
+    done = len(run.records())
+    deployment.until(lambda: len(run.records()) >= done + 2, "rounds with the new key")
+    deployment.admit("d")
+    deployment.start("d")
+
+    deployment.finish(run)
+
+    accepted = [record.accepted for record in run.records()]
+    assert all(set(SITES) <= set(sites) for sites in accepted), accepted
+    assert "d" not in accepted[0] and "d" in accepted[-1]
+    assert site.signing_key().public == rotated.identity
+    assert deployment.processes["a"].poll() is None
+    assert all(step.passed for step in verify(run.path)), verify(run.path)
 
 
 def test_a_stopped_run_stops_and_resume_ends_it(deployment, tmp_path):
