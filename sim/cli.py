@@ -104,7 +104,7 @@ def attack(
     if model:
         from sim.memorise import memorise
 
-        talk.line("training a tiny model twice, without and with privacy")
+        talk.line("training a tiny model three times: without privacy, at epsilon 8 and at epsilon 1")
         result["membership"] = memorise(BASES[BUILTIN], seed=seed)
     if picture is not None:
         from sim.attack_picture import picture as drawn
@@ -122,8 +122,8 @@ def attack(
     if result["membership"]:
         found = result["membership"]
         for key, title in (("auc", "membership attack, AUC"), ("exposure_bits", "canary exposure, bits")):
-            without, private = found[f"{key}_without_dp"], found[f"{key}_with_dp"]
-            print(f"{title:<24} without privacy {without:.2f}   epsilon {found['epsilon']:g} {private:.2f}")
+            told = [f"{_world(epsilon)} {found[f'{key}_{name}']:.2f}" for name, epsilon in found["epsilon"].items()]
+            print(f"{title:<24} " + "   ".join(told))
 
 
 @app.command("table", epilog="Example: wardround sim table --out out/table --docs docs")
@@ -250,6 +250,10 @@ def _family(model: Path) -> str:
         raise ModelError(
             "model-absent", "the folder holds no model (no config.json)", hint="give the folder of a local checkpoint"
         ) from None
+
+
+def _world(epsilon: float | None) -> str:
+    return "without privacy" if epsilon is None else f"epsilon {epsilon:g}"
 
 
 def _privacy(privacy: Privacy, epsilon: str) -> Privacy:

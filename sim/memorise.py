@@ -2,12 +2,14 @@
 
 Made patients each have one report that nobody could guess: the code word of a case, one of eight at random. Some train
 an adapter on the tiny base, through the site's own training code; others, made alike, do not. Afterwards the attacker
-asks for every case's word.
+asks for every case's word, and goes by its likelihood, or by how much likelier training made it: whichever tells more.
 
-    membership    area under the ROC of the word's likelihood, those trained on against the others (Yeom et al. 2018);
-                  0.5 is a coin
-    exposure      log2(8) minus the log2 of the word's rank among the eight, by how much likelier training made each,
-                  mean over those trained on (Carlini et al. 2019); 3 bits if all are remembered, about 1 if none is
+    membership    area under the ROC, those trained on against the others (Yeom et al. 2018); 0.5 is a coin
+    exposure      log2(8) minus the log2 of the word's rank among the eight, mean over those trained on (Carlini et al.
+                  2019); 3 bits if all are remembered, about 1.1 if none is
+
+Epsilon 8 is shown beside epsilon 1, because it is often called private: so many steps on so few patients with so much
+freedom leave something to find.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,8 @@ from sim.keys import SeededKeys
 WORDS = ("edema.", "emphysema.", "atelectasis.", "fibrosis.", "calcification.", "congestion.", "fracture.", "mass.")
 PLACES = ("left", "right", "upper", "lower", "small", "large")
 SPEC = AdapterSpec(8, 16.0, ("attention", "shared_expert"), frozenset({"A", "B"}))
-PATIENTS, STEPS, LEARNING_RATE, EPSILON, DELTA = 12, 250, 0.002, 8.0, 1e-3
+PATIENTS, STEPS, LEARNING_RATE, DELTA = 16, 300, 0.005, 1e-3
+WORLDS: tuple[tuple[str, float | None], ...] = (("without_dp", None), ("with_weak_dp", 8.0), ("with_dp", 1.0))
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,35 @@ class MadeCases:
 
 
 def memorise(base_path: Path, *, seed: int = 0, patients: int = PATIENTS, steps: int = STEPS) -> dict[str, Any]:
-    """What `wardround sim attack --json` shows as `membership`: the same training without noise and with epsilon 8."""
+    """What `wardround sim attack --json` shows as `membership`: the same training in each of the `WORLDS`."""
     base = load_base(base_path, sha256=None, family=None, device=Device.choose("cpu"))
-    rng = np.random.default_rng(seed)
-    cases = made_cases(2 * patients, rng)
-    members = cases[:patients]
-    noise = accounting.noise_multiplier_for(EPSILON, delta=DELTA, sampling_rate=1.0, steps=steps)
-    private = Mechanism(PoissonSampling(1.0), AutoS(radius=1.0), noise)
-    made: dict[str, Any] = {"patients": patients, "steps": steps, "epsilon": EPSILON, "delta": DELTA}
-    before = likelihoods(_carrying(base, None, seed=seed), cases)
-    truth = np.array([WORDS.index(case.word) for case in cases])
+    cases = made_cases(2 * patients, np.random.default_rng(seed))
     inside = np.arange(len(cases)) < patients
-    for name, mechanism in (("without_dp", None), ("with_dp", private)):
-        update = _update(base, members, mechanism, steps=steps, seed=seed)
-        gained = likelihoods(_carrying(base, update, seed=seed), cases) - before
-        own = gained[np.arange(len(cases)), truth]
-        ranks = 1 + (gained > own[:, None]).sum(axis=1)
-        after = (gained + before)[np.arange(len(cases)), truth]
-        made[f"auc_{name}"] = float(evaluate.auroc(after, inside, np.ones((1, len(cases))))[0])
-        made[f"exposure_bits_{name}"] = float(np.mean(np.log2(len(WORDS)) - np.log2(ranks[inside])))
+    truth = np.array([WORDS.index(case.word) for case in cases])
+    before = likelihoods(_carrying(base, None, seed=seed), cases)
+    made: dict[str, Any] = {"patients": patients, "steps": steps, "delta": DELTA, "epsilon": dict(WORLDS)}
+    for name, epsilon in WORLDS:
+        update = _update(base, cases[:patients], _mechanism(epsilon, steps), steps=steps, seed=seed)
+        after = likelihoods(_carrying(base, update, seed=seed), cases)
+        told = [found(scores, truth, inside) for scores in (after, after - before)]
+        made[f"auc_{name}"] = max(auc for auc, _ in told)
+        made[f"exposure_bits_{name}"] = max(bits for _, bits in told)
     return made
+
+
+def found(scores: NDArray[np.float64], truth: NDArray[np.int64], inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """Area under the ROC and exposure in bits, by one score of each word for each case. (cases, words)"""
+    own = scores[np.arange(len(truth)), truth]
+    ranks = 1 + (scores > own[:, None]).sum(axis=1)
+    area = float(evaluate.auroc(own, inside, np.ones((1, len(truth))))[0])
+    return area, float(np.mean(np.log2(scores.shape[1]) - np.log2(ranks[inside])))
+
+
+def _mechanism(epsilon: float | None, steps: int) -> Mechanism | None:
+    if epsilon is None:
+        return None
+    noise = accounting.noise_multiplier_for(epsilon, delta=DELTA, sampling_rate=1.0, steps=steps)
+    return Mechanism(PoissonSampling(1.0), AutoS(radius=1.0), noise)
 
 
 def made_cases(count: int, rng: np.random.Generator) -> list[Case]:

@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 
 RANGE, CELLS, BINS = 8.0, 64, 6  # log-odds beyond the range count at its ends
 SHARES = {"locate": 0.1, "count": 0.4, "sharpen": 0.5}  # of the budget, that is of 1 / noise_std^2
+BROAD = (0.1, 0.0, 3.5)  # a curve that is part of every axis: none maps all scores to one place, whatever the noise
 CUT = 0.4  # the largest influence that enters the sum, in units of the rarer answer's share
 _GRID = np.linspace(-RANGE, RANGE, CELLS + 1)
 STEPS = 200  # along the axis, for what has no closed form
@@ -53,14 +54,18 @@ class Answers:
 
 @dataclass(frozen=True)
 class Axis:
-    """Where a question's scores lie: one or two normal curves (weight, mean, standard deviation) of noisy counts."""
+    """Where a question's scores lie: one or two normal curves (weight, mean, standard deviation) of noisy counts.
+
+    A broad curve is always mixed in: an axis that was fitted to noise still tells scores apart.
+    """
 
     curves: tuple[tuple[float, float, float], ...]
 
     def place(self, log_odds: Floats) -> Floats:
         """Each score as a number in [0, 1], about evenly spread."""
-        parts = [w * _normal_below((log_odds - mean) / std) for w, mean, std in self.curves]
-        place: Floats = np.sum(parts, axis=0)
+        weight, middle, breadth = BROAD
+        parts = [(1.0 - weight) * w * _normal_below((log_odds - mean) / std) for w, mean, std in self.curves]
+        place: Floats = np.sum([*parts, weight * _normal_below((log_odds - middle) / breadth)], axis=0)
         return place
 
     def edges(self) -> Floats:
@@ -165,13 +170,18 @@ def curves_of(axis: Axis, counts: Floats, noise: float) -> Curves:
 
 
 def fit_axis(noisy: Floats, noise: float) -> Axis:
-    """The normal curve that fits a noisy histogram best, and a second one if what is left stands out of the noise."""
+    """The normal curve that fits a noisy histogram best, and a second one if what is left stands out of the noise.
+
+    There are more places for a narrow curve than for a broad one, so the best of them gets more out of noise alone: by
+    the expected maximum of so many normals, which is taken off before they are compared.
+    """
     shapes, parameters = _shapes()
+    luck = noise * np.sqrt(2.0 * np.log([2.0 + 2.0 * RANGE / std for _, std in parameters]))
     curves: list[tuple[float, float, float]] = []
     rest = noisy.copy()
     for threshold in (0.0, 5.0 * noise):
         amplitudes = shapes @ rest
-        best = int(np.argmax(amplitudes))
+        best = int(np.argmax(amplitudes - luck))
         if curves and amplitudes[best] < threshold:
             break
         mean, std = parameters[best]

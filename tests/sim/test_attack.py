@@ -62,9 +62,9 @@ def test_the_command_prints_what_scripts_rely_on_and_draws_it(tmp_path, capsys) 
 
 
 def test_the_picture_of_a_membership_attack_says_both_worlds() -> None:
-    membership = {"epsilon": 8.0, "auc_without_dp": 0.9, "auc_with_dp": 0.5}
-    membership |= {"exposure_bits_without_dp": 2.5, "exposure_bits_with_dp": 0.7}
+    membership = {"epsilon": {"without_dp": None, "with_dp": 1.0}, "auc_without_dp": 0.9, "auc_with_dp": 0.5}
+    membership |= {"exposure_bits_without_dp": 2.5, "exposure_bits_with_dp": 1.1, "patients": 16}
 
     drawn = picture({"audits": [], "membership": membership})
 
-    assert "without privacy" in drawn and "epsilon 8" in drawn and "0.90, 2.5 of 3 bits" in drawn
+    assert "without privacy" in drawn and "epsilon 1" in drawn and "0.90" in drawn and "2.5 bits" in drawn
