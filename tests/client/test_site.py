@@ -1,5 +1,9 @@
 """The story of a site: it decides, pays before use, and never computes the same answer twice."""
 
+import os
+import random
+import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -360,3 +364,78 @@ def test_an_old_backup_of_the_ledger_beside_a_newer_state_is_refused_at_the_star
     with pytest.raises(StoreError) as refusal:
         hospital.start()
     assert refusal.value.code == "ledger-rollback"
+
+
+# --- kill -9 ---------------------------------------------------------------------------------------
+
+LONG = replace(
+    PLAN,
+    run=replace(PLAN.run, rounds=10_000),
+    training=replace(PLAN.training, local_steps=40, learning_rate=1e-6),
+    privacy=replace(PLAN.privacy, noise_multiplier=1e4),
+)
+
+
+def train_until_killed(folder, round_number):
+    """A child that answers round after round, and names each answer once it has left: (round, its SHA-256)."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            hospital = Hospital(folder)
+            while True:
+                hospital.consent(LONG, round_number)
+                answer = hospital.train(LONG, round_number)
+                os.write(writing, f"{round_number} {answer.kind} {answer.digest()}\n".encode())
+                round_number += 1
+        finally:
+            os._exit(1)
+    os.close(writing)
+    return child, os.fdopen(reading)
+
+
+def kill_and_restart(folder, kills, seed):
+    """A site that trains and answers, killed at any moment, again and again. Returns its answers and what was lost."""
+    rng, released, lost = random.Random(seed), {}, 0
+    Hospital(folder).site.ledger.close()
+    for _ in range(kills):
+        before = len(released) + lost
+        child, told = train_until_killed(folder, before + 1)
+        with told:
+            lines = [told.readline() for _ in range(rng.randrange(3))]
+            time.sleep(rng.uniform(0.0, 0.03))  # about as long as a round
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            lines = [line.split() for line in (*lines, *told)]
+        assert {kind for _, kind, _ in lines} <= {"update"}
+        released |= {int(number): digest for number, _, digest in lines}
+
+        hospital = Hospital(folder)
+        charged = [spend.round_number for spend in hospital.spends()]
+        assert set(released) <= set(charged)  # no answer without a charge
+        assert charged == list(range(1, len(charged) + 1))
+        for number in charged[-2:]:
+            again = hospital.train(LONG, number)
+            if number in released:  # the same bytes
+                assert again.digest() == released[number]
+            elif again.kind == "update":  # it was on disk, and had not left
+                released[number] = again.digest()
+            else:  # paid, and never to be trained again
+                assert again.body == {"code": "round-closed"}
+        assert hospital.site.learner.updates == 0 and len(hospital.spends()) == len(charged)
+        hospital.site.ledger.close()
+        lost = len(charged) - len(released)
+    return len(released), lost
+
+
+def test_a_site_killed_at_any_moment_never_gives_an_answer_that_was_not_paid_nor_a_second_one(tmp_path):
+    released, lost = kill_and_restart(tmp_path, kills=12, seed=1)
+
+    assert lost <= 12 and released > 0
+
+
+@pytest.mark.slow
+def test_500_kills_in_training_and_release(tmp_path):
+    released, lost = kill_and_restart(tmp_path, kills=500, seed=2)
+
+    assert released > 250 and lost <= 500

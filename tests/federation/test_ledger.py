@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import random
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -553,6 +555,24 @@ def test_the_budget_is_refused_before_the_round_that_would_pass_it(tmp_path):
         assert accepted == 3
         assert standing.total_epsilon == standing.coordinator_epsilon == limit
         assert len(ledger.spends()) == 3
+
+
+@pytest.mark.parametrize("rounds_within", range(1, 9))
+def test_a_run_stops_before_its_limit_is_passed_by_any_amount_at_every_boundary(tmp_path, rounds_within):
+    limit = limit_for(50 * rounds_within)
+    for name, epsilon_max, expected in (
+        ("at", limit, rounds_within),
+        ("below", math.nextafter(limit, 0.0), rounds_within - 1),
+        ("above", math.nextafter(limit, math.inf), rounds_within),
+    ):
+        with Ledger.open(tmp_path / name) as ledger:
+            for number in range(1, rounds_within + 3):
+                with suppress(BudgetError):
+                    ensure_within_budget(ledger, nth(number), epsilon_max, 1e-4, **COARSE)
+                    ledger.reserve(nth(number))
+
+            assert len(ledger.spends()) == expected
+            assert epsilon_of(ledger.spends(), SPEND.delta, **COARSE) <= epsilon_max
 
 
 def test_a_refused_charge_writes_nothing(tmp_path):
