@@ -20,7 +20,6 @@ from sim.base_model import PATCH, TILE, make_model, make_tokenizer, public_text
 
 TARGET_SETS = [("attention",), ("shared_expert",), ("vision_attention",), ("vision_mlp",), ("projector",), TARGETS]
 BOTH = frozenset({"A", "B"})
-TURNS = (("Is there an effusion?", "Yes."), ("Describe the findings.", "There is a nodule."), ("Any edema?", "No."))
 
 
 def trainable(base: Base, targets: tuple[str, ...] = TARGETS, factors: frozenset[str] = BOTH) -> TrainableModel:
@@ -85,65 +84,6 @@ def test_one_patient_moves_the_sum_by_at_most_the_clipping_norm(
         others = patients[:index] + patients[index + 1 :]
         without = clipped_sum(model, encoder, others, rule, micro_batch_patients=4)
         assert np.linalg.norm(whole.total - without.total) <= whole.sensitivity * (1 + 1e-5)
-
-
-class Poisoned(Encoder):
-    """Gives the pixels of marked pictures a value that no decoder makes and no sum survives."""
-
-    VALUES = (float("nan"), float("inf"), float("-inf"), 1e38, 3e38)
-
-    def encode(self, pictures, turns, *, last_answer=True):  # type: ignore[no-untyped-def]
-        made = super().encode(pictures, turns, last_answer=last_answer)
-        if pictures and tuple(pictures[0][0, :3]) == (13, 7, 13):
-            made.vision["pixel_values"].view(-1)[17] = self.VALUES[int(pictures[0][0, 3])]
-        return made
-
-
-def random_world(folder: Path, seed: int) -> tuple[TrainableModel, Poisoned, list[list[Example]], FlatClipping | AutoS]:
-    """A Llama 4 of random size with random targets, and patients of every kind: tiles, words alone, copies, poison."""
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    tokenizer = make_tokenizer(public_text(rng, 30))
-    sizes = {"text_layers": int(rng.integers(1, 4)), "vision_layers": int(rng.integers(1, 3))}
-    make_model(tokenizer, width=int(rng.choice([32, 64, 96])), **sizes).save_pretrained(folder)
-    most = int(rng.integers(1, 5))
-    pictures = Llama4ImageProcessor(size={"height": TILE, "width": TILE}, max_patches=most)
-    Llama4Processor(pictures, tokenizer, patch_size=PATCH, pixel_shuffle_ratio=0.5).save_pretrained(folder)
-    base = load_base(folder, sha256=None, family="llama4", device=Device())
-    targets = tuple(name for name in TARGETS if rng.random() < 0.5) or ("attention",)
-    factors = (BOTH, frozenset({"A"}), frozenset({"B"}))[int(rng.integers(3))]
-    model = base.with_adapter(AdapterSpec(int(rng.integers(1, 6)), 6.0, targets, factors))
-    model.write_trained((rng.normal(size=model.gradients.size) * 10.0 ** rng.uniform(-3, 1)).astype(np.float32))
-    patients: list[list[Example]] = []
-    for _ in range(int(rng.integers(1, 8))):
-        if patients and rng.random() < 0.2:
-            patients.append(patients[int(rng.integers(len(patients)))])  # a copy
-            continue
-        examples = []
-        for _ in range(int(rng.integers(0, 4))):
-            side = int(rng.integers(30, 200))
-            shown = [rng.integers(0, 255, (side, side), dtype=np.uint8) for _ in range(int(rng.integers(0, 3)))]
-            if shown and rng.random() < 0.3:
-                shown[0][0, :4] = (13, 7, 13, int(rng.integers(len(Poisoned.VALUES))))
-            turns = tuple(TURNS[index] for index in rng.permutation(len(TURNS))[: 1 + int(rng.integers(3))])
-            examples.append(Example("p", tuple(shown), turns))
-        patients.append(examples)
-    norm = float(10.0 ** rng.uniform(-3, 1))
-    return model, Poisoned(base.processor, base.dtype), patients, (FlatClipping(norm), AutoS(norm))[seed % 2]
-
-
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 60))])
-def test_sensitivity_audit(tmp_path: Path, seed: int) -> None:
-    """Random models, targets, tiles, patients, copies, NaN, inf: nobody moves the sum by more than C (1 + 1e-5)."""
-    model, encoder, patients, rule = random_world(tmp_path, seed)
-    size = 1 + seed % 5
-    whole = clipped_sum(model, encoder, patients, rule, micro_batch_patients=size)
-
-    assert np.isfinite(whole.total).all()
-    for index in range(len(patients)):
-        others = patients[:index] + patients[index + 1 :]
-        without = clipped_sum(model, encoder, others, rule, micro_batch_patients=size)
-        assert np.linalg.norm(whole.total - without.total) <= rule.sensitivity * (1 + 1e-5)
 
 
 def test_the_size_of_a_micro_batch_does_not_change_the_sum(base: Base, patients: list[list[Example]]) -> None:
