@@ -105,13 +105,17 @@ class Privacy:
 class Aggregation:
     __pydantic_config__ = strict_toml.STRICT
     secure: bool = True  # the coordinator learns the sum of the updates only; three sites at least
-    ring_bits: Annotated[int, Field(ge=16, le=32, multiple_of=16)] = 16  # of a masked number; the first round takes 32
+    ring_bits: Annotated[int, Field(ge=8, le=32, multiple_of=8)] = 16  # of a masked number, at least
     weights: Literal["inverse-noise-variance", "declared-patients", "equal"] = "inverse-noise-variance"
     robust: Literal["median-norm", "trimmed-mean", "multi-krum", "none"] | None = None  # absent: see `robust_rule`
     server_optimizer: Literal["mean", "momentum", "adam"] = "mean"
     server_learning_rate: Positive = 1.0
     max_update_rms: Positive = 1.0  # an update whose root mean square is larger is refused, by its site and by us
     metric_drop_max: Annotated[float, Field(ge=0, le=1)] = 0.05  # a round that lowers the sites' metric more is undone
+
+    def __post_init__(self) -> None:
+        if self.ring_bits == 24:
+            raise ValueError("ring_bits is 8, 16 or 32")
 
     @property
     def robust_rule(self) -> str:

@@ -95,7 +95,7 @@ def test_secure_aggregation_is_the_default_and_needs_three(quorum):
     assert parse_plan(few + "[aggregation]\nsecure = false").run.quorum == quorum
 
 
-@pytest.mark.parametrize("bits", ["8", "24", "64", "16.0", '"16"'])
+@pytest.mark.parametrize("bits", ["4", "12", "24", "64", "16.0", '"16"'])
 def test_a_ring_has_16_or_32_bits(bits):
     assert refusal(SMALLEST + f"[aggregation]\nring_bits = {bits}").code == "plan-value"
 
