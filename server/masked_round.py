@@ -122,10 +122,12 @@ def record_of(found: MaskedSum, encoding: Encoding, before: MaskedRecord | None)
 
 
 class KeptRound:
-    """What an auditor needs: the transcript of every round, and the masked vectors of the last one."""
+    """What an auditor needs: the transcript of every masked sum, and the masked vectors of the last round."""
 
-    def __init__(self, folder: Path, round_number: int) -> None:
-        self._folder, self._round = folder / "masked", round_number
+    def __init__(self, folder: Path, round_number: int, *, group: int = 0) -> None:
+        """`group` counts from 1; 0 if all sites are in one sum."""
+        self._folder = folder / "masked"
+        self._name = transcript_name(round_number, group)
         self._vectors = self._folder / "vectors"
 
     def begin(self) -> None:
@@ -138,7 +140,11 @@ class KeptRound:
         (self._vectors / f"{site_id}.vector").write_bytes(data)
 
     def transcript(self, value: Value) -> None:
-        durable.write(self._folder / f"{self._round:05}.json", [canonical.dump(value)])
+        durable.write(self._folder / self._name, [canonical.dump(value)])
+
+
+def transcript_name(round_number: int, group: int) -> str:
+    return f"{round_number:05}-{group:03}.json" if group else f"{round_number:05}.json"
 
 
 def _largest_over_mean(weights: Mapping[str, int], consents: Mapping[str, Consent]) -> float:
