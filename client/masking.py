@@ -189,8 +189,8 @@ def _encoding(question: Question, plan: RunPlan, update: AdapterUpdate) -> Encod
         raise _misfit("a question is not in its agreed form")
     encoding = Encoding.from_value(question.body["encoding"], update.shapes)
     total, count = sum(encoding.weights.values()), len(encoding.weights)
-    if encoding.bits not in (plan.aggregation.ring_bits, 32) or count < SECURE_SITES_MIN:
-        raise _misfit("a ring that the plan does not name, or too few sites")
+    if encoding.bits < plan.aggregation.ring_bits or count < max(SECURE_SITES_MIN, plan.aggregation.group_size):
+        raise _misfit("a ring below the plan's, or too few sites")
     if question.site_id not in encoding.weights or any(
         weight * count > 2 * total + count for weight in encoding.weights.values()
     ):

@@ -48,7 +48,8 @@ def decide(
     refused: dict[Reason, bool] = {
         "privacy_off": offer.terms is None and not policy.allow_without_privacy,
         "model_not_allowed": not _model_allowed(policy, plan, offer.base_digest),
-        "quorum_too_small": quorum < max(policy.quorum_min, SECURE_SITES_MIN if plan.aggregation.secure else 1),
+        "quorum_too_small": quorum < max(policy.quorum_min, SECURE_SITES_MIN if plan.aggregation.secure else 1)
+        or 0 < plan.aggregation.group_size < policy.quorum_min,
         "secure_required": policy.secure_required and not plan.aggregation.secure,
         "rank_too_large": plan.adapter.rank > policy.rank_max and plan.adapter.method != "stack",
         "roster_absent": plan.aggregation.secure and not can_mask,

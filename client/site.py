@@ -225,7 +225,7 @@ class Site:
             self._slot(question),
             run.plan,
             base_digest=self.learner.base_digest(),
-            quorum=self.policy.quorum_min,
+            quorum=max(self.policy.quorum_min, run.plan.aggregation.group_size),
         )
 
     def _masking(self) -> Masking:

@@ -21,6 +21,7 @@ from federation.errors import FormatError, PlanError
 
 VERSION = "wardround-plan/1"
 SECURE_SITES_MIN = 3  # fewest updates in a masked sum
+GROUP_SITES_MIN = 5  # in one of several masked sums, each of which is learned
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
@@ -105,7 +106,8 @@ class Privacy:
 class Aggregation:
     __pydantic_config__ = strict_toml.STRICT
     secure: bool = True  # the coordinator learns the sum of the updates only; three sites at least
-    ring_bits: Annotated[int, Field(ge=16, le=32, multiple_of=16)] = 16  # of a masked number; the first round takes 32
+    ring_bits: Annotated[int, Field(ge=8, le=32, multiple_of=8)] = 16  # of a masked number, at least
+    group_size: Annotated[int, Field(ge=0, le=128)] = 0  # sites in a masked sum, at least; 0: one sum of all
     weights: Literal["inverse-noise-variance", "declared-patients", "equal"] = "inverse-noise-variance"
     robust: Literal["median-norm", "trimmed-mean", "multi-krum", "none"] | None = None  # absent: see `robust_rule`
     server_optimizer: Literal["mean", "momentum", "adam"] = "mean"
@@ -113,10 +115,16 @@ class Aggregation:
     max_update_rms: Positive = 1.0  # an update whose root mean square is larger is refused, by its site and by us
     metric_drop_max: Annotated[float, Field(ge=0, le=1)] = 0.05  # a round that lowers the sites' metric more is undone
 
+    def __post_init__(self) -> None:
+        if self.ring_bits == 24:
+            raise ValueError("ring_bits is 8, 16 or 32")
+        if 0 < self.group_size < GROUP_SITES_MIN:
+            raise ValueError(f"group_size is 0 or at least {GROUP_SITES_MIN}: a sum of fewer hides too little")
+
     @property
     def robust_rule(self) -> str:
-        """The rule against single wrong updates. A masked sum has no single updates: there is none for it."""
-        return self.robust or ("none" if self.secure else "median-norm")
+        """The rule against wrong updates, or against wrong groups. One masked sum has nothing to compare."""
+        return self.robust or ("none" if self.secure and not self.group_size else "median-norm")
 
 
 @dataclass(frozen=True)
@@ -208,10 +216,21 @@ def combinations(plan: RunPlan) -> Iterator[tuple[bool, str, str]]:
         "stack needs every site's update in the clear, and secure aggregation shows only their sum",
         "take method rolora, ffa or fedavg, or set [aggregation] secure = false",
     )
+    size = aggregation.group_size
     yield (
-        secure and robust != "none",
+        secure and not size and robust != "none",
         f"robust = {robust} looks at single updates, and secure aggregation shows only their sum",
-        "leave robust out: the gate checks the sum",
+        "leave robust out: the gate checks the sum; or set [aggregation] group_size",
+    )
+    yield (
+        bool(size) and not secure,
+        "group_size says how many sites are masked together, and secure aggregation is off",
+        "leave group_size out, or set [aggregation] secure = true",
+    )
+    yield (
+        0 < quorum < size,
+        "the quorum is below group_size, and no smaller group is ever opened",
+        "set [run] quorum to group_size or more, or to 0",
     )
     yield (
         stack and robust in ("trimmed-mean", "multi-krum"),
@@ -223,7 +242,8 @@ def combinations(plan: RunPlan) -> Iterator[tuple[bool, str, str]]:
         "stack makes new matrices each round: a server optimiser has nothing that lasts to move",
         "set server_optimizer = mean and server_learning_rate = 1.0",
     )
-    for rule, fewest in (("trimmed-mean", 3), ("multi-krum", 5)):
+    for rule, means in (("trimmed-mean", 3), ("multi-krum", 5)):
+        fewest = means * max(1, size)
         yield (
             robust == rule and quorum < fewest,
             f"robust = {rule} leaves updates out, so it needs a quorum of at least {fewest}",

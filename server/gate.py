@@ -91,8 +91,18 @@ def compare(verdict: Verdict, metrics: Metrics, before: Metrics | None, *, drop_
     return replace(verdict, rejection="gate-worse" if worse else verdict.rejection, metrics=finite)
 
 
-def allowed(plan: RunPlan, adapter: Adapter, round_number: int, sites: Mapping[str, tuple[Consent, int]]) -> float:
-    """The longest aggregate that these sites, with their weights, can honestly make together in this round."""
+def allowed(
+    plan: RunPlan,
+    adapter: Adapter,
+    round_number: int,
+    sites: Mapping[str, tuple[Consent, float]],
+    *,
+    rule: str | None = None,
+) -> float:
+    """The longest aggregate that these sites, with their weights, can honestly make together in this round.
+
+    `rule` is how they are averaged, if not by the plan's: a group of masked sites is always a plain mean.
+    """
     whole = sum(weight for _, weight in sites.values())
     if not whole:
         return 0.0
@@ -102,7 +112,7 @@ def allowed(plan: RunPlan, adapter: Adapter, round_number: int, sites: Mapping[s
     if plan.adapter.method == "stack":
         return 2 * max(_product_bound(adapter, bound) for bound in longest.values())
     plain = sum(weight * longest[site] for site, (_, weight) in sites.items()) / whole
-    rule = plan.aggregation.robust_rule
+    rule = rule or plan.aggregation.robust_rule
     if rule == "trimmed-mean":  # every number lies between two sites' numbers, but not always the same sites'
         return math.sqrt(sum(bound**2 for bound in longest.values()))
     if rule == "multi-krum":  # which sites are in it is not known here
@@ -113,7 +123,7 @@ def allowed(plan: RunPlan, adapter: Adapter, round_number: int, sites: Mapping[s
 
 
 def _mean_of_sgd(
-    plan: RunPlan, sites: Mapping[str, tuple[Consent, int]], sizes: Mapping[str, int], whole: int
+    plan: RunPlan, sites: Mapping[str, tuple[Consent, float]], sizes: Mapping[str, int], whole: float
 ) -> float:
     """The mean's bound where the sites' draws and noises are added up before they are bounded."""
     steps, scale = plan.training.local_steps, plan.training.learning_rate * plan.privacy.clipping_norm

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from federation import canonical, durable
@@ -11,7 +11,7 @@ from federation.consent import Consent
 from federation.errors import FedError, FormatError
 from federation.messages import Answer, MaskedStage
 from federation.plan import RunPlan
-from federation.secagg.ring import Encoding, Shapes
+from federation.secagg.ring import BYTE_SITES_MAX, Encoding, Shapes
 from federation.secagg.server import MaskedSum, ServerRound
 from server.record import MaskedRecord
 
@@ -19,7 +19,8 @@ from server.record import MaskedRecord
 Ask = Callable[[MaskedStage, Mapping[str, Mapping[str, Value]]], Iterator[Answer]]
 
 DEVIATIONS = 8.0  # a bound, in root mean squares of one site's update
-FIRST_BOUND = 16.0  # in `max_update_rms`, while nobody knows a matrix's size; in 32 bits that costs no precision
+BYTE_DEVIATIONS = 5.0  # in 8 bits, where room costs precision
+FIRST_BOUND = 16.0  # in `max_update_rms`, where nobody knows a matrix's size; in 32 bits that costs no precision
 CLIPPED_MOST = 10  # of 10 000 coordinates; more, and the bounds of the next round are twice as wide
 
 
@@ -81,16 +82,27 @@ def encoding_for(
 ) -> Encoding:
     """The round's public encoding: bounds from the last mean's own size, wide enough for the noisiest site.
 
-    A matrix whose size nobody knows yet gets a bound that no update within `max_update_rms` should meet, and then the
-    whole round takes 32 bits. docs/spec/secagg-1.md, section 5.
+    | known of a matrix                     | its bound                                         | bits          |
+    |---------------------------------------|---------------------------------------------------|---------------|
+    | its size in an earlier mean           | some root mean squares of the largest site        | the plan's    |
+    | clipping, noise and steps of sgd only | the same of what they allow (`_most_by_the_plan`) | at least 16   |
+    | nothing                               | what no update within `max_update_rms` meets      | 32            |
+
+    docs/spec/secagg-1.md, section 5.
     """
-    known = {} if before is None else before.rms
+    seen = {} if before is None else before.rms
+    known = {name: seen[name] for name in shapes if seen.get(name, 0) > 0}
+    told = {name: _most_by_the_plan(plan, math.prod(shapes[name]), weights, consents) for name in shapes}
+    bits = plan.aggregation.ring_bits
+    if bits == 8 and len(weights) > BYTE_SITES_MAX or len(known) < len(shapes):
+        bits = max(bits, 16)
+    if any(name not in known and not told[name] for name in shapes):
+        bits = 32
     widen = 1 if before is None else before.widen
-    unknown = FIRST_BOUND * plan.aggregation.max_update_rms
-    reach = DEVIATIONS * widen * _largest_over_mean(weights, consents)
-    bounds = {name: min(unknown, reach * known[name]) if known.get(name, 0) > 0 else unknown for name in shapes}
-    is_known = all(known.get(name, 0) > 0 for name in shapes)
-    return Encoding(plan.aggregation.ring_bits if is_known else 32, shapes, bounds, weights)
+    reach = (BYTE_DEVIATIONS if bits == 8 else DEVIATIONS) * widen
+    ratio, widest = _largest_over_mean(weights, consents), FIRST_BOUND * plan.aggregation.max_update_rms
+    sizes = {name: ratio * known[name] if name in known else told[name] for name in shapes}
+    return Encoding(bits, shapes, {name: min(widest, reach * size or widest) for name, size in sizes.items()}, weights)
 
 
 def record_of(found: MaskedSum, encoding: Encoding, before: MaskedRecord | None) -> MaskedRecord:
@@ -110,10 +122,12 @@ def record_of(found: MaskedSum, encoding: Encoding, before: MaskedRecord | None)
 
 
 class KeptRound:
-    """What an auditor needs: the transcript of every round, and the masked vectors of the last one."""
+    """What an auditor needs: the transcript of every masked sum, and the masked vectors of the last round."""
 
-    def __init__(self, folder: Path, round_number: int) -> None:
-        self._folder, self._round = folder / "masked", round_number
+    def __init__(self, folder: Path, round_number: int, *, group: int = 0) -> None:
+        """`group` counts from 1; 0 if all sites are in one sum."""
+        self._folder = folder / "masked"
+        self._name = transcript_name(round_number, group)
         self._vectors = self._folder / "vectors"
 
     def begin(self) -> None:
@@ -126,7 +140,11 @@ class KeptRound:
         (self._vectors / f"{site_id}.vector").write_bytes(data)
 
     def transcript(self, value: Value) -> None:
-        durable.write(self._folder / f"{self._round:05}.json", [canonical.dump(value)])
+        durable.write(self._folder / self._name, [canonical.dump(value)])
+
+
+def transcript_name(round_number: int, group: int) -> str:
+    return f"{round_number:05}-{group:03}.json" if group else f"{round_number:05}.json"
 
 
 def _largest_over_mean(weights: Mapping[str, int], consents: Mapping[str, Consent]) -> float:
@@ -134,6 +152,19 @@ def _largest_over_mean(weights: Mapping[str, int], consents: Mapping[str, Consen
     noise = {site: _noise(consents[site]) for site in weights}
     mean = math.sqrt(sum((weights[site] * noise[site]) ** 2 for site in weights)) / sum(weights.values())
     return max(noise.values()) / mean
+
+
+def _most_by_the_plan(plan: RunPlan, size: int, sites: Iterable[str], consents: Mapping[str, Consent]) -> float:
+    """The root mean square that one site's update of a matrix can have; 0 if the plan does not say.
+
+    sgd: a step moves it by at most lr · (n/D · C / sqrt(numbers) + s/D) with n = D drawn patients who all pull at this
+    matrix only, and the noise s; the steps' noises add up in squares.
+    """
+    if plan.privacy.unit == "none" or plan.training.optimizer != "sgd":
+        return 0.0
+    rate, steps, norm = plan.training.learning_rate, plan.training.local_steps, plan.privacy.clipping_norm
+    noise = max(_noise(consents[site]) for site in sites)
+    return rate * norm * (steps / math.sqrt(size) + math.sqrt(steps) * noise)
 
 
 def _noise(consent: Consent) -> float:

@@ -15,6 +15,7 @@ from federation.adapter import AdapterUpdate, Array
 from federation.errors import QuorumError
 from server.held import Held, Updates
 
+FEWEST: Mapping[str, int] = {"trimmed-mean": 3, "multi-krum": 5}  # updates that a rule needs; the others need one
 WRONG_SHARE = 5  # trimmed-mean and multi-krum withstand a fifth of the sites being wrong, and at least one
 
 
@@ -60,7 +61,7 @@ def trimmed_mean(updates: Updates, folder: Path) -> AdapterUpdate:
     Yin et al. 2018. Bounds every coordinate by right ones. Hospitals that differ from the others are trimmed too.
     """
     with Held(folder).take(updates) as held:
-        away = wrong_sites(len(held), fewest=3)
+        away = wrong_sites(len(held), fewest=FEWEST["trimmed-mean"])
         weights = np.array(held.weights, np.float32)
         mean: dict[str, Array] = {}
         shapes = held.update(0).shapes
@@ -79,7 +80,7 @@ def multi_krum(updates: Updates, folder: Path) -> AdapterUpdate:
     others; the f with the highest scores are left out.
     """
     with Held(folder).take(updates) as held:
-        away = wrong_sites(len(held), fewest=5)
+        away = wrong_sites(len(held), fewest=FEWEST["multi-krum"])
         products = np.zeros((len(held), len(held)))
         for name in held.names():
             values = held.matrix(name).astype(np.float64)

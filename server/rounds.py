@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,13 +23,15 @@ from federation.plan import SECURE_SITES_MIN, RunPlan
 from federation.privacy.keystream import KeySource
 from federation.secagg.bodies import RoundId, inputs_digest
 from federation.secagg.ring import SITES_MAX
-from federation.secagg.server import ServerRound
+from federation.secagg.server import MaskedSum, ServerRound
 from server import gate
 from server.aggregate import METHODS, Aggregate, Average, ServerState, next_adapter, public_weights
 from server.checkpoint import Checkpoints
+from server.groups import groups_of, joined, shares_of
 from server.held import Updates
 from server.masked_round import KeptRound, encoding_for, latest, masked_sum, record_of
 from server.record import OUTCOMES, MaskedRecord, RoundRecord, SentMessage
+from server.robust import FEWEST
 from server.start import first_adapter
 
 Observer = Callable[[RoundRecord, Adapter], None]
@@ -60,6 +62,7 @@ class _Round:
     gate: dict[str, Value] = field(default_factory=dict)
     update_rms: float = 0.0
     masked: MaskedRecord | None = None
+    shares: dict[str, float] = field(default_factory=dict)  # what each site counts, where groups make it another number
     closed: str = ""  # the code that ended a masked round without a sum; its updates are never masked again
     sent: list[SentMessage] = field(default_factory=list)
     uplink: Counter[str] = field(default_factory=Counter)
@@ -120,7 +123,8 @@ def run(
         # 4, 5 sites pay their ledgers and train
         answers = _ask_training(plan, link, checkpoints.run_id, this, adapter)
         if plan.aggregation.secure:
-            # 6 they keep their updates, and send them masked: what can be opened is the mean of the survivors
+            # 6 they keep their updates, and send them masked: what can be opened is the mean of the survivors, of all
+            # sites or of each group
             seen = latest([record.masked for record in records])
             keys = roster or {}
             updates = _masked_mean(plan, link, checkpoints, this, adapter, weights, answers, quorum, keys, seen)
@@ -143,6 +147,8 @@ def run(
         if aggregate is not None:
             before = next((record.metrics for record in reversed(records) if record.metrics), None)
             adapter, server = _through_the_gate(plan, this, adapter, server, aggregate, weights, before, examine)
+        if this.masked is not None and this.outcome != "accepted":  # what was rejected makes no bounds
+            this.masked = _without_sizes(this.masked, latest([record.masked for record in records]))
         record = _record(this, weights, adapter, seconds=clock() - started)
         checkpoints.save(adapter, server, record)
         records.append(record)
@@ -173,7 +179,8 @@ def _through_the_gate(
     examine: Examine | None,
 ) -> tuple[Adapter, ServerState]:
     """The next adapter and optimiser state; both as they are if the gate rejects what was made."""
-    sites = {site: (this.consents[site], weights[site]) for site in this.accepted}
+    counts = this.shares or weights
+    sites = {site: (this.consents[site], counts[site]) for site in this.accepted}
     verdict = gate.judge(aggregate, bound=gate.allowed(plan, adapter, this.number, sites))
     moved = (adapter, server)
     if verdict.rejection is None:
@@ -296,27 +303,83 @@ def _masked_mean(
     roster: Mapping[str, bytes],
     before: MaskedRecord | None,
 ) -> Updates:
-    """The mean of those who survive the masked round, as the one update there is; none if the round is closed, or if
-    too few sites have trained."""
-
-    def leave_out(answer: Answer, error: FedError) -> None:
-        this.failures[answer.site_id] = _code(error, answer)
-
+    """The mean of those who survive the masked round, or of each group's; none if the round is closed, or if too few
+    sites have trained. A group that cannot be opened, or whose mean is longer than its sites can make, is left out."""
     for answer in answers:
         try:
             _require_kind(answer, "trained")
             this.accepted.append(answer.site_id)
         except FedError as error:
-            leave_out(answer, error)
+            this.failures[answer.site_id] = _code(error, answer)
     for site in [site for site in this.accepted if site not in roster]:
         this.accepted.remove(site)
         this.failures[site] = "secagg-unknown-site"
     if len(this.accepted) < quorum:
         return []
+    size = plan.aggregation.group_size
+    groups = groups_of([site for site in this.site_ids if site in roster], size)
+    trained, this.accepted = set(this.accepted), []
+    opened: list[tuple[AdapterUpdate, Mapping[str, int]]] = []
+    seen: list[MaskedRecord] = []
+    for number, group in enumerate(groups, start=1):
+        kept = KeptRound(checkpoints.folder, this.number, group=number if size else 0)
+        if number == 1:
+            kept.begin()
+        consents = {site: this.consents[site] for site in group if site in trained}
+        if len(consents) < size:
+            this.closed = "secagg-roster-too-small"
+            this.failures |= dict.fromkeys(consents, this.closed)
+            continue
+        within = public_weights(plan.aggregation.weights, consents) if size else {s: weights[s] for s in consents}
+        try:
+            found, masked = _one_sum(
+                plan, link, checkpoints.run_id, this, adapter, within, roster, before, kept, quorum=size or quorum
+            )
+        except FedError as error:
+            this.closed = error.code
+            this.failures |= {site: this.failures.get(site, error.code) for site in consents if size}
+            continue
+        seen.append(masked)
+        survivors = {site: within[site] for site in found.survivors}
+        mean = found.decoded.mean
+        if size:
+            honest = {site: (consents[site], float(weight)) for site, weight in survivors.items()}
+            bound = gate.allowed(plan, adapter, this.number, honest, rule="none")
+            rejection = gate.judge(Aggregate(mean, mean.norm()), bound=bound).rejection
+            if rejection is not None:
+                this.closed = rejection
+                this.failures |= dict.fromkeys(survivors, rejection)
+                seen[-1] = _without_sizes(masked, before)
+                continue
+        opened.append((mean, survivors))
+        this.accepted += found.survivors
+    this.masked = joined(seen) if seen else None
+    if len(opened) < FEWEST.get(plan.aggregation.robust_rule, 1) or len(this.accepted) < quorum:
+        this.closed = this.closed or "secagg-survivors-too-few"
+        return []
+    this.closed = ""
+    means, shares = shares_of(opened, weights)
+    this.shares = shares if size else {}
+    return means
+
+
+def _one_sum(
+    plan: RunPlan,
+    link: Link,
+    run_id: str,
+    this: _Round,
+    adapter: Adapter,
+    weights: Mapping[str, int],
+    roster: Mapping[str, bytes],
+    before: MaskedRecord | None,
+    kept: KeptRound,
+    *,
+    quorum: int,
+) -> tuple[MaskedSum, MaskedRecord]:
+    """One masked sum of these sites. Raises: FedError if it cannot be opened, or is no update of this round."""
     factors = plan.adapter.trained_factors(this.number)
     shapes = {name: shape for name, shape in adapter.shapes.items() if factor(name) in factors}
-    trained = {site: weights[site] for site in this.accepted}
-    encoding = encoding_for(plan, shapes, trained, this.consents, before)
+    encoding = encoding_for(plan, shapes, weights, this.consents, before)
     inputs = inputs_digest(
         base_digest=next(iter(this.consents.values())).base_digest,
         adapter_digest=adapter.digest(),
@@ -324,28 +387,27 @@ def _masked_mean(
         shapes=shapes,
         roster=roster,
     )
-    round_id = RoundId(checkpoints.run_id, this.number, plan.digest())
+    round_id = RoundId(run_id, this.number, plan.digest())
     collected = ServerRound(round_id, roster, encoding, inputs=inputs, quorum=quorum)
-    kept = KeptRound(checkpoints.folder, this.number)
-    kept.begin()
+
+    def leave_out(answer: Answer, error: FedError) -> None:
+        this.failures[answer.site_id] = _code(error, answer)
 
     def ask(kind: MaskedStage, bodies: Mapping[str, Mapping[str, Value]]) -> Iterator[Answer]:
         questions = [
-            Question(kind, round_id.run_id, this.number, site, round_id.plan_digest, body)
-            for site, body in bodies.items()
+            Question(kind, run_id, this.number, site, round_id.plan_digest, body) for site, body in bodies.items()
         ]
         return _answers(link, questions, this, deadline_s=plan.run.deadline_s)
 
-    try:
-        found = masked_sum(collected, ask, leave_out, kept)
-        _check(plan, found.decoded.mean, adapter.shapes, this.number)
-    except FedError as error:
-        this.closed = error.code
-        return []
+    found = masked_sum(collected, ask, leave_out, kept)
+    _check(plan, found.decoded.mean, adapter.shapes, this.number)
     kept.transcript(collected.transcript(found.decoded.mean.digest()))
-    this.accepted[:] = found.survivors
-    this.masked = record_of(found, encoding, before)
-    return [(found.decoded.mean, 1)]
+    return found, record_of(found, encoding, before)
+
+
+def _without_sizes(masked: MaskedRecord, before: MaskedRecord | None) -> MaskedRecord:
+    """The sizes of the matrices as they were known before."""
+    return replace(masked, rms={} if before is None else before.rms)
 
 
 def _check(plan: RunPlan, update: AdapterUpdate, shapes: Mapping[str, tuple[int, ...]], round_number: int) -> None:

@@ -27,6 +27,7 @@ from federation.trust.translog import Entry, Log
 from server import masked_evidence
 from server.checkpoint import Checkpoints
 from server.evidence import LOG_FOLDER, ROSTER_NAME, log_origin, sha256
+from server.masked_round import transcript_name
 from server.record import RoundRecord
 
 CANNOT = (
@@ -207,7 +208,7 @@ def _files(this: _Run) -> str:
     known |= {f"{LOG_FOLDER}/{name}" for name in (translog.LOG_NAME, translog.CHECKPOINT_NAME)}
     # What masked rounds left is checked by a step of its own.
     for _, record in this.history if checkpoints.plan.aggregation.secure else ():
-        known.add(f"masked/{record.round_number:05}.json")
+        known |= {f"masked/{transcript_name(record.round_number, group)}" for group in range(len(record.asked))}
         known |= {f"masked/vectors/{site}.vector" for site in record.asked}
     found = sorted(path for path in this.run.rglob("*") if path.is_file())
     for path in found:

@@ -1,4 +1,4 @@
-"""An update as integers modulo 2^16 or 2^32, and a sum of them as a mean. docs/spec/secagg-1.md, section 5.
+"""An update as integers modulo 2^8, 2^16 or 2^32, and a sum of them as a mean. docs/spec/secagg-1.md, section 5.
 
 Scales follow from public numbers only: a bound per matrix, and the weights of the round's sites. Rounding and clipping
 come after a site's own noise, so they cost no privacy.
@@ -25,6 +25,7 @@ assert sys.byteorder == "little"  # vectors are read where they lie
 
 SITES_MIN, SITES_MAX = SECURE_SITES_MIN, 128  # more, and a bundle would not fit into a message's header
 WEIGHT_MAX = 255
+BYTE_SITES_MAX = 12  # in 8 bits; with more, rounding would be a twentieth of the variance of the mean
 CLIPPED_MAX = 100  # of 10 000: more is not told
 BLOCK = 32_768  # numbers at a time: everything between float and integer stays in the cache
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,14 +38,15 @@ class Encoding:
     `weights` may name sites that are not in the round after all; scales are made from those that are.
     """
 
-    bits: int  # 16 or 32
+    bits: int  # 8, 16 or 32
     shapes: Shapes  # of the trained matrices
     bounds: Mapping[str, float]  # c_j: a coordinate beyond is clipped, and counted
     weights: Mapping[str, int]
 
     def __post_init__(self) -> None:
         good = (
-            self.bits in (16, 32)
+            self.bits in (8, 16, 32)
+            and (self.bits > 8 or len(self.weights) <= BYTE_SITES_MAX)
             and bool(self.shapes)
             and set(self.bounds) == set(self.shapes)
             and all(0 < bound < math.inf for bound in self.bounds.values())
@@ -66,7 +68,7 @@ class Encoding:
     @staticmethod
     def from_value(value: Value, shapes: Shapes) -> "Encoding":
         match value:
-            case {"bits": 16 | 32 as bits, "bounds": dict(bounds), "weights": dict(weights), **rest} if not rest:
+            case {"bits": 8 | 16 | 32 as bits, "bounds": dict(bounds), "weights": dict(weights), **rest} if not rest:
                 numbers = {name: canonical.number(bound) for name, bound in bounds.items()}
                 encoding = Encoding(bits, dict(shapes), numbers, weights)
             case _:
@@ -119,7 +121,7 @@ def encode(
     """
     vector = np.empty(encoding.length, encoding.dtype)
     weight = encoding.weights[site_id]
-    convert = _to_16 if encoding.bits == 16 else _to_32
+    convert = _to_nearest if encoding.bits == 32 else _by_chance
     start = clipped = 0
     if update.shapes != {name: tuple(shape) for name, shape in sorted(encoding.shapes.items())}:
         raise FormatError("update-shape", "an update holds other matrices than the round's", hint="compare the plans")
@@ -130,7 +132,8 @@ def encode(
         clipped += convert(flat, out, factor, factor * encoding.bounds[name], rounding)
         start += flat.size
     vector[start:-1] = 1
-    vector[-1] = min(CLIPPED_MAX, -(-clipped * 10_000 // encoding.size))
+    counted_most = CLIPPED_MAX if encoding.bits > 8 else 255 // len(sites)  # so that the sum has room
+    vector[-1] = min(counted_most, -(-clipped * 10_000 // encoding.size))
     return vector
 
 
@@ -153,7 +156,7 @@ def decode(total: Vector, encoding: Encoding, *, sites: Sequence[str], survivors
         here = signed[start : start + math.prod(shape)]
         out = np.empty(here.size, np.float32)
         factor = 1 / (encoding.scale(name, sites) * weight)
-        if encoding.bits == 16:
+        if encoding.bits < 32:
             np.multiply(here, np.float32(factor), out=out)
         else:
             for at in range(0, here.size, BLOCK):
@@ -164,9 +167,9 @@ def decode(total: Vector, encoding: Encoding, *, sites: Sequence[str], survivors
     return Decoded(AdapterUpdate(arrays), int(total[-1]))
 
 
-def _to_16(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:
+def _by_chance(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:
     """float32 and stochastic rounding: floor(y + (k + ½)/256), k a byte of the keystream."""
-    signed = out.view("<i2")
+    signed = out.view(f"<i{out.itemsize}")
     y, dither = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     clipped = 0
     for start in range(0, flat.size, BLOCK):
@@ -183,7 +186,7 @@ def _to_16(flat: "np.ndarray", out: Vector, factor: float, limit: float, roundin
     return clipped
 
 
-def _to_32(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:
+def _to_nearest(flat: "np.ndarray", out: Vector, factor: float, limit: float, rounding: KeyStream) -> int:
     """float64, rounded to nearest."""
     signed = out.view("<i4")
     y = np.empty(BLOCK, np.float64)

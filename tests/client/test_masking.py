@@ -200,6 +200,16 @@ def test_a_plan_of_32_bits_is_never_asked_for_16(hospitals):
     assert code(site.answer(asked)) == "secagg-wrong-context"
 
 
+def test_a_plan_with_groups_is_never_masked_with_fewer_sites(hospitals):
+    hospitals.train()
+    grouped = replace(PLAN, aggregation=replace(PLAN.aggregation, group_size=5))
+    site = hospitals.sites["site-a"]
+    site._runs["run-1"] = replace(site._runs["run-1"], plan=grouped)
+    asked = Question("ready", "run-1", 1, "site-a", grouped.digest(), begin())
+
+    assert code(site.answer(asked)) == "secagg-wrong-context"
+
+
 def test_without_training_there_is_nothing_to_mask(hospitals):
     hospitals.train()
 

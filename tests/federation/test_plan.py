@@ -95,9 +95,25 @@ def test_secure_aggregation_is_the_default_and_needs_three(quorum):
     assert parse_plan(few + "[aggregation]\nsecure = false").run.quorum == quorum
 
 
-@pytest.mark.parametrize("bits", ["8", "24", "64", "16.0", '"16"'])
-def test_a_ring_has_16_or_32_bits(bits):
+@pytest.mark.parametrize("bits", ["4", "12", "24", "64", "16.0", '"16"'])
+def test_a_ring_has_8_16_or_32_bits(bits):
     assert refusal(SMALLEST + f"[aggregation]\nring_bits = {bits}").code == "plan-value"
+
+
+def test_groups_are_of_five_masked_sites_at_least_and_make_rules_possible():
+    whole = SMALLEST.replace("[model]", "quorum = 15\n[model]") + "[aggregation]\n"
+    grouped = parse_plan(whole + "group_size = 5").aggregation
+
+    assert (grouped.group_size, grouped.robust_rule) == (5, "median-norm")
+    assert parse_plan(whole + 'group_size = 5\nrobust = "trimmed-mean"').aggregation.robust == "trimmed-mean"
+    for text, code in (
+        ("group_size = 4", "plan-value"),
+        ("group_size = 5\nsecure = false", "plan-combination"),
+        ("group_size = 16", "plan-combination"),  # above the quorum
+        ('group_size = 6\nrobust = "trimmed-mean"', "plan-combination"),  # three groups need eighteen
+        ('group_size = 5\nrobust = "multi-krum"', "plan-combination"),
+    ):
+        assert refusal(whole + text).code == code
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
-"""Whole runs under masks, with real sites: the mean of the survivors, and no single update at the coordinator."""
+"""Whole runs under masks, with real sites: the mean of the survivors, whoever drops out, and whatever restarts."""
 
-import base64
-import gc
 from dataclasses import replace
 from functools import partial
 
@@ -103,17 +101,39 @@ def federation(tmp_path):
             site.ledger.close()
 
 
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [8, 16, 32])
 def test_the_first_round_takes_32_bits_and_then_the_plans(federation, bits):
     masked = federation(replace(PLAN, aggregation=replace(PLAN.aggregation, ring_bits=bits)), "masked").run()
     first = [record.masked for record in masked.rounds]
 
     assert [record.bits for record in first] == [32, bits, bits]
     assert all(record.accepted == tuple(DECLARED) for record in masked.rounds)
-    assert all(record.masked.clipped == 0 and not record.masked.suspects for record in masked.rounds)
+    assert all(bits == 8 or record.masked.clipped == 0 for record in masked.rounds)  # 12 numbers are no bell curve
+    assert not any(record.masked.suspects for record in masked.rounds)
 
 
-@pytest.mark.parametrize("bits, error", [(16, 2e-3), (32, 1e-6)])
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_where_noise_and_steps_say_how_large_an_update_can_be_the_first_round_takes_16(federation, bits):
+    sgd = replace(NOISY, training=replace(NOISY.training, optimizer="sgd"))
+    adam = replace(NOISY, training=replace(NOISY.training, optimizer="adam"))
+    taken = [
+        [record.masked.bits for record in federation(
+            replace(plan, aggregation=replace(plan.aggregation, ring_bits=bits)), name).run().rounds]
+        for plan, name in ((sgd, "sgd"), (adam, "adam"))
+    ]  # fmt: skip
+
+    assert taken == [[max(16, bits), bits, bits], [32, bits, bits]]
+
+
+def test_with_many_sites_eight_bits_become_sixteen(federation):
+    many = {f"site-{chr(97 + number)}": 100 for number in range(13)}
+    plan = replace(PLAN, run=replace(PLAN.run, rounds=2), aggregation=replace(PLAN.aggregation, ring_bits=8))
+    result = federation(plan, declared=many).run()
+
+    assert [record.masked.bits for record in result.rounds] == [32, 16]
+
+
+@pytest.mark.parametrize("bits, error", [(8, 0.3), (16, 2e-3), (32, 1e-6)])
 def test_the_mean_is_the_weighted_mean_by_hand(federation, bits, error):
     plan = replace(PLAN, aggregation=replace(PLAN.aggregation, ring_bits=bits))
     result = federation(plan).run()
@@ -305,61 +325,6 @@ def test_a_site_that_restarts_in_a_masked_round_is_a_dropout_of_that_round_only(
         assert second.failures == {"site-b": "secagg-closed"} and not second.closed
     assert result.rounds[2].accepted == tuple(DECLARED)
     assert len(whole.sites["site-b"].ledger.spends()) == 3
-
-
-def test_no_update_of_a_single_site_is_in_memory_log_or_file_of_the_coordinator(federation, tmp_path, capfd):
-    whole = federation(NOISY, faults=["site-b=drop-unmask@3", "site-d=drop-masked@2"])
-    plain = []
-    for site in whole.sites.values():
-        update = site.learner.update
-
-        def remembered(*given, update=update):
-            made = update(*given)
-            plain.append(bytearray(made.flatten().tobytes()))  # the searcher's own copy
-            return made
-
-        site.learner.update = remembered
-    result = whole.run()
-    site_owned = {id(part) for site in whole.sites.values() for part in _reachable([site])}
-    server_side = [part for part in gc.get_objects() if id(part) not in site_owned and part is not plain]
-    held = _bytes_in([result, *server_side], skip=site_owned | {id(copy) for copy in plain})
-    files = b"".join(path.read_bytes() for path in (whole.folder / "run").rglob("*") if path.is_file())
-    log = "".join(capfd.readouterr()).encode()
-
-    assert len(plain) == 15 and len(files) > 10_000 and len(held) > 1000
-    for copy in plain:
-        for piece in (bytes(copy[:24]), bytes(copy[24:])):  # the first matrix, the second
-            for spelt in (piece, piece.hex().encode(), base64.b64encode(piece)):
-                assert spelt not in files and spelt not in log and spelt not in held
-
-
-def _reachable(roots):
-    """Everything that these objects hold, as far as the collector can see, without modules and classes."""
-    import types
-
-    seen, todo = set(), list(roots)
-    while todo:
-        part = todo.pop()
-        if id(part) in seen or isinstance(part, type | types.ModuleType | types.FunctionType | types.FrameType):
-            continue
-        seen.add(id(part))
-        yield part
-        todo.extend(gc.get_referents(part))
-
-
-def _bytes_in(parts, skip) -> bytes:
-    found = {}
-    for part in parts:
-        for inner in (part, *gc.get_referents(part)):
-            if id(inner) in skip:
-                continue
-            if (
-                type(inner) in (bytes, bytearray) and len(inner) < 10**6
-            ):  # not isinstance: torch's lazy names warn when asked
-                found[id(inner)] = bytes(inner)
-            elif type(inner) is np.ndarray and inner.nbytes < 10**6:
-                found[id(inner)] = inner.tobytes()
-    return b"|".join(found.values())
 
 
 def test_the_kept_transcript_and_vectors_give_the_last_mean_again_and_only_the_last_vectors_are_kept(federation):

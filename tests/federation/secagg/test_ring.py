@@ -30,13 +30,13 @@ def encode(numbers, made: Encoding, site="a", key=None):
 
 
 @given(
-    st.sampled_from([16, 32]), st.integers(3, 100), st.sampled_from([-1.0, 1.0, -1e30, 1e30]),
+    st.sampled_from([8, 16, 32]), st.integers(3, 100), st.sampled_from([-1.0, 1.0, -1e30, 1e30]),
     st.floats(1e-6, 1e3), st.integers(0, 2**32),
 )  # fmt: skip
 @example(16, 3, -1e30, 1e-6, 0)  # finite, and beyond float32 once it is scaled
 @settings(max_examples=60, deadline=None)
 def test_the_sum_cannot_wrap_though_every_site_holds_its_most(bits, count, most, bound, seed):
-    rng = np.random.default_rng(seed)
+    rng, count = np.random.default_rng(seed), min(count, ring.BYTE_SITES_MAX) if bits == 8 else count
     weights = {f"s{number}": int(rng.integers(1, 256)) for number in range(count)}
     made = encoding(40, bits=bits, bound=bound, weights=weights)
     extreme = np.full(40, most * bound if abs(most) == 1 else most, np.float32)
@@ -48,7 +48,7 @@ def test_the_sum_cannot_wrap_though_every_site_holds_its_most(bits, count, most,
     assert all(value == count for value in total[40:-1]) and total[-1] <= 100 * count
 
 
-@pytest.mark.parametrize("bits, step", [(16, 3 / 32_000), (32, 1e-8)])
+@pytest.mark.parametrize("bits, step", [(8, 3 / 120), (16, 3 / 32_000), (32, 1e-8)])
 def test_the_mean_is_that_of_the_updates_to_one_step_of_the_ring(bits, step):
     rng = np.random.default_rng(1)
     made = encoding(5000, bits=bits)
@@ -82,7 +82,7 @@ def test_clipped_coordinates_are_counted_rounded_up_and_capped():
     assert encode([9.0] + [0.0] * 29, small)[-1] == 100
 
 
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [8, 16, 32])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(bits, wrong):
     with pytest.raises(FormatError) as caught:
@@ -106,7 +106,7 @@ def test_a_sum_that_does_not_count_its_sites_is_refused():
 @pytest.mark.parametrize(
     "change",
     [
-        {"bits": 8}, {"bounds": {NAME: "0.0"}}, {"bounds": {NAME: "-1.0"}}, {"bounds": {}}, {"weights": {"a": 0}},
+        {"bits": 24}, {"bounds": {NAME: "0.0"}}, {"bounds": {NAME: "-1.0"}}, {"bounds": {}}, {"weights": {"a": 0}},
         {"weights": {"a": 256}}, {"weights": {"a": True}}, {"weights": {"A": 1}}, {"more": 1},
     ],
 )  # fmt: skip
@@ -116,6 +116,16 @@ def test_an_encoding_that_is_none_is_refused(change):
     assert Encoding.from_value(good, {NAME: (1, 4)}).value() == good
     with pytest.raises(FormatError):
         Encoding.from_value({**good, **change}, {NAME: (1, 4)})
+
+
+def test_eight_bits_are_for_few_sites_and_their_clip_counter_has_room():
+    few = {f"s{number}": 1 for number in range(ring.BYTE_SITES_MAX)}
+    made = encoding(100, bits=8, weights=few)
+    total = sum(encode(np.full(100, 9.0), made, site) for site in few)
+
+    assert 10 * len(few) < total[-1] == 255 // len(few) * len(few)
+    with pytest.raises(FormatError):
+        encoding(100, bits=8, weights={**few, "more": 1})
 
 
 def test_an_update_of_other_shapes_is_refused():
