@@ -28,7 +28,7 @@ MARKERS = frozenset(
 _MARKER_SURE = 0.5
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
 _LETTER_SURE, _LETTER_MAX = 0.9, 0.1  # of a single letter; how tall, as a share of the picture, it may be to be one
-_LINE_MAX = 0.25  # a line that is thicker, as a share of the picture, is anatomy
+_LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _ROUNDS = 3
 _SMALLEST = 24  # pixels
@@ -93,15 +93,14 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     words = [word for word in re.split(r"[^A-Z0-9]+", _plain(line.text)) if word]
     if words and line.confidence >= _MARKER_SURE and all(word in MARKERS for word in words) and len(words) <= 3:
         return False
-    tall, wide = line.bottom - line.top, line.right - line.left
-    if min(tall, wide) > _LINE_MAX * min(picture):
-        return False
     letters = sum(letter.isalnum() for letter in line.text)
+    if line.height > _LINE_MAX * min(picture):
+        return letters >= _HUGE_LETTERS and line.confidence >= _LETTER_SURE
     if letters == 1:
-        return line.confidence >= _LETTER_SURE and max(tall, wide) <= _LETTER_MAX * max(picture)
-    if letters:
-        return line.confidence >= _READ_SURE and line.confidence + line.score >= _BOTH_SURE
-    return line.score >= _UNREAD_SURE and max(tall, wide) >= 2 * min(tall, wide)
+        return line.confidence >= _LETTER_SURE and line.length <= _LETTER_MAX * max(picture)
+    if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= _BOTH_SURE:
+        return True
+    return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
 
 
 def blanked(picture: Grey, mask: Mask) -> Grey:

@@ -67,7 +67,7 @@ def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[byt
             words = _cleared(words, int(clean.BitsStored), bool(clean.get("PixelRepresentation", 0)))
         if size % 2:
             words = np.append(words, np.zeros(1, dtype=words.dtype))
-        return _written(clean, implicit, size + size % 2), memoryview(words).cast("B")
+        return _written(clean, implicit, size + size % 2), words.data.cast("B")
 
 
 def _cleared(words: npt.NDArray[Any], stored: int, signed: bool) -> npt.NDArray[Any]:
