@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
@@ -72,11 +73,11 @@ def searched(picture: Grey, reader: Reader) -> Searched:
         return Searched(mask)
     for _ in range(_ROUNDS):
         found = [line for line in reader.lines(blanked(picture, mask)) if identifies(line, picture.shape)]
-        found = [line for line in found if not mask[line.top : line.bottom, line.left : line.right].all()]
+        found = [line for line in found if not mask[_area(line, picture.shape)].all()]
         if not found:
             break
         for line in found:
-            _cover(mask, line)
+            mask |= _area(line, picture.shape, margins=True)
     else:
         raise refusal("burned-in", "text is left in the pixels after blanking")
     result = Searched(mask)
@@ -136,12 +137,26 @@ def union(masks: Iterable[Mask], shape: Sequence[int]) -> Mask:
     return total
 
 
-def _cover(mask: Mask, line: Line) -> None:
+def _area(line: Line, shape: tuple[int, ...], *, margins: bool = False) -> Mask:
+    """The pixels of a line. With margins, wider at its ends, which are found least exactly."""
     tall, wide = line.bottom - line.top, line.right - line.left
-    margin = max(3, min(tall, wide) // 6)
-    along = max(margin, min(tall, wide) // 2)  # the ends of a line are found least exactly
-    down, across = (margin, along) if wide >= tall else (along, margin)
-    mask[max(0, line.top - down) : line.bottom + down, max(0, line.left - across) : line.right + across] = True
+    beside, along = (max(3, line.height // 6), max(3, line.height // 2)) if margins else (0, 0)
+    mask = np.zeros(shape, dtype=np.bool_)
+    if line.slant is None:
+        down, across = (beside, along) if wide >= tall else (along, beside)
+        mask[max(0, line.top - down) : line.bottom + down, max(0, line.left - across) : line.right + across] = True
+        return mask
+    lengthwise = line.slant.length / 2 + along
+    crosswise = line.slant.height / 2 + beside
+    cos, sin = np.cos(line.slant.angle), np.sin(line.slant.angle)
+    corners = [
+        (line.slant.column + a * lengthwise * cos - b * crosswise * sin,
+         line.slant.row + a * lengthwise * sin + b * crosswise * cos)
+        for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    ]  # fmt: skip
+    image = Image.new("1", (shape[1], shape[0]))
+    ImageDraw.Draw(image).polygon(corners, fill=1)
+    return np.asarray(image)
 
 
 def _plain(text: str) -> str:

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from client.imaging.header import refusal
 from client.imaging.png import Grey
-from client.imaging.strokes import Rectangle, noise_of, places
+from client.imaging.strokes import Rectangle, noise_of, places, smoothed
 
 WEIGHTS = {
     "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
@@ -36,7 +36,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
 _ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
-_NOISY, _HALF_MIN = 12.0, 192  # shades; pixels: how small a picture may be made to average its noise
+_NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
 _LINE_ROWS, _LINE_COLUMNS_MAX = 48, 1600  # what the recogniser sees of one line
@@ -44,6 +44,22 @@ _WHOLE = 0.15  # a component over more of the picture than this is anatomy taken
 _COMPONENTS_MAX = 300
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
+
+
+@dataclass(frozen=True)
+class Slant:
+    """A rectangle that is turned: its middle, the direction of its length in radians, and its sides."""
+
+    row: float
+    column: float
+    angle: float
+    length: float
+    height: float
+
+    def scaled(self, ratio: float, down: int = 0, across: int = 0) -> "Slant":
+        return Slant(
+            self.row * ratio + down, self.column * ratio + across, self.angle, self.length * ratio, self.height * ratio
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,12 +75,14 @@ class Line:
     """Of the reading, 0 to 1; 0 where nothing was read."""
     score: float
     """Of the detection, 0 to 1."""
-    across: int = 0
-    """How tall the letters are at most, whatever the direction of the line; 0: as the box says."""
+    slant: "Slant | None" = None
+    """Of a line that runs askew: where it lies in the box."""
 
     @property
     def height(self) -> int:
-        return self.across or min(self.bottom - self.top, self.right - self.left)
+        """How tall the letters are at most, whatever the direction of the line."""
+        level = min(self.bottom - self.top, self.right - self.left)
+        return level if self.slant is None else int(np.ceil(self.slant.height))
 
     @property
     def length(self) -> int:
@@ -83,17 +101,13 @@ class _Box:
     bottom: int
     right: int
     score: float
-    slant: tuple[float, float, float, float, float] | None = None
-    """Of a line that runs askew: row and column of its middle, its direction in radians, its length and height."""
+    slant: Slant | None = None
 
     def scaled(self, ratio: float, down: int = 0, across: int = 0) -> "_Box":
         """The same box in a picture `ratio` times as large, of which this one begins at (down, across)."""
         low, left = int(self.top * ratio) + down, int(self.left * ratio) + across
         high, right = int(np.ceil(self.bottom * ratio)) + down, int(np.ceil(self.right * ratio)) + across
-        slant = self.slant
-        if slant is not None:
-            row, column, angle, length, height = slant
-            slant = (row * ratio + down, column * ratio + across, angle, length * ratio, height * ratio)
+        slant = None if self.slant is None else self.slant.scaled(ratio, down, across)
         return _Box(low, left, high, right, self.score, slant)
 
     @property
@@ -144,21 +158,24 @@ class Reader:
 
         Large letters are found in a small copy of the picture, and others where the picture has strokes. The first
         detector sees more text than the second, and sometimes takes a whole body for one letter. Only then is the
-        second one asked, which is not misled but needs to see the picture larger. Under strong noise both search all
-        of it, and the first once more at half its size, where noise is averaged.
+        second one asked, which is not misled but needs to see the picture larger. Under strong noise all of the
+        picture is searched as it is and once more smoothed and enlarged.
         """
         scale = _scale(picture)
         seen = _resized(picture, scale)
-        noisy = noise_of(picture) > _NOISY
         all_of_it = (0, 0, *seen.shape)
-        parts = [all_of_it] if noisy else _enlarged(places(picture if scale > 1 else seen), max(1.0, scale), seen.shape)
-        larger = max(1.0, _ENLARGED / scale)
-        if noisy or parts == [all_of_it] or min(seen.shape) < 1.5 * _SIDE_MIN:
+        if noise_of(picture) > _NOISY:
+            quiet = smoothed(seen)
             boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
-            for part in parts if noisy or whole else ():
-                boxes += self._found(self._second, seen, part, 1.0 if noisy else larger)[0]
-            if noisy and min(seen.shape) >= 2 * _HALF_MIN:
-                boxes += self._found(self._detector, seen, all_of_it, 0.5)[0]
+            boxes += self._found(self._detector, quiet, all_of_it, _ENLARGED)[0]
+            boxes += self._found(self._second, quiet, all_of_it, _ENLARGED)[0] if whole else []
+            return [self._line(box, (seen, quiet), picture.shape) for box in _apart(boxes)]
+        parts = _enlarged(places(picture if scale > 1 else seen), max(1.0, scale), seen.shape)
+        larger = max(1.0, _ENLARGED / scale)
+        if parts == [all_of_it] or min(seen.shape) < 1.5 * _SIDE_MIN:
+            boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
+            for part in parts if whole else ():
+                boxes += self._found(self._second, seen, part, larger)[0]
         else:
             coarse = _SIDE_MIN / min(seen.shape)
             boxes, whole = self._found(self._detector, seen, all_of_it, coarse)
@@ -167,7 +184,7 @@ class Reader:
             for part in parts:
                 found, whole = self._found(self._detector, seen, part, 1.0)
                 boxes += found + (self._found(self._second, seen, part, larger)[0] if whole else [])
-        return [self._line(box, seen, picture.shape) for box in _apart(boxes)]
+        return [self._line(box, (seen,), picture.shape) for box in _apart(boxes)]
 
     def _found(self, session: Any, picture: Grey, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
         """What a detector makes of a part of the picture at another scale, in the picture's own pixels."""
@@ -176,14 +193,15 @@ class Reader:
         boxes, whole = _boxes(self._map(session, view))
         return [box.scaled((bottom - top) / view.shape[0], top, left) for box in boxes], whole
 
-    def _line(self, box: _Box, seen: Grey, original: tuple[int, ...]) -> Line:
-        """A box of the picture that the detector saw, read, as a line of the original; never smaller."""
-        text, confidence = self._read(_crop(seen, box), askew=box.slant is not None)
-        down, across = original[0] / seen.shape[0], original[1] / seen.shape[1]
+    def _line(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> Line:
+        """A box of what the detectors saw, read in each view of it, as a line of the original; never smaller."""
+        readings = [self._read(_crop(view, box), askew=box.slant is not None) for view in views]
+        text, confidence = max(readings, key=lambda reading: reading[1])
+        down, across = original[0] / views[0].shape[0], original[1] / views[0].shape[1]
         return Line(
             max(0, int(box.top * down)), max(0, int(box.left * across)),
             min(original[0], int(np.ceil(box.bottom * down))), min(original[1], int(np.ceil(box.right * across))),
-            text, confidence, box.score, 0 if box.slant is None else int(np.ceil(box.slant[4] * max(down, across))),
+            text, confidence, box.score, None if box.slant is None else box.slant.scaled(max(down, across)),
         )  # fmt: skip
 
     def _map(self, session: Any, picture: Grey) -> Floats:
@@ -240,20 +258,19 @@ def _boxes(sure: Floats) -> tuple[list[_Box], bool]:
         if slant is None and rows * columns > _WHOLE * sure.size and min(rows, columns) > 0.2 * min(sure.shape):
             whole = True
             continue
-        length, height = (rows, columns) if slant is None else slant[3:]
+        length, height = (rows, columns) if slant is None else (slant.length, slant.height)
         grow = int(np.ceil(inside.sum() * _UNCLIP / (2 * (length + height)))) + 1
         top, left = max(0, place[0].start - grow), max(0, place[1].start - grow)
         bottom, right = min(sure.shape[0], place[0].stop + grow), min(sure.shape[1], place[1].stop + grow)
         if slant is not None:
-            row, column, angle, _, _ = slant
-            row, column = row + place[0].start, column + place[1].start
-            slant = (row, column, angle, length + 2 * grow, height + 2 * grow)
+            row, column = slant.row + place[0].start, slant.column + place[1].start
+            slant = Slant(row, column, slant.angle, slant.length + 2 * grow, slant.height + 2 * grow)
         boxes.append(_Box(top, left, bottom, right, score, slant))
     return boxes, whole
 
 
-def _slant(inside: npt.NDArray[np.bool_]) -> tuple[float, float, float, float, float] | None:
-    """Middle, direction, length and height of a long component that runs askew; None for any other.
+def _slant(inside: npt.NDArray[np.bool_]) -> Slant | None:
+    """The rectangle of a long component that runs askew; None for any other.
 
     The direction is the long axis of the component's second moments.
     """
@@ -272,17 +289,17 @@ def _slant(inside: npt.NDArray[np.bool_]) -> tuple[float, float, float, float, f
     middle, level = (along.max() + along.min()) / 2, (beside.max() + beside.min()) / 2
     row += middle * np.sin(angle) + level * np.cos(angle)
     column += middle * np.cos(angle) - level * np.sin(angle)
-    return float(row), float(column), float(angle), float(length), float(height)
+    return Slant(float(row), float(column), float(angle), float(length), float(height))
 
 
 def _crop(picture: Grey, box: _Box) -> Grey:
     """What a box shows; a line that runs askew is turned level."""
     if box.slant is None:
         return picture[max(0, box.top) : box.bottom, max(0, box.left) : box.right]
-    row, column, angle, length, height = box.slant
-    wide, tall = max(8, round(length)), max(8, round(height))
-    cos, sin = float(np.cos(angle)), float(np.sin(angle))
-    start = (column - cos * wide / 2 + sin * tall / 2, row - sin * wide / 2 - cos * tall / 2)
+    slant = box.slant
+    wide, tall = max(8, round(slant.length)), max(8, round(slant.height))
+    cos, sin = float(np.cos(slant.angle)), float(np.sin(slant.angle))
+    start = (slant.column - cos * wide / 2 + sin * tall / 2, slant.row - sin * wide / 2 - cos * tall / 2)
     turn = (cos, -sin, start[0], sin, cos, start[1])  # PIL: (x, y) of the crop to (x, y) of the picture
     image = Image.fromarray(np.ascontiguousarray(picture))
     return np.asarray(image.transform((wide, tall), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR))

@@ -53,6 +53,13 @@ def noise_of(picture: Grey) -> float:
     return float(np.median(np.abs(both))) / (0.6745 * 6)
 
 
+def smoothed(picture: Grey) -> Grey:
+    """Noise averaged over the width of a thin stroke, and the rest stretched to fill the range of shades."""
+    calm = ndimage.gaussian_filter(picture.astype(np.float32), 1.0)
+    spread = max(float(calm.std()), 1.0)
+    return np.asarray(np.clip(128 + (calm - calm.mean()) * (40 / spread), 0, 255).astype(np.uint8))
+
+
 def _suspected(picture: Grey) -> npt.NDArray[np.bool_]:
     """One answer per cell of 8 x 8 pixels."""
     size = (_WINDOW, _WINDOW)
