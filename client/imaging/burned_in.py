@@ -140,7 +140,7 @@ def union(masks: Iterable[Mask], shape: Sequence[int]) -> Mask:
 def _area(line: Line, shape: tuple[int, ...], *, margins: bool = False) -> Mask:
     """The pixels of a line. With margins, wider at its ends, which are found least exactly."""
     tall, wide = line.bottom - line.top, line.right - line.left
-    beside, along = (max(3, line.height // 6), max(3, line.height // 2)) if margins else (0, 0)
+    beside, along = (max(3, line.height // 6), max(4, line.height)) if margins else (0, 0)
     mask = np.zeros(shape, dtype=np.bool_)
     if line.slant is None:
         down, across = (beside, along) if wide >= tall else (along, beside)
