@@ -53,6 +53,10 @@ CLINICAL = (
     "Blunting of the right costophrenic angle.",
     "Hounsfield units of the lesion measure 35 before and 90 after contrast.",
     "No evidence of acute cardiopulmonary disease.",
+    "Swan-Ganz catheter, Foley catheter and Harrington rods in place.",
+    "Ghon complex, calcified; Hampton hump and Westermark sign are absent.",
+    "White matter is not assessed; short axis node of 9 mm.",
+    "Reviewed by the team; per protocol a lateral view was performed.",
 )
 
 
@@ -164,6 +168,11 @@ def _of_doctor(name: str, rng: np.random.Generator) -> tuple[str, Sequence[str]]
         (f"Dictated by: {name.upper()}.", [name.upper()]),
         (f"Seen and agreed, Prof. {name}.", [name]),
         (f"dr {name.lower()} was notified.", [name.lower()]),
+        (f"dictated by {name[0].lower()}. {name.lower()} md", [name.lower()]),
+        (f"{name.lower()}, j - consultant radiologist", [name.lower()]),
+        (f"Cc: Prof. Dr. med. {name}.", [name]),
+        (f"Per nurse practitioner {name}, the line was advanced.", [name]),
+        (f"O'{name} was called.", [name]),
     )
 
 
@@ -175,6 +184,9 @@ def _of_other(name: str, rng: np.random.Generator) -> tuple[str, Sequence[str]]:
         (f"The daughter, Ms. {name}, was present.", [name]),
         (f"Compared with the study of {name} Clinic.", [name]),
         (f"The technologist {name} repeated the view.", [name]),
+        (f"Radiographer: T. {name}.", [name]),
+        (f"The patient's husband, {name}, reports cough.", [name]),
+        (f"pt name {name.lower()}.", [name.lower()]),
     )
 
 
@@ -186,6 +198,7 @@ def _of_date(day: date, rng: np.random.Generator) -> tuple[str, Sequence[str]]:
         f"{month} {day.day}, {day.year}", f"{day:%d%b%Y}".upper(), f"{day.day}-{month[:3]}-{day:%y}",
         f"the {ordinal} of {month}", f"{month} {ordinal}, {day.year}", f"{month} {day.year}", f"{day:%Y%m%d}",
         f"the {ordinal} of {month} {_year_words(day.year)}", f"{month} {day.day}th", f"{day.month}/{day.day}",
+        f"{month} '{day:%y}", f"Tuesday {day.day}/{day.month}", f"{day:%d.%m.%y}", f"{month} of {day.year}",
     )  # fmt: skip
     return pick((f"Compared with {text}.", f"Unchanged since {text}.", f"Prior study from {text} reviewed."), rng), [
         text
@@ -215,6 +228,8 @@ def _of_id(patient_id: str, accession: str, rng: np.random.Generator) -> tuple[s
         (f"(#{number})", [number]),
         ("SSN 078-05-1120 on file.", ["078-05-1120"]),
         ("Implant serial no. SN48-22913-X.", ["SN48-22913-X"]),
+        (f"NHS {number[:3]} {number[3:6]} 5919.", [f"{number[:3]} {number[3:6]} 5919"]),
+        (f"Hosp No. {patient_id.lower()}.", [number]),
     )
 
 
@@ -224,7 +239,7 @@ def _of_contact(rng: np.random.Generator) -> tuple[str, Sequence[str]]:
         rng,
         f"({a}) 555-{b}", f"{a}.555.{b}", f"+44 20 7946 {b}", f"{a}-555-{b}", f"pager {b}", f"ext. {b}", f"0{a} 55{b}",
         f"reading{b}@rad.example.org", f"https://pacs.example.org/view?id={b}", f"www.example.org/{b}",
-        f"10.0.{a % 250}.17",
+        f"10.0.{a % 250}.17", f"07700 900{a}", f"555-{b}", f"1-800-555-{b}",
     )  # fmt: skip
     return f"Call back on {text} if needed.", [text.removeprefix("pager ").removeprefix("ext. ")]
 
@@ -238,6 +253,8 @@ def _of_place(town: str, hospital: str, rng: np.random.Generator) -> tuple[str, 
         (f"Lives at 14 {other} Street.", [f"14 {other} Street"]),
         (f"Referred by the {other} Medical Center.", [other]),
         (f"Seen at the university hospital of {other}.", [other]),
+        (f"Lives at 22B {other} Road, NW1 6XE.", [f"22B {other} Road", "NW1 6XE"]),
+        (f"Lives at 9 rue {other}, 75018 Paris.", [other]),
     )
 
 

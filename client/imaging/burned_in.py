@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
@@ -28,7 +29,7 @@ MARKERS = frozenset(
 _MARKER_SURE = 0.5
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
 _LETTER_SURE, _LETTER_MAX = 0.9, 0.1  # of a single letter; how tall, as a share of the picture, it may be to be one
-_LINE_MAX = 0.25  # a line that is thicker, as a share of the picture, is anatomy
+_LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _ROUNDS = 3
 _SMALLEST = 24  # pixels
@@ -72,11 +73,11 @@ def searched(picture: Grey, reader: Reader) -> Searched:
         return Searched(mask)
     for _ in range(_ROUNDS):
         found = [line for line in reader.lines(blanked(picture, mask)) if identifies(line, picture.shape)]
-        found = [line for line in found if not mask[line.top : line.bottom, line.left : line.right].all()]
+        found = [line for line in found if not mask[_area(line, picture.shape)].all()]
         if not found:
             break
         for line in found:
-            _cover(mask, line)
+            mask |= _area(line, picture.shape, margins=True)
     else:
         raise refusal("burned-in", "text is left in the pixels after blanking")
     result = Searched(mask)
@@ -93,15 +94,14 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     words = [word for word in re.split(r"[^A-Z0-9]+", _plain(line.text)) if word]
     if words and line.confidence >= _MARKER_SURE and all(word in MARKERS for word in words) and len(words) <= 3:
         return False
-    tall, wide = line.bottom - line.top, line.right - line.left
-    if min(tall, wide) > _LINE_MAX * min(picture):
-        return False
     letters = sum(letter.isalnum() for letter in line.text)
+    if line.height > _LINE_MAX * min(picture):
+        return letters >= _HUGE_LETTERS and line.confidence >= _LETTER_SURE
     if letters == 1:
-        return line.confidence >= _LETTER_SURE and max(tall, wide) <= _LETTER_MAX * max(picture)
-    if letters:
-        return line.confidence >= _READ_SURE and line.confidence + line.score >= _BOTH_SURE
-    return line.score >= _UNREAD_SURE and max(tall, wide) >= 2 * min(tall, wide)
+        return line.confidence >= _LETTER_SURE and line.length <= _LETTER_MAX * max(picture)
+    if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= _BOTH_SURE:
+        return True
+    return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
 
 
 def blanked(picture: Grey, mask: Mask) -> Grey:
@@ -137,12 +137,26 @@ def union(masks: Iterable[Mask], shape: Sequence[int]) -> Mask:
     return total
 
 
-def _cover(mask: Mask, line: Line) -> None:
+def _area(line: Line, shape: tuple[int, ...], *, margins: bool = False) -> Mask:
+    """The pixels of a line. With margins, wider at its ends, which are found least exactly."""
     tall, wide = line.bottom - line.top, line.right - line.left
-    margin = max(3, min(tall, wide) // 6)
-    along = max(margin, min(tall, wide) // 2)  # the ends of a line are found least exactly
-    down, across = (margin, along) if wide >= tall else (along, margin)
-    mask[max(0, line.top - down) : line.bottom + down, max(0, line.left - across) : line.right + across] = True
+    beside, along = (max(3, line.height // 6), max(4, line.height)) if margins else (0, 0)
+    mask = np.zeros(shape, dtype=np.bool_)
+    if line.slant is None:
+        down, across = (beside, along) if wide >= tall else (along, beside)
+        mask[max(0, line.top - down) : line.bottom + down, max(0, line.left - across) : line.right + across] = True
+        return mask
+    lengthwise = line.slant.length / 2 + along
+    crosswise = line.slant.height / 2 + beside
+    cos, sin = np.cos(line.slant.angle), np.sin(line.slant.angle)
+    corners = [
+        (line.slant.column + a * lengthwise * cos - b * crosswise * sin,
+         line.slant.row + a * lengthwise * sin + b * crosswise * cos)
+        for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    ]  # fmt: skip
+    image = Image.new("1", (shape[1], shape[0]))
+    ImageDraw.Draw(image).polygon(corners, fill=1)
+    return np.asarray(image)
 
 
 def _plain(text: str) -> str:

@@ -37,7 +37,13 @@ _DUMMIES: dict[str, object] = {
     "PN": "REMOVED", "LO": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "LT": "REMOVED", "UT": "REMOVED",
     "UC": "REMOVED", "AE": "REMOVED", "UR": "",
 }  # fmt: skip
+_BY_VALUE = frozenset({"X/Z/U*", "K", "U", "D"})  # actions that need to know what the element holds
 _CODE_VALUE = 0x00080100
+_TAGS = {
+    "SpecificCharacterSet": 0x00080005, "PatientID": 0x00100020, "PatientIdentityRemoved": 0x00120062,
+    "DeidentificationMethod": 0x00120063, "DeidentificationMethodCodeSequence": 0x00120064,
+    "LongitudinalTemporalInformationModified": 0x00280303,
+}  # fmt: skip
 _TABLES = {0x00283006: 0x00283002, 0x00281201: 0x00281101, 0x00281202: 0x00281102, 0x00281203: 0x00281103}
 """Data of a look-up table or palette -> its descriptor."""
 
@@ -60,12 +66,14 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     patient_key = _patient_key(dataset, profile, keys)
     walk = _Walk(profile, keys, patient_key, str(dataset.get("StudyInstanceUID", "") or ""))
     out = walk.clean(dataset, depth=0)
-    out.SpecificCharacterSet = "ISO_IR 192"
-    out.PatientID = patient_key
-    out.PatientIdentityRemoved = "YES"
-    out.LongitudinalTemporalInformationModified = "MODIFIED" if "113107" in profile.codes else "REMOVED"
-    out.DeidentificationMethod = "Wardround profile " + profile.digest[:16]
-    out.DeidentificationMethodCodeSequence = Sequence([_code(*code) for code in profile.codes.items()])
+    moved = "MODIFIED" if "113107" in profile.codes else "REMOVED"
+    for keyword, vr, value in (
+        ("SpecificCharacterSet", "CS", "ISO_IR 192"), ("PatientID", "LO", patient_key),
+        ("PatientIdentityRemoved", "CS", "YES"), ("LongitudinalTemporalInformationModified", "CS", moved),
+        ("DeidentificationMethod", "LO", "Wardround profile " + profile.digest[:16]),
+        ("DeidentificationMethodCodeSequence", "SQ", Sequence([_code(*code) for code in profile.codes.items()])),
+    ):  # fmt: skip
+        out.add(DataElement(_TAGS[keyword], vr, value))
     return out
 
 
@@ -121,7 +129,13 @@ class _Walk:
         if name in self.profile.shifted and "113107" in self.profile.codes and action != "X":
             self._shift(dataset[tag], keyword, out)
             return
-        self._act(action, dataset[tag], keyword, out, depth)
+        if action == "D" and vr in _DUMMIES:
+            out[tag] = DataElement(tag, vr, _DUMMIES[vr])
+        elif action in _BY_VALUE:
+            self._act(action, dataset[tag], keyword, out, depth)
+        elif "Z" in action and keyword in _TYPE_2:
+            out[tag] = DataElement(tag, vr, None)
+        # X, and every compound on an attribute that a valid object can do without: not even parsed
 
     def _act(self, action: str, element: DataElement, keyword: str, out: Dataset, depth: int) -> None:
         if action == "X/Z/U*":
@@ -134,9 +148,6 @@ class _Walk:
                 out[element.tag] = DataElement(element.tag, "UI", values if len(values) > 1 else values[0])
         elif action == "D":
             self._dummy(element, out)
-        elif "Z" in action and keyword in _TYPE_2:
-            out[element.tag] = DataElement(element.tag, _vr(element), None)
-        # X, and every compound on an attribute that a valid object can do without
 
     def _allowed(self, element: DataElement, keyword: str, out: Dataset, depth: int) -> None:
         vr = _vr(element)
@@ -293,7 +304,8 @@ def _moved(text: str, days: int) -> str:
 
 def _code(value: str, meaning: str) -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    for tag, vr, text in ((_CODE_VALUE, "SH", value), (0x00080102, "SH", "DCM"), (0x00080104, "LO", meaning)):
+        item.add(DataElement(tag, vr, text))
     return item
 
 

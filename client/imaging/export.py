@@ -22,7 +22,6 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
-    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -31,7 +30,8 @@ from pydicom.uid import (
 )
 
 from client.imaging.deid import clean, clean_dataset
-from client.imaging.header import border, read, refusal
+from client.imaging.header import border, open_file, read, refusal
+from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
 from client.imaging.identifiers import collect
 from client.imaging.ingest import require_apart
 from client.imaging.profile import DeidProfile
@@ -45,8 +45,6 @@ from federation import durable
 from federation.errors import DataError, DeidError, StoreError
 
 Progress = Callable[[int, int], None]
-_IMPLEMENTATION = UID("2.25.205906213327206428341839142518160302147")  # of a random UUID, PS3.5 section B.2
-_VERSION_NAME = "WARDROUND_1"
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
 _WRITTEN, _THERE = "written", "there"
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
@@ -136,15 +134,24 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
     _require_clean_pictures(image, frames, profile, keys)
     with border("malformed", "a header field does not convert"):
         found = collect(dataset, profile.limits)
+    with open_file(image.path) as file:
+        native = clean_native(file.read(profile.limits.file_bytes), profile, keys)
+    data = _decoded(dataset, profile, keys) if native is None else b"".join(native)
+    with border("malformed", "the object cannot be written"):
+        again = dcmread(BytesIO(data))
+        if (kind := residue_in(again, data, found)) is not None:
+            raise refusal("residual-identifier", f"a {kind} of the original is still in the output")
+        return CleanFile(f"{again.PatientID}/{again.StudyInstanceUID}/{again.SOPInstanceUID}.dcm", data)
+
+
+def _decoded(dataset: FileDataset, profile: DeidProfile, keys: SiteKeys) -> bytes:
+    """What does not lie in the file as plain little-endian values: decoded, turned round, and written by pydicom."""
+    with border("malformed", "a header field does not convert"):
         out = clean_dataset(dataset, profile, keys)
     with border("decode-failed", "the pixel data do not decode"):
         _write_pixels(dataset, out, profile)
     with border("malformed", "the object cannot be written"):
-        data = _encoded(out)
-        again = dcmread(BytesIO(data))
-        if (kind := residue_in(again, data, found)) is not None:
-            raise refusal("residual-identifier", f"a {kind} of the original is still in the output")
-    return CleanFile(f"{out.PatientID}/{out.StudyInstanceUID}/{out.SOPInstanceUID}.dcm", data)
+        return _encoded(out)
 
 
 def _require_clean_pictures(image: RawImage, frames: int, profile: DeidProfile, keys: SiteKeys) -> None:
@@ -306,8 +313,8 @@ def _encoded(out: Dataset) -> bytes:
     meta.MediaStorageSOPClassUID = out.SOPClassUID
     meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = _IMPLEMENTATION
-    meta.ImplementationVersionName = _VERSION_NAME
+    meta.ImplementationClassUID = IMPLEMENTATION_UID
+    meta.ImplementationVersionName = VERSION_NAME
     whole = FileDataset("", out, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
     buffer = BytesIO()
     dcmwrite(buffer, whole, enforce_file_format=True)

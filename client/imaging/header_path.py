@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.charset import convert_encodings
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
+from pydicom.filewriter import write_data_element, write_dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from client.imaging.dataset import clean_dataset
@@ -24,14 +26,17 @@ from client.imaging.header import border, refusal
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 
-IMPLEMENTATION_UID = UID("2.25.268206180543498714530906712311474316917")
+IMPLEMENTATION_UID = UID("2.25.205906213327206428341839142518160302147")  # of a random UUID, PS3.5 section B.2
+VERSION_NAME = "WARDROUND_1"
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _PIXEL_DATA, _TRANSFER_SYNTAX = 0x7FE00010, 0x00020010
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PADDED = {"UI": b"\0"} | dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "IS", "DS", "LO", "PN", "SH", "TM"), b" ")
+"""VRs of short text, and what makes their length even. PS3.5 section 6.2."""
 
 
-def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[bytes, bytes] | None:
+def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[bytes, memoryview] | None:
     """(all up to the pixels, the pixels) of a de-identified file; None for an object that has to go the ordinary way.
 
     Guarantees: preamble of zeros, file meta made from nothing, the elements that `clean_dataset` leaves of the object,
@@ -60,34 +65,61 @@ def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[byt
         words = np.frombuffer(pixels[:size], dtype="<u2" if allocated == 16 else np.uint8)
         if int(clean.BitsStored) < allocated:
             words = _cleared(words, int(clean.BitsStored), bool(clean.get("PixelRepresentation", 0)))
-        if not implicit:  # an explicit object has no ambiguous VR: what was not parsed is written as it was read
-            clean.set_original_encoding(False, True, convert_encodings("ISO_IR 192"))
-        return _written(clean, size + size % 2), words.tobytes() + b"\0" * (size % 2)
+        if size % 2:
+            words = np.append(words, np.zeros(1, dtype=words.dtype))
+        return _written(clean, implicit, size + size % 2), words.data.cast("B")
 
 
 def _cleared(words: npt.NDArray[Any], stored: int, signed: bool) -> npt.NDArray[Any]:
     """Bits above BitsStored as they should be: zero, or the sign repeated. Old overlays stood there."""
-    plain = words.astype(words.dtype.newbyteorder("="))
     if not signed:
-        return np.asarray(plain & plain.dtype.type((1 << stored) - 1))
-    shift = plain.dtype.itemsize * 8 - stored
-    return np.asarray(((plain << shift).view(f"i{plain.dtype.itemsize}") >> shift).view(plain.dtype))
+        return np.asarray(words & words.dtype.type((1 << stored) - 1))
+    shift = words.dtype.itemsize * 8 - stored
+    return np.asarray(((words << shift).view(f"<i{words.dtype.itemsize}") >> shift).view(words.dtype))
 
 
-def _written(clean: Dataset, pixel_bytes: int) -> bytes:
+def _written(clean: Dataset, implicit: bool, pixel_bytes: int) -> bytes:
     """Preamble, file meta, the header, and the head of the pixel element. PS3.10 section 7.1, PS3.5 section 7.1.2."""
     uids = {2: clean.SOPClassUID, 3: clean.SOPInstanceUID, 0x10: ExplicitVRLittleEndian, 0x12: IMPLEMENTATION_UID}
     meta = struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2) + b"\0\1"
-    for element, uid in uids.items():
-        value = uid.encode("ascii") + b"\0" * (len(uid) % 2)
-        meta += struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
+    meta += b"".join(_short(2 << 16 | element, "UI", uid.encode("ascii")) for element, uid in uids.items())
+    meta += _short(0x00020013, "SH", VERSION_NAME.encode("ascii"))
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
     buffer.write(b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta)) + meta)
-    write_dataset(buffer, clean)
+    if implicit:  # VRs may depend on other elements there
+        write_dataset(buffer, clean)
+    else:
+        encodings = convert_encodings("ISO_IR 192")
+        for tag in sorted(clean.keys()):
+            if (plain := _plainly(clean.get_item(tag))) is not None:
+                buffer.write(plain)
+            else:
+                write_data_element(buffer, clean[tag], encodings)
     vr = b"OB" if int(clean.BitsAllocated) == 8 else b"OW"
     buffer.write(struct.pack("<HH2sHI", 0x7FE0, 0x0010, vr, 0, pixel_bytes))
     return bytes(buffer.getvalue())
+
+
+def _plainly(element: DataElement | RawDataElement) -> bytes | None:
+    """An element that nobody has parsed as it was read, and short text as it stands; None for all others."""
+    if isinstance(element, RawDataElement):
+        if element.value is None or element.VR is None or element.VR.encode("ascii") in _LONG:
+            return None
+        return _short(int(element.tag), element.VR, element.value)
+    if element.VR not in _PADDED:
+        return None
+    value = element.value
+    words = [] if value is None else list(value) if isinstance(value, MultiValue | list) else [value]
+    if not all(isinstance(word, str) and type(word) in (str, UID) for word in words):
+        return None
+    return _short(int(element.tag), str(element.VR), "\\".join(words).encode("utf-8"))
+
+
+def _short(tag: int, vr: str, value: bytes) -> bytes:
+    if len(value) % 2:
+        value += _PADDED.get(vr, b" ")
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode("ascii"), len(value)) + value
 
 
 def _cut(data: bytes, profile: DeidProfile) -> tuple[bytes, bool, memoryview] | None:

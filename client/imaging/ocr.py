@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from client.imaging.header import refusal
 from client.imaging.png import Grey
+from client.imaging.strokes import Rectangle, noise_of, places, smoothed
 
 WEIGHTS = {
     "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
@@ -33,13 +34,32 @@ _DETECTOR, _SECOND_DETECTOR = "PP-OCRv6_det_small.onnx", "ch_PP-OCRv4_det_infer.
 _RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Floats = npt.NDArray[np.float32]
-_Box = tuple[int, int, int, int, float]
-_SIDE_MIN, _SIDE_MAX = 512, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
+_SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
+_ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
+_NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
 _LINE_ROWS, _LINE_COLUMNS_MAX = 48, 1600  # what the recogniser sees of one line
 _WHOLE = 0.15  # a component over more of the picture than this is anatomy taken for one letter
 _COMPONENTS_MAX = 300
+_SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
+_SAME = 0.7  # two boxes that share so much of the larger one are one line
+
+
+@dataclass(frozen=True)
+class Slant:
+    """A rectangle that is turned: its middle, the direction of its length in radians, and its sides."""
+
+    row: float
+    column: float
+    angle: float
+    length: float
+    height: float
+
+    def scaled(self, ratio: float, down: int = 0, across: int = 0) -> "Slant":
+        return Slant(
+            self.row * ratio + down, self.column * ratio + across, self.angle, self.length * ratio, self.height * ratio
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,9 +75,49 @@ class Line:
     """Of the reading, 0 to 1; 0 where nothing was read."""
     score: float
     """Of the detection, 0 to 1."""
+    slant: "Slant | None" = None
+    """Of a line that runs askew: where it lies in the box."""
+
+    @property
+    def height(self) -> int:
+        """How tall the letters are at most, whatever the direction of the line."""
+        level = min(self.bottom - self.top, self.right - self.left)
+        return level if self.slant is None else int(np.ceil(self.slant.height))
+
+    @property
+    def length(self) -> int:
+        return max(self.bottom - self.top, self.right - self.left)
 
     def __repr__(self) -> str:
         return "<Line: hidden>"
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A component of a detector's map, grown to the letters' full height."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    score: float
+    slant: Slant | None = None
+
+    def scaled(self, ratio: float, down: int = 0, across: int = 0) -> "_Box":
+        """The same box in a picture `ratio` times as large, of which this one begins at (down, across)."""
+        low, left = int(self.top * ratio) + down, int(self.left * ratio) + across
+        high, right = int(np.ceil(self.bottom * ratio)) + down, int(np.ceil(self.right * ratio)) + across
+        slant = None if self.slant is None else self.slant.scaled(ratio, down, across)
+        return _Box(low, left, high, right, self.score, slant)
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    def is_like(self, other: "_Box") -> bool:
+        down = min(self.bottom, other.bottom) - max(self.top, other.top)
+        across = min(self.right, other.right) - max(self.left, other.left)
+        return down > 0 and across > 0 and down * across >= _SAME * max(self.area, other.area)
 
 
 @cache
@@ -96,26 +156,57 @@ class Reader:
     def lines(self, picture: Grey) -> list[Line]:
         """All that looks like text in a grey picture, read.
 
-        The first detector sees more text than the second, and sometimes takes a whole body for one letter. Only then
-        is the second one asked, which sees the picture larger and is not misled.
+        Large letters are found in a small copy of the picture, and others where the picture has strokes. The first
+        detector sees more text than the second, and sometimes takes a whole body for one letter. Only then is the
+        second one asked, which is not misled but needs to see the picture larger. Under strong noise all of the
+        picture is searched as it is and once more smoothed and enlarged.
         """
         scale = _scale(picture)
-        small = _resized(picture, scale)
-        boxes, whole = _boxes(self._map(self._detector, small, _MEAN, _STD))
-        if whole:
-            larger = _resized(picture, min(1.5 * scale, _SIDE_MAX / max(picture.shape)))
-            ratio = larger.shape[0] / small.shape[0]
-            more, _ = _boxes(self._map(self._second, larger, (0.5,) * 3, (0.5,) * 3))
-            boxes += [(*(round(edge / ratio) for edge in box[:4]), box[4]) for box in more]
-        found = []
-        for top, left, bottom, right, score in boxes:
-            text, confidence = self._read(small[top:bottom, left:right])
-            edges = _back((top, left, bottom, right), small.shape, picture.shape)
-            found.append(Line(*edges, text, confidence, score))
-        return found
+        seen = _resized(picture, scale)
+        all_of_it = (0, 0, *seen.shape)
+        if noise_of(picture) > _NOISY:
+            quiet = smoothed(seen)
+            boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
+            boxes += self._found(self._detector, quiet, all_of_it, _ENLARGED)[0]
+            boxes += self._found(self._second, quiet, all_of_it, _ENLARGED)[0] if whole else []
+            return [self._line(box, (seen, quiet), picture.shape) for box in _apart(boxes)]
+        parts = _enlarged(places(picture if scale > 1 else seen), max(1.0, scale), seen.shape)
+        larger = max(1.0, _ENLARGED / scale)
+        if parts == [all_of_it] or min(seen.shape) < 1.5 * _SIDE_MIN:
+            boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
+            for part in parts if whole else ():
+                boxes += self._found(self._second, seen, part, larger)[0]
+        else:
+            coarse = _SIDE_MIN / min(seen.shape)
+            boxes, whole = self._found(self._detector, seen, all_of_it, coarse)
+            if whole:
+                boxes += self._found(self._second, seen, all_of_it, coarse)[0]
+            for part in parts:
+                found, whole = self._found(self._detector, seen, part, 1.0)
+                boxes += found + (self._found(self._second, seen, part, larger)[0] if whole else [])
+        return [self._line(box, (seen,), picture.shape) for box in _apart(boxes)]
 
-    def _map(self, session: Any, picture: Grey, mean: tuple[float, ...], std: tuple[float, ...]) -> Floats:
+    def _found(self, session: Any, picture: Grey, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
+        """What a detector makes of a part of the picture at another scale, in the picture's own pixels."""
+        top, left, bottom, right = part
+        view = _resized(picture[top:bottom, left:right], min(scale, _SIDE_MAX / max(bottom - top, right - left)))
+        boxes, whole = _boxes(self._map(session, view))
+        return [box.scaled((bottom - top) / view.shape[0], top, left) for box in boxes], whole
+
+    def _line(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> Line:
+        """A box of what the detectors saw, read in each view of it, as a line of the original; never smaller."""
+        readings = [self._read(_crop(view, box), askew=box.slant is not None) for view in views]
+        text, confidence = max(readings, key=lambda reading: reading[1])
+        down, across = original[0] / views[0].shape[0], original[1] / views[0].shape[1]
+        return Line(
+            max(0, int(box.top * down)), max(0, int(box.left * across)),
+            min(original[0], int(np.ceil(box.bottom * down))), min(original[1], int(np.ceil(box.right * across))),
+            text, confidence, box.score, None if box.slant is None else box.slant.scaled(max(down, across)),
+        )  # fmt: skip
+
+    def _map(self, session: Any, picture: Grey) -> Floats:
         """For every pixel how sure the detector is that it is text; (rows, columns) of the picture."""
+        mean, std = (_MEAN, _STD) if session is self._detector else ((0.5,) * 3, (0.5,) * 3)
         rows, columns = picture.shape
         size = (max(32, round(columns / 32) * 32), max(32, round(rows / 32) * 32))
         grey = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
@@ -123,10 +214,10 @@ class Reader:
         sure = session.run(None, {session.get_inputs()[0].name: planes[None]})[0][0, 0]
         return np.asarray(Image.fromarray(sure).resize((columns, rows), Image.Resampling.BILINEAR))
 
-    def _read(self, crop: Grey) -> tuple[str, float]:
-        """The best reading over the directions in which the line may run."""
+    def _read(self, crop: Grey, *, askew: bool = False) -> tuple[str, float]:
+        """The best reading over the directions in which the line may run. One `askew` has been turned level."""
         rows, columns = crop.shape
-        turns = (0, 2) if columns >= 1.3 * rows else (1, 3) if rows >= 1.3 * columns else (0, 1, 2, 3)
+        turns = (0, 2) if askew or columns >= 1.3 * rows else (1, 3) if rows >= 1.3 * columns else (0, 1, 2, 3)
         best = ("", 0.0)
         for turn in turns:
             text, confidence = self._recognised(np.ascontiguousarray(np.rot90(crop, turn)))
@@ -163,14 +254,64 @@ def _boxes(sure: Floats) -> tuple[list[_Box], bool]:
         score = float(sure[place][inside].mean())
         if min(rows, columns) < 3 or score < _SCORE_MIN:
             continue
-        if rows * columns > _WHOLE * sure.size and min(rows, columns) > 0.2 * min(sure.shape):
+        slant = _slant(inside)
+        if slant is None and rows * columns > _WHOLE * sure.size and min(rows, columns) > 0.2 * min(sure.shape):
             whole = True
             continue
-        grow = int(np.ceil(inside.sum() * _UNCLIP / (2 * (rows + columns)))) + 1
+        length, height = (rows, columns) if slant is None else (slant.length, slant.height)
+        grow = int(np.ceil(inside.sum() * _UNCLIP / (2 * (length + height)))) + 1
         top, left = max(0, place[0].start - grow), max(0, place[1].start - grow)
         bottom, right = min(sure.shape[0], place[0].stop + grow), min(sure.shape[1], place[1].stop + grow)
-        boxes.append((top, left, bottom, right, score))
+        if slant is not None:
+            row, column = slant.row + place[0].start, slant.column + place[1].start
+            slant = Slant(row, column, slant.angle, slant.length + 2 * grow, slant.height + 2 * grow)
+        boxes.append(_Box(top, left, bottom, right, score, slant))
     return boxes, whole
+
+
+def _slant(inside: npt.NDArray[np.bool_]) -> Slant | None:
+    """The rectangle of a long component that runs askew; None for any other.
+
+    The direction is the long axis of the component's second moments.
+    """
+    rows, columns = np.nonzero(inside)
+    if len(rows) < 12 or min(inside.shape) < 6:
+        return None
+    row, column = rows.mean(), columns.mean()
+    down, across = rows - row, columns - column
+    angle = 0.5 * np.arctan2(2 * (down * across).mean(), (across**2).mean() - (down**2).mean())
+    along = across * np.cos(angle) + down * np.sin(angle)
+    beside = down * np.cos(angle) - across * np.sin(angle)
+    length, height = np.ptp(along) + 1, np.ptp(beside) + 1
+    off = abs((np.degrees(angle) + 45) % 90 - 45)
+    if off < _SLANTED or length < _LONG * height:
+        return None
+    middle, level = (along.max() + along.min()) / 2, (beside.max() + beside.min()) / 2
+    row += middle * np.sin(angle) + level * np.cos(angle)
+    column += middle * np.cos(angle) - level * np.sin(angle)
+    return Slant(float(row), float(column), float(angle), float(length), float(height))
+
+
+def _crop(picture: Grey, box: _Box) -> Grey:
+    """What a box shows; a line that runs askew is turned level."""
+    if box.slant is None:
+        return picture[max(0, box.top) : box.bottom, max(0, box.left) : box.right]
+    slant = box.slant
+    wide, tall = max(8, round(slant.length)), max(8, round(slant.height))
+    cos, sin = float(np.cos(slant.angle)), float(np.sin(slant.angle))
+    start = (slant.column - cos * wide / 2 + sin * tall / 2, slant.row - sin * wide / 2 - cos * tall / 2)
+    turn = (cos, -sin, start[0], sin, cos, start[1])  # PIL: (x, y) of the crop to (x, y) of the picture
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(image.transform((wide, tall), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR))
+
+
+def _apart(boxes: list[_Box]) -> list[_Box]:
+    """One box for one line, the largest, where two detectors have found the same."""
+    kept: list[_Box] = []
+    for box in sorted(boxes, key=lambda one: -one.area):
+        if not any(box.is_like(other) for other in kept):
+            kept.append(box)
+    return kept
 
 
 def _largest(labels: npt.NDArray[np.int32]) -> Iterator[tuple[int, tuple[slice, slice]]]:
@@ -186,24 +327,21 @@ def _scale(picture: Grey) -> float:
     return float(min(wanted, _SIDE_MAX / max(rows, columns)))
 
 
+def _enlarged(parts: list[Rectangle], scale: float, shape: tuple[int, ...]) -> list[Rectangle]:
+    """Parts of a picture as parts of its enlargement."""
+    rows, columns = shape
+    return [
+        (int(top * scale), int(left * scale), min(rows, round(bottom * scale)), min(columns, round(right * scale)))
+        for top, left, bottom, right in parts
+    ]
+
+
 def _resized(picture: Grey, scale: float) -> Grey:
     if scale == 1.0:
         return picture
     rows, columns = picture.shape
     size = (max(8, round(columns * scale)), max(8, round(rows * scale)))
     return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.LANCZOS))
-
-
-def _back(
-    box: tuple[int, int, int, int], seen: tuple[int, ...], original: tuple[int, ...]
-) -> tuple[int, int, int, int]:
-    """A box in the picture that the detector saw as one in the original, never smaller."""
-    down, across = original[0] / seen[0], original[1] / seen[1]
-    top, left, bottom, right = box
-    return (
-        int(top * down), int(left * across),
-        min(original[0], int(np.ceil(bottom * down))), min(original[1], int(np.ceil(right * across))),
-    )  # fmt: skip
 
 
 def _weights(path: Path) -> bytes:

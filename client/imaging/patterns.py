@@ -50,6 +50,9 @@ _CONTACTS = (
     r"(?<![\w.])\+\d[\d\s()/-]{6,}\d",
     r"\b(?:tel|phone|fax|pager|beeper|ext|extension)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?\(?"
     r"(?P<d>\+?\d[\d\s()/-]{2,}\d)",
+    r"\b(?:ring|call|dial|bleep|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
+    r"(?P<d>\+?\(?\d[\d\s()/.-]{1,}\d)" + _NO_UNIT,
+    r"(?<![\w.,/-])\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
 )
 _NUMBERS = (
     r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\b\d+(?:\.\d+){4,}\b",  # addresses and UIDs
@@ -66,7 +69,7 @@ _DATES = (
     rf"(?<!\d){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{6}})?(?!\d)",
     rf"\b{_DAY}(?:st|nd|rd|th|\.)?[\s-]*(?:of\s+)?{_MONTH}\b\.?(?:[\s,-]*(?:{_YEAR}|'?\d{{2}}\b{_NO_UNIT}))?",
     rf"\b{_MONTH}\.?[\s-]+{_DAY}(?:st|nd|rd|th)?\b(?!\s?(?:mm|cm|ml|%))(?:[\s,]+{_YEAR})?",
-    rf"\b{_MONTH}\.?[\s,/-]*(?:of\s+)?{_YEAR}\b",
+    rf"\b{_MONTH}\.?[\s,/-]*(?:of\s+)?(?:{_YEAR}|['’]\d{{2}})\b",
     rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b(?:in|since|from|of)\s+(?P<d>(?:{_MONTH}\s+)?{_YEAR_WORDS})\b",
@@ -79,13 +82,17 @@ _DATES = (
     r"(?<![\d.:])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])",
     r"\b\d{1,2}\s?[ap]\.?m\.?(?![\w.])",
     r"\bat\s+(?P<d>[0-2]\d[0-5]\d(?:\s?(?:hours|hrs|h|uhr))?)\b",
-    r"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b",
+    r"\b(?:[01]\d|2[0-3])[0-5]\d\s?(?:hours|hrs|h|uhr)\b",
+    rf"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b(?:,?\s+{_DAY}[/.]{_DAY}\b)?",
 )
 _TITLES = (
-    r"\b(?:dr|drs|prof|mr|mrs|ms|miss|herr|frau|mme|nurse|sister)\b\.?\s+(?!(?:the|and|of|is|was)\b)"
-    r"[^\W\d_][\w’'-]*(?:\s+[A-Z]\.)?",
+    r"\b(?:dr|drs|prof|mr|mrs|ms|miss|herr|frau|mme|nurse|sister)\b\.?\s+"
+    r"(?:(?:dr|prof|med|habil|dent|univ|dipl|ing|van|von|de|der|den|la|le|el|al|bin|di|da)\b\.?[\s-]*){0,4}"
+    r"(?!(?:the|and|of|is|was|practitioner|specialist|manager)\b)[^\W\d_][\w’'-]*(?:\s+[A-Z]\.)?",
 )
 _PEOPLE = (  # case tells a name here
+    r"\b(?i:(?:(?:dr|prof|priv|doz|med|habil|dent|univ|dipl|ing)\b\.?[\s-]*){2,5})"
+    rf"{_NOT_PERSON}{_PERSON}",
     r"\b(?:[Dd][Rr]s?|[Pp][Rr][Oo][Ff]|[Mm][Rr]s?|[Mm]s|[Mm]iss|[Dd]octor|[Pp]rofessor|Nurse)\b\.?\s+"
     rf"{_NOT_PERSON}{_PERSON}",
     rf"\b{_PERSON}(?=,?\s+(?:MD|M\.D\.|DO|PhD|RN|PA-C|FRCR|MBBS|FRCPC)\b)",
@@ -98,9 +105,12 @@ _PEOPLE = (  # case tells a name here
     rf"\b(?i:patient name|name|patient)\s*[:=]\s*{_NOT_PERSON}(?P<d>{_CAPS}(?:[,\s^]+{_CAPS})*)",
 )
 _PLACES = (
-    r"\b\d{1,5}\s+(?:[A-Z][\w.’'-]+\s+){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court"
+    r"\b\d{1,5}[A-Za-z]?\s+(?:[A-Z][\w.’'-]+\s+){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court"
     r"|Square)\b\.?",
     r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|str\.|weg|platz|allee)\s+\d+\w?",
+    r"\b\d{1,4},?\s+(?:[Rr]ue|[Aa]venue|[Bb]oulevard|[Pp]lace|[Vv]ia|[Cc]alle|[Rr]ua)\s+(?:(?:de|du|des|la|le|del|della)\s+)*[A-ZÀ-Þ]\w+"
+    r"(?:,?\s+\d{4,5}\s+[A-ZÀ-Þ]\w+)?",
+    r"\b[A-Z]{1,2}\d[A-Z\d]?\s\d[ABD-HJLNP-UW-Z]{2}\b|\b[A-Z]\d[A-Z]\s\d[A-Z]\d\b",  # British, Canadian post codes
     r"\b(?!(?:The|This|At|In|From|Outside|Our)\s)(?:St\.?\s+|Saint\s+|Mount\s+)?(?:[A-Z][\w’'-]+\s+){1,4}"
     r"(?:Hospitals?|Clinic|Infirmary|Medical Cent(?:er|re)|Health(?:care)?|Klinikum|Krankenhaus|Hospice|University"
     r"|Universität|Sanatorium|Imaging Cent(?:er|re)|Nursing Home)\b",
@@ -110,7 +120,7 @@ _PLACES = (
 _AGES = (
     rf"\bninety(?:[-\s]{_ONES})?(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b)",
     rf"\b(?:one|a)?[-\s]?hundred(?:[-\s]and)?(?:[-\s]{_NUMBER_WORD})?(?=[\s-]years?[\s-]olds?\b)",
-    r"\b(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b|[MF]\b)",
+    r"\b(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|[MF]\b)",
     r"\b(?:aged?|age is)\b[:\s]+(?P<d>9\d|1[0-2]\d)\b(?!\s?(?:mm|cm|%))",
 )
 

@@ -23,6 +23,7 @@ from client.imaging.header import border, refusal
 from client.imaging.ocr import Reader
 from client.imaging.png import Grey
 from client.imaging.profile import DeidProfile, Limits, Rendering
+from client.imaging.strokes import written
 
 Floats = npt.NDArray[np.float64]
 _LOW, _HIGH = 0.005, 0.995  # without a window: these quantiles of the frame become black and white
@@ -186,11 +187,13 @@ _HIDDEN_SHARE, _HIDDEN_SHADES = 0.002, 13  # of the pixels; of 255
 
 
 def _hides(grey: Grey, whole: Grey) -> bool:
-    """Whether the window draws in plain black or white what has shades: text there is not seen in the picture."""
+    """Whether the window draws in plain black or white what has strokes: text there is not seen in the picture."""
     for end in (0, 255):
-        under = whole[grey == end]
+        hidden = grey == end
+        under = whole[hidden]
         if under.size >= _HIDDEN_SHARE * grey.size and int(np.ptp(under)) >= _HIDDEN_SHADES:
-            return True
+            if (written(whole) & hidden).any():
+                return True
     return False
 
 

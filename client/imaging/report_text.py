@@ -64,7 +64,7 @@ def scrub(
     'Seen by [NAME] on [DATE]. Nodule 4 x 5 mm at T12-L1.'
     """
     clean = _normalised(text)
-    spans = [*_known(clean, identifiers, staff), *(_Span(*span) for span in matches(clean))]
+    spans = [*_known(clean, identifiers, staff), *(_Span(*span) for span in matches(clean)), *_announced(clean)]
     if tagger is not None:
         spans += [_Span(*span) for span in tagger.spans(clean)]
     clean = _replaced(clean, spans)
@@ -274,6 +274,52 @@ def _within_typo(word: str, name: str) -> bool:
     return row[-1] <= allowed
 
 
+_ANNOUNCES = re.compile(
+    r"\b(?:(?:dictated|reported|read|signed|verified|approved|transcribed|typed|authori[sz]ed|interpreted|reviewed|seen"
+    r"|performed|examined|requested|ordered|referred)\s+by|radiographer|technologist|technician|practitioner|midwife"
+    r"|physician|surgeon|resident|fellow|consultant|registrar|daughter|son|husband|wife|mother|father|brother|partner"
+    r"|guardian|carer|caregiver|friend|neighbou?r|per|pt(?:\.|\s+name)?|patient\s+name)\b[:,.]?[ \t]+",
+    re.IGNORECASE,
+)
+_FOLLOWS = re.compile(
+    r"(?:\b(?:was|were|is|has\s+been|been)\s+(?:called|informed|notified|paged|phoned|telephoned|contacted|told|aware"
+    r"|present|asked|counsel+ed)\b|(?:,\s*\w\.?)?\s*[-–,]?\s*(?:md|frcr|frcpc|phd|mbbs|consultant|registrar|radiologist)\b)",
+    re.IGNORECASE,
+)
+_ANNOUNCED_WORDS = 4
+
+
+def _announced(text: str) -> Iterator[_Span]:
+    """Unknown words, in small letters too, where the words beside them say that a person is named."""
+    words = list(_WORD.finditer(text))
+    for announcing in _ANNOUNCES.finditer(text):
+        after = [word for word in words if announcing.end() <= word.start()][:_ANNOUNCED_WORDS]
+        at = announcing.end()
+        for word in after:
+            if re.fullmatch(r"[ \t,./&-]*", text[at : word.start()]) is None or _is_plain(word[0]):
+                break
+            if len(word[0]) >= 3:
+                yield _Span(*word.span(), NAME)
+            at = word.end()
+    for said in _FOLLOWS.finditer(text):
+        before = [word for word in words if word.end() <= said.start()][-2:]
+        at = said.start()
+        for word in reversed(before):
+            if re.fullmatch(r"[ \t,.]*", text[word.end() : at]) is None or _is_plain(word[0]) or len(word[0]) < 3:
+                break
+            yield _Span(*word.span(), NAME)
+            at = word.start()
+
+
+def _is_plain(word: str) -> bool:
+    """Whether a word, or each part of a compound, is in the vocabulary, as it stands or by its base. One letter may be
+    an initial."""
+    if len(word) < 2:
+        return False
+    parts = [fold(part) for part in re.split(r"[-’']", word)]
+    return all(part in vocabulary() or _stem(part) in vocabulary() or len(part) < 3 for part in parts)
+
+
 def _unknown_names(text: str) -> Iterator[_Span]:
     """Capitalised words inside a sentence, and long words in capitals, that the vocabulary does not know."""
     if _shouting(text):
@@ -285,16 +331,28 @@ def _unknown_names(text: str) -> Iterator[_Span]:
         parts = [fold(part) for part in re.split(r"[-’']", word)]
         if all(part in vocabulary() or _stem(part) in vocabulary() or len(part) < 3 for part in parts):
             continue
+        if word[0].isupper() and word[1:].islower() and _EPONYM_OF.match(text, match.end()):
+            continue
         titled = word[0].isupper() and word[1:].islower() or bool(re.fullmatch(r"(?:Mc|Mac|O[’'])[A-Z]\w+", word))
         titled = titled or bool(re.fullmatch(r"[A-Z][a-z]+(?:[-’'][A-Z]?[a-z]+)+", word))
+        irish = re.fullmatch(r"(?:Mc|Mac|O[’'])[A-Z]\w+", word) is not None
         shouted = word.isupper() and len(word) >= 5
-        if (titled and not _starts_sentence(text, match.start())) or shouted:
+        if irish or shouted or (titled and not _starts_sentence(text, match.start())):
             yield _Span(*match.span(), NAME)
+
+
+_EPONYM_OF = re.compile(
+    r" (?:signs?|syndromes?|catheters?|tubes?|rods?|drains?|lines?|classification|criteria|score|stage|grade|complex"
+    r"|triad|hernia|lymphoma|tumou?r|angle|shunt|valve|filter|stent|prosthesis|nails?|screws?|plates?|nodes?|zones?"
+    r"|sarcoma)\b"
+)  # what stands behind the name of its inventor, without 's
 
 
 def _starts_sentence(text: str, at: int) -> bool:
     before = text[max(0, at - 40) : at]
     last = before.rstrip()
+    if re.search(r"(?:^|[\s:(,])[A-Z]\.$", last):  # an initial
+        return False
     return not last or "\n" in before[len(last) :] or last[-1] in '.!?:;])"“(•*-'
 
 

@@ -46,6 +46,7 @@ def inked(picture: Grey, changed: Grey) -> Grey:
         ("MRN 482913", (180, 120), 22, 255, 0),
         ("DOB 12.03.1950", (355, 200), 14, 0, 0),
         ("Vandermolen 77213", (60, 350), 18, 255, 90),
+        ("Vandermolen 77213", (40, 30), 16, 255, 35),
     ],
 )
 def test_text_is_blanked_whatever_its_place_size_shade_and_turn(

@@ -10,7 +10,8 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from client.imaging.export import ExportCounts, export
+from client.imaging.export import ExportCounts, _decoded, export
+from client.imaging.header_path import clean_native
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from federation.errors import DataError, StoreError
@@ -144,3 +145,15 @@ def test_a_folder_that_may_not_be_written_is_one_error(
     with pytest.raises(StoreError) as refused:
         run(hospital)
     assert refused.value.code == "no-permission"
+
+
+def test_both_ways_of_writing_give_one_file(
+    tmp_path: Path, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    path = tmp_path / "one.dcm"
+    make_chest().save_as(path, enforce_file_format=True)
+    native = clean_native(path.read_bytes(), profile, keys)
+    assert native is not None
+    fast, slow = b"".join(native), _decoded(dcmread(path), profile, keys)
+
+    assert fast == slow

@@ -25,6 +25,7 @@ CLINICAL = [
     "Cardiomegaly", "Yes.", "No", "normal", "Bacterial pneumonia.", "Right", "Pleural Effusion", "Uncertain",
     "Is there Pneumothorax?", "Describe the findings.", "How large is the nodule in mm?", "What is the view: AP or PA?",
     "LUNGS ARE CLEAR. HEART SIZE IS NORMAL. NO PLEURAL EFFUSION OR PNEUMOTHORAX.",
+    "Husband reports cough. Reviewed by the team, per protocol. Trousseau phenomenon. Quenu nodes. Harrington rods.",
     "The patient has mild scoliosis. Patient is rotated. Old granulomatous disease, 8/10 ribs visible, 5-7 days.",
 ]  # fmt: skip
 
@@ -89,6 +90,17 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("at Mercy Medical Center", "at [PLACE]"),
         ("lives at 12 Oak Street", "lives at [PLACE]"),
         ("a 93-year-old man", "a 90+-year-old man"),
+        ("is 93 y.o. now", "is 90+ y.o. now"),
+        ("dictated by k. vance md", "dictated by k. [NAME] md"),
+        ("vance, j - consultant radiologist", "[NAME], j - consultant radiologist"),
+        ("the surgeon Ana Vance was present", "the surgeon [NAME] was present"),
+        ("Radiographer: T. Kvothe.", "Radiographer: T. [NAME]."),
+        ("O'Kvothe was called", "[NAME] was called"),
+        ("Prof. Dr. med. Ana Vance", "[NAME]"),
+        ("since May '19", "since [DATE]"),
+        ("on Tuesday 8/11", "on [DATE]"),
+        ("please ring 555-0142", "please ring [ID]"),
+        ("in NW1 6XE", "in [PLACE]"),
         ("an 89 year old man", "an 89 year old man"),
     ],
 )

@@ -1,0 +1,90 @@
+"""Where in a grey picture something may be written: a cheap look before the networks are asked.
+
+Letters are strokes, thinner than the things of a body and brighter or darker than both of their sides. A morphological
+opening takes strokes thinner than its window away and leaves edges and slopes of any height (Serra, "Image Analysis
+and Mathematical Morphology", 1982, on the top-hat). What it took away is squared and averaged over windows of 16
+pixels, and compared with what noise leaves in the same part of the picture.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from client.imaging.png import Grey
+
+_WINDOW = 7  # pixels; strokes up to 6 wide, which letters up to about 40 high have
+_CELL = 8
+_ABOVE_NOISE, _SILENCE, _LOUD = 2.5, 30.0, 600.0  # ratio; squares of shades: what is never, and what is always asked
+_NEIGHBOURS = 11  # cells on a side of the part of the picture that says how strong its noise is
+_ROOM, _PART_MIN = 3, 96  # cells around suspected ones; pixels
+_MOST = 0.7  # of the picture: parts that are more are no saving
+
+Rectangle = tuple[int, int, int, int]
+
+
+def places(picture: Grey) -> list[Rectangle]:
+    """(top, left, bottom, right) of the parts that may carry letters, with room around them; one for all if most may.
+
+    Guarantees: where strokes up to 6 pixels wide differ by 25 shades or more from both of their sides and fill a fifth
+    of a window of 16 pixels, the window is inside of a part, whatever the noise; in quieter places fainter ones are.
+    """
+    rows, columns = picture.shape
+    labels, _ = ndimage.label(ndimage.binary_dilation(_suspected(picture), iterations=_ROOM), np.ones((3, 3)))
+    parts = [_pixels(down, across, picture.shape) for down, across in ndimage.find_objects(labels)]
+    if sum((part[2] - part[0]) * (part[3] - part[1]) for part in parts) > _MOST * rows * columns:
+        return [(0, 0, rows, columns)]
+    return parts
+
+
+def written(picture: Grey) -> npt.NDArray[np.bool_]:
+    """The same places, pixel by pixel."""
+    rows, columns = picture.shape
+    return np.kron(_suspected(picture), np.ones((_CELL, _CELL), dtype=np.bool_))[:rows, :columns]
+
+
+def noise_of(picture: Grey) -> float:
+    """Standard deviation of a picture's noise, in shades. Immerkær, "Fast Noise Variance Estimation", 1996, with a
+    median instead of a mean, so that edges and letters hardly count."""
+    if min(picture.shape) < 3:
+        return 0.0
+    values = picture.astype(np.int16)
+    across = values[:, :-2] - 2 * values[:, 1:-1] + values[:, 2:]
+    both = across[:-2] - 2 * across[1:-1] + across[2:]
+    return float(np.median(np.abs(both))) / (0.6745 * 6)
+
+
+def smoothed(picture: Grey) -> Grey:
+    """Noise averaged over the width of a thin stroke, and the rest stretched to fill the range of shades."""
+    calm = ndimage.gaussian_filter(picture.astype(np.float32), 1.0)
+    spread = max(float(calm.std()), 1.0)
+    return np.asarray(np.clip(128 + (calm - calm.mean()) * (40 / spread), 0, 255).astype(np.uint8))
+
+
+def _suspected(picture: Grey) -> npt.NDArray[np.bool_]:
+    """One answer per cell of 8 x 8 pixels."""
+    size = (_WINDOW, _WINDOW)
+    bright = picture - ndimage.grey_opening(picture, size)
+    dark = ndimage.grey_closing(picture, size) - picture
+    return _stands_out(bright) | _stands_out(dark)
+
+
+def _pixels(down: slice, across: slice, shape: tuple[int, ...]) -> Rectangle:
+    """Some cells as pixels, not smaller than a network needs to see what is around a letter."""
+    edges = []
+    for cells, most in ((down, shape[0]), (across, shape[1])):
+        start, stop = _CELL * int(cells.start), min(most, _CELL * int(cells.stop))
+        start = max(0, min(start, (start + stop - _PART_MIN) // 2, most - _PART_MIN))
+        edges.append((start, min(most, max(stop, start + _PART_MIN))))
+    (top, bottom), (left, right) = edges
+    return top, left, bottom, right
+
+
+def _stands_out(strokes: Grey) -> npt.NDArray[np.bool_]:
+    rows, columns = strokes.shape
+    down, across = -(-rows // _CELL), -(-columns // _CELL)
+    squares = np.zeros((down * _CELL, across * _CELL), dtype=np.float32)
+    squares[:rows, :columns] = strokes.astype(np.float32) ** 2
+    cells = squares.reshape(down, _CELL, across, _CELL).mean(axis=(1, 3))
+    windows = ndimage.uniform_filter(cells, 2)
+    usual = ndimage.percentile_filter(windows, 25, size=_NEIGHBOURS)
+    return np.asarray((windows > np.maximum(_ABOVE_NOISE * usual, _SILENCE)) | (windows > _LOUD))
