@@ -253,7 +253,9 @@ def main() -> None:
     given = parser.parse_args()
     plan = parse_plan(PLAN)
     plan = replace(
-        plan, run=replace(plan.run, rounds=given.rounds), aggregation=replace(plan.aggregation, secure=given.masked)
+        plan,
+        run=replace(plan.run, rounds=given.rounds, quorum=3 if given.masked else plan.run.quorum),
+        aggregation=replace(plan.aggregation, secure=given.masked),
     )
     given.out.mkdir(parents=True, mode=0o700)
     told = run(given.out.resolve(), plan, given.seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from client.daemon import Carrier, Daemon, OneThread
+from client.doctor import trouble
 from client.folder import CA, ROSTER, TRANSPORT, SiteFolder
 from client.policy import Policy
 from client.site import Site
@@ -37,6 +38,7 @@ def main() -> None:
         Carrier(opened.address(), folder / CA, folder / TRANSPORT, heartbeat_s=10),  # the least that Flower takes
         thread=thread,
         approve=lambda digest, by: None,
+        trouble=lambda: trouble(opened),
         metrics_port=0,
         backoff=Backoff(first_s=0.5, most_s=5.0),
     ).run_until_signal()
