@@ -116,7 +116,7 @@ def events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """`python -m sim.vector_federation FOLDER`: one masked round from beginning to end, as the shortest run there is."""
+    """`python -m sim.vector_federation FOLDER`: one masked round from beginning to end."""
     federation = VectorFederation(Path(sys.argv[1]))
     federation.establish()
     try:
