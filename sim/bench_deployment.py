@@ -23,6 +23,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client.app import BUSY_FOR_S
 from client.local_service import LocalService
 from federation import supervise
 from federation.errors import CarrierError
@@ -33,7 +34,7 @@ from sim.vector_federation import VectorFederation
 
 SITES = ("a", "b", "c")
 NUMBERS = 2**18  # float32: 1 MiB
-WAIT_S = 900.0
+WAIT_S, IDLE_S = 900.0, 120.0
 PROGRAMS = Path(sys.executable).parent
 PLAN = """
 [run]
@@ -158,6 +159,8 @@ def ours(folder: Path, rounds: int) -> dict[str, Any]:
             _wait(lambda launched=launched: launched.standing().state in runs.OVER, f"our {name} run")  # type: ignore[misc]
             seconds = [record.seconds for record in launched.records()]
             told[name] = _figures(seconds) | {"all": [round(one, 2) for one in seconds]}
+        time.sleep(BUSY_FOR_S)  # after which relay and node ask seldom again
+        told["idle"] = idle([federation.processes["a"].pid])
     finally:
         told["server_mb"] = memory.stop()
         federation.stop()
@@ -222,6 +225,27 @@ def flowers(folder: Path, rounds: int) -> dict[str, Any]:
     return _figures(seconds) | {"all": [round(one, 2) for one in seconds], "server_mb": memory.stop()}
 
 
+def idle(roots: list[int]) -> dict[str, float]:
+    """What a site costs that is not asked: daemon, node and relay together, over two minutes."""
+    processes = _tree(roots)
+    cpu, memory, began = sum(map(_cpu_s, processes)), sum(map(_resident_mb, processes)), time.monotonic()
+    time.sleep(IDLE_S)
+    spent, grown = sum(map(_cpu_s, processes)) - cpu, sum(map(_resident_mb, processes)) - memory
+    return {
+        "percent_of_a_core": round(100 * spent / (time.monotonic() - began), 2),
+        "mb": round(memory, 1), "mb_grown": round(grown, 2), "processes": len(processes),
+    }  # fmt: skip
+
+
+def _cpu_s(process: int) -> float:
+    """User and system time so far (proc(5))."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def relay_start(folder: Path) -> dict[str, float]:
     """From the start of a relay to its first request at the daemon, and the CPU that this took."""
     folder.mkdir()
@@ -239,8 +263,7 @@ def relay_start(folder: Path) -> dict[str, float]:
         with subprocess.Popen(command, env=supervise.environment(os.environ, {}), stderr=subprocess.DEVNULL) as process:
             asked.wait(60)
             seconds.append(time.monotonic() - began)
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            cpu.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+            cpu.append(_cpu_s(process.pid))
             process.kill()
     service.close()
     return {"seconds": round(min(seconds), 2), "cpu_s": round(statistics.median(cpu), 2)}
@@ -298,6 +321,7 @@ def main() -> None:
         "flower_seconds_per_round": floor["median_s"], "seconds_per_round": mine["open"]["median_s"],
         "seconds_over_flower": round(over, 2), "masked_seconds_per_round": mine["masked"]["median_s"],
         "flower_server_mb": floor["server_mb"], "server_mb": mine["server_mb"],
+        "idle_site_percent_of_a_core": mine["idle"]["percent_of_a_core"],
         "relay_start_s": relay["seconds"], "relay_start_cpu_s": relay["cpu_s"],
     }  # fmt: skip
     machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
