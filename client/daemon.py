@@ -35,7 +35,7 @@ FOLDERS = ("run", "logs")
 WAITING = "waiting for the coordinator"
 RESTARTS = Backoff()
 RETRYING = "Connection attempt failed"  # Flower's node, each time that nobody answers
-TROUBLE_S = 300.0  # after which a cause is looked at, and told, anew
+LOOK_AGAIN_S, TROUBLE_S = 30.0, 300.0  # a cause is looked for no more often than the one, and told anew after the other
 NOT_LET_IN = (
     "the coordinator answers and does not let this node in: it still counts a killed one as connected, for a minute, or"
     " the roster in force has another key of this site"
@@ -291,6 +291,8 @@ class Daemon:
         """In a thread of its own: the node's output is read on meanwhile. Told once for each cause."""
 
         def look() -> None:
+            if self._clock() - self._looked_at < LOOK_AGAIN_S and not otherwise:
+                return
             if not self._looking.acquire(blocking=False):
                 return
             with contextlib.ExitStack() as stack:

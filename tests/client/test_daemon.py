@@ -2,6 +2,7 @@
 
 import json
 import threading
+from itertools import count
 
 import numpy as np
 import pytest
@@ -83,7 +84,10 @@ def test_what_keeps_the_node_away_is_looked_at_and_told_once_and_forgotten_when_
         looked.release()
         return next(causes)
 
-    made = Daemon(site, tmp_path / "d", None, thread=OneThread(), approve=lambda digest, by: None, trouble=trouble)
+    made = Daemon(
+        site, tmp_path / "d", None, thread=OneThread(), approve=lambda digest, by: None, trouble=trouble,
+        clock=count(0.0, 31.0).__next__,
+    )  # fmt: skip
     made.start()
     stub = Stub(made.folder / "run" / "daemon.sock")
 
