@@ -275,11 +275,10 @@ def _watch(
             time.sleep(0.05)
 
     def kill_one() -> None:
-        trained = {name: _trained(party.folder / "logs" / "site.jsonl") for name, party in sites.items()}
-        ahead = [name for name, rounds in trained.items() if rounds > min(trained.values())]
-        if ahead:
+        found = ahead({name: party.folder / "logs" / "site.jsonl" for name, party in sites.items()})
+        if found is not None:
             left[0] = False
-            victim = sites[ahead[0]]
+            victim = sites[found]
             processes[victim.name].kill()
             processes[victim.name].wait()
             say(f"{victim.name}: killed after it trained; starting it again (flower lets it in when it has missed it)")
@@ -292,6 +291,12 @@ def _watch(
     if folder.standing().state != "finished":
         raise _failed(folder.standing().detail or "the run did not finish", place)
     return folder.run_id
+
+
+def ahead(logs: Mapping[str, Path]) -> str | None:
+    """A hospital that has trained in a round in which another one still has to; None while there is none."""
+    rounds = {name: _trained(log) for name, log in logs.items()}
+    return next((name for name, number in sorted(rounds.items()) if number > min(rounds.values())), None)
 
 
 def _trained(log: Path) -> int:

@@ -34,6 +34,7 @@ from server.coordinator import Coordinator, Listening, local, stop_run
 from server.federation_folder import FederationFolder
 from server.trusted import roster_in_force
 from server.verify import verify
+from sim.deployment import ahead
 from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.vector_hospital import CONSORTIUM, site_of
@@ -217,6 +218,25 @@ def in_one_process(folder, plan=PLAN):
     finally:
         for site in sites.values():
             site.ledger.close()
+
+
+def test_the_demonstration_kills_a_hospital_that_is_ahead_of_another(tmp_path):
+    logs = {name: tmp_path / f"{name}.jsonl" for name in SITES}
+
+    def trained(name, number):
+        for kind, answer in (("consent", "consent"), ("train", "trained")):
+            line = json.dumps({"event": "answered", "kind": kind, "answer": answer, "round": number})
+            with logs[name].open("a") as file:
+                file.write(line + "\n")
+
+    found = [ahead(logs)]
+    for name, number in (("b", 1), ("a", 1), ("c", 1), ("c", 2)):
+        trained(name, number)
+        found.append(ahead(logs))
+    with logs["a"].open("a") as file:
+        file.write('{"event": "answ')
+
+    assert found == [None, "b", "a", None, "c"] and ahead(logs) == "c"
 
 
 def test_the_adapter_is_the_simulators_and_the_evidence_verifies(deployment, tmp_path):
