@@ -7,7 +7,9 @@ may crash and are started again. The daemon alone decides, trains and pays. It i
 loads its model once.
 """
 
+import contextlib
 import json
+import math
 import os
 import queue
 import secrets
@@ -32,6 +34,12 @@ from federation.supervise import Backoff, Child
 FOLDERS = ("run", "logs")
 WAITING = "waiting for the coordinator"
 RESTARTS = Backoff()
+RETRYING = "Connection attempt failed"  # Flower's node, each time that nobody answers
+LOOK_AGAIN_S, TROUBLE_S = 30.0, 300.0  # a cause is looked for no more often than the one, and told anew after the other
+NOT_LET_IN = (
+    "the coordinator answers and does not let this node in: it still counts a killed one as connected, for a minute, or"
+    " the roster in force has another key of this site"
+)
 
 T = TypeVar("T")
 
@@ -104,12 +112,16 @@ class Daemon:
         thread: OneThread,
         approve: Callable[[str, str], None],
         spent: Callable[[], Mapping[str, Any]] = dict,
+        trouble: Callable[[], str] = lambda: "",
         metrics_port: int | None = None,
         backoff: Backoff = RESTARTS,
         clock: Callable[[], float] = time.monotonic,
         also_log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`site` was opened in `thread`. Without a `carrier` nothing is started but the local service."""
+        """`site` was opened in `thread`. Without a `carrier` nothing is started but the local service.
+
+        `trouble` looks what is wrong on the way to the coordinator, when the node says that something is.
+        """
         self.site, self.folder, self._carrier = site, folder, carrier
         self._approve, self._spent, self._clock, self._backoff = approve, spent, clock, backoff
         for name in FOLDERS:
@@ -118,6 +130,7 @@ class Daemon:
         self.metrics = Metrics()
         self.doing = Doing(since=clock())
         self._thread = thread
+        self._trouble, self._troubled, self._looked_at, self._looking = trouble, "", -math.inf, threading.Lock()
         self._children: list[Child] = []
         self._service: LocalService | None = None
         self._metrics_port = metrics_port
@@ -188,6 +201,7 @@ class Daemon:
         answer = self._thread.call(partial(self._answer, question))
         seconds = self._clock() - began
         doing.answered += 1
+        self._troubled = ""
         told = {"kind": question.kind, "answer": answer.kind, "run": question.run_id, "round": question.round_number}
         why = {name: answer.body[name] for name in ("reasons", "code") if name in answer.body}
         doing.last = told | why
@@ -224,6 +238,7 @@ class Daemon:
             "round": self.doing.round_number,
             "answered": self.doing.answered,
             "last": self.doing.last,
+            "trouble": self._troubled if self._clock() - self._looked_at < TROUBLE_S else "",
             "children": {child.name: {"pid": child.pid, "starts": child.starts} for child in self._children},
             "coordinator": self._carrier.superlink if self._carrier else None,
             "metrics_port": self._served.port if self._served else None,
@@ -253,12 +268,41 @@ class Daemon:
                 name,
                 lambda command=command: command,  # type: ignore[misc]
                 supervise.environment(os.environ, extra, proxies=name == "node"),
-                on_line=self.log.child_line,
-                on_event=self.log,
+                on_line=self._node_says if name == "node" else self.log.child_line,
+                on_event=self._node_event if name == "node" else self.log,
                 backoff=self._backoff,
             )
             self._children.append(child)
             child.start()
+
+    # When the node does not get through: it says little of why, and of a wrong clock nothing.
+
+    def _node_says(self, name: str, line: str) -> None:
+        self.log.child_line(name, line)
+        if RETRYING in line:
+            self._look("")
+
+    def _node_event(self, event: str, **fields: object) -> None:
+        self.log(event, **fields)
+        if event == "child-ended":
+            self._look(NOT_LET_IN)
+
+    def _look(self, otherwise: str) -> None:
+        """In a thread of its own: the node's output is read on meanwhile. Told once for each cause."""
+
+        def look() -> None:
+            if self._clock() - self._looked_at < LOOK_AGAIN_S and not otherwise:
+                return
+            if not self._looking.acquire(blocking=False):
+                return
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._looking.release)
+                found = self._trouble() or otherwise
+                if found and (found != self._troubled or self._clock() - self._looked_at > TROUBLE_S):
+                    self.log("not-connected", says=found)
+                self._troubled, self._looked_at = found, self._clock()
+
+        threading.Thread(target=look, name="trouble", daemon=True).start()
 
     def _start_metrics(self) -> None:
         if self._metrics_port is None:
@@ -279,5 +323,7 @@ class Daemon:
             )
         except OSError:
             raise CarrierError(
-                "port-taken", "the port for metrics is taken", hint="name another with --metrics-port, or 0 for any"
+                "port-taken",
+                "the port for metrics is taken",
+                hint="name another in site.toml, [carrier] metrics_port, or 0 for any",
             ) from None

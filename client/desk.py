@@ -27,6 +27,7 @@ def daemon(folder: SiteFolder, *, also_log: Callable[[str], None] = lambda line:
 
     Raises: SettingsError, TrustError, StoreError, ModelError: one line and a hint each, before anything listens.
     """
+    from client.doctor import trouble
     from client.opening import open_site
 
     settings = folder.settings()
@@ -45,6 +46,7 @@ def daemon(folder: SiteFolder, *, also_log: Callable[[str], None] = lambda line:
                 thread=thread,
                 approve=lambda digest, by: approve(folder.path, digest, by=by),
                 spent=opened.spent,
+                trouble=lambda: trouble(folder),
                 metrics_port=settings.carrier.metrics_port,
                 also_log=also_log,
             )
@@ -95,6 +97,8 @@ def status_lines(told: dict[str, Any]) -> list[str]:
         f"coordinator  {told['coordinator'] or 'none'}",
         f"answered     {told['answered']} questions since the start",
     ]
+    if told.get("trouble"):
+        lines.append(f"trouble      {told['trouble']}")
     if told["last"]:
         last = told["last"]
         why = last.get("code") or ", ".join(last.get("reasons", ()))

@@ -30,6 +30,18 @@ CERTIFICATE_DAYS = (14, 3)
 ROSTER_DAYS = (14, 3)
 DISK_BYTES = 2**30
 TIMEOUT_S = 10.0
+CERTIFICATE_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+PROXY_SAYS = {
+    b"407": "asks for a password",
+    b"403": "forbids the connection",
+    b"502": "cannot reach the coordinator",
+    b"503": "cannot reach the coordinator",
+    b"504": "cannot reach the coordinator",
+}
+
+
+class _ProxyRefuses(Exception):
+    """The proxy answered, and not with a connection."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,12 @@ def examine(folder: SiteFolder, *, now: Callable[[], float] = time.time) -> list
         _checked("telemetry", _telemetry),
         _checked("listening", lambda: _listening(folder.path)),
     ]
-    return findings + _network(folder, now)
+    return findings + network(folder, now)
+
+
+def trouble(folder: SiteFolder) -> str:
+    """What is wrong on the way to the coordinator, in a line; empty if nothing is that could be seen from here."""
+    return "; ".join(one.says for one in network(folder, time.time) if one.health == "fix")
 
 
 def worst(findings: list[Finding]) -> Health:
@@ -152,7 +169,7 @@ def _listening(path: Path) -> tuple[Health, str]:
     return "ok", "loopback and one Unix socket"
 
 
-def _network(folder: SiteFolder, now: Callable[[], float]) -> list[Finding]:
+def network(folder: SiteFolder, now: Callable[[], float]) -> list[Finding]:
     """Name, TLS 1.3 with the federation's own CA, certificate and clock, as the node will meet them."""
     try:
         host, _, port = folder.address().rpartition(":")
@@ -167,11 +184,16 @@ def _network(folder: SiteFolder, now: Callable[[], float]) -> list[Finding]:
                 ended = now()
     except FedError as error:
         return [Finding("coordinator", "fix", f"{error.message}; {error.hint}")]
-    except ssl.SSLCertVerificationError:
-        said = "another certificate than the federation's: an inspecting proxy, or an expired one"
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code == CERTIFICATE_EXPIRED:
+            said = "the coordinator's certificate has expired: ask it to run `wardround coordinator renew`"
+        else:
+            said = "another certificate than the federation's: ask for an exception from the inspecting proxy"
         return [Finding("coordinator", "fix", said)]
     except ssl.SSLError:
         return [Finding("coordinator", "fix", "no TLS 1.3 there: is it the coordinator's address?")]
+    except _ProxyRefuses as refusal:
+        return [Finding("coordinator", "fix", f"the proxy {refusal}: it must let {host}:{port} through")]
     except (OSError, ValueError):
         return [Finding("coordinator", "fix", f"{host}:{port} does not answer: firewall, proxy, or it is not served")]
     until = ssl.cert_time_to_seconds(str(told["notAfter"]))
@@ -218,9 +240,10 @@ def _connect(host: str, port: int, proxy: str | None) -> socket.socket:
         if not more:
             break
         answer += more
-    if b" 200" not in answer.split(b"\r\n")[0]:
+    status = answer.split(b"\r\n")[0].split(b" ")[1:2]
+    if status != [b"200"]:
         plain.close()
-        raise OSError("the proxy refuses")
+        raise _ProxyRefuses(PROXY_SAYS.get(b"".join(status), "refuses the connection"))
     return plain
 
 

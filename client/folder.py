@@ -29,7 +29,7 @@ from federation.secagg.bodies import Identity
 from federation.trust import enrolment, fingerprint
 from federation.trust import roster as rosters
 from federation.trust.enrolment import Invitation, Submission
-from federation.trust.keys import SigningKey, VerifyKey, write_secret
+from federation.trust.keys import SigningKey, VerifyKey, whole_or_nothing, write_secret
 from federation.trust.roster import Officer, SignedRoster
 from federation.trust.translog import TransLog
 
@@ -87,13 +87,14 @@ class SiteFolder:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in FOLDERS:
             (path / name).mkdir(exist_ok=True, mode=0o700)
-        SigningKey.create(path / IDENTITY)  # first: it refuses a folder that is in use
-        SigningKey.create(path / LOG_KEY)
-        _make_transport(path / TRANSPORT)
-        write_secret(path / SECRET, keys.key("site secret"))
         text = TEMPLATE.format(site_id=site_id, coordinator=coordinator, declared=declared_patients)
-        durable.write(path / SETTINGS, [text.encode("utf-8")])
-        (path / SETTINGS).chmod(0o600)
+        with whole_or_nothing() as made:
+            SigningKey.create(made(path / IDENTITY))  # first: it refuses a folder that is in use
+            SigningKey.create(made(path / LOG_KEY))
+            _make_transport(made(path / TRANSPORT))
+            write_secret(made(path / SECRET), keys.key("site secret"))
+            durable.write(made(path / SETTINGS), [text.encode("utf-8")])
+            (path / SETTINGS).chmod(0o600)
         return cls(path)
 
     def settings(self) -> Settings:

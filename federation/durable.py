@@ -20,7 +20,7 @@ def write(path: Path, pieces: Iterable[Buffer]) -> None:
     """
     part = path.with_name(path.name + ".part")
     with disk_full_is_ours(), open(part, "wb", buffering=0) as file:
-        _write_all(file.fileno(), pieces)
+        write_all(file.fileno(), pieces)
         os.fsync(file.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
@@ -36,7 +36,7 @@ def overwrite(path: Path, pieces: Iterable[Buffer]) -> None:
     with disk_full_is_ours():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            _write_all(descriptor, pieces)
+            write_all(descriptor, pieces)
             os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
             os.fdatasync(descriptor)
         finally:
@@ -64,7 +64,7 @@ def disk_full_is_ours() -> Iterator[None]:
         raise
 
 
-def _write_all(descriptor: int, pieces: Iterable[Buffer]) -> None:
+def write_all(descriptor: int, pieces: Iterable[Buffer]) -> None:
     left = [memoryview(piece) for piece in pieces if len(piece)]
     while left:
         written = os.writev(descriptor, left[:PIECES_MOST])

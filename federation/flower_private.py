@@ -435,7 +435,7 @@ def run_supernode(
             last[0] = time.monotonic()
         time.sleep(min(seconds, SOON_S) if time.monotonic() - last[0] < SOON_FOR_S else seconds)
 
-    fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = heartbeat_s
+    fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = heartbeat_s  # type: ignore[attr-defined]
     start_client_internal._pull_and_store_message = watched
     start_client_internal.time = SimpleNamespace(sleep=sleep)  # type: ignore[assignment, attr-defined]
     host, _, port = address.rpartition(":")

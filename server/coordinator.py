@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -112,6 +113,8 @@ class Coordinator:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
+        """Raises: CarrierError `port-taken`, for the sites' port and for the page's."""
+        _require_free(self._listening.address)
         serve = self.home / "serve"
         task_secret, local_secret = secrets.token_hex(32), secrets.token_hex(32)
         for name, text in (("tasks.secret", task_secret), ("local.secret", local_secret)):
@@ -344,6 +347,26 @@ def _keep(tasks: Tasks, token: str, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None and time.monotonic() < until:
         tasks.keep(token)
         time.sleep(flower_private.HEARTBEAT_S / 2)
+
+
+def _require_free(address: str) -> None:
+    """Said here in a line; the SuperLink, a process of its own, would be started again and again."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except PermissionError:
+        raise CarrierError(
+            "port-taken", f"this user may not listen on port {port}", hint="below 1024 needs CAP_NET_BIND_SERVICE"
+        ) from None
+    except OSError:
+        raise CarrierError(
+            "port-taken",
+            f"cannot listen on {address}: another program does, or it is no address of this machine",
+            hint="stop the other program (ss -ltnp), or name another with --listen",
+        ) from None
 
 
 def begin(control: Control, folder: RunFolder) -> None:

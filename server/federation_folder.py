@@ -21,10 +21,14 @@ from federation.messages import SITE_ID
 from federation.trust import certificates, enrolment, fingerprint, times
 from federation.trust import roster as rosters
 from federation.trust.enrolment import Invitation, Submission
-from federation.trust.keys import SigningKey, VerifyKey
+from federation.trust.keys import SigningKey, VerifyKey, whole_or_nothing
 from federation.trust.roster import Member, Officer, Roster, SignedRoster
 
 FILE, DRAFT, TRIAL_OFFICER = "federation.json", "draft.json", "officer.key"
+MADE = (
+    "coordinator.key", "log.key", TRIAL_OFFICER, FILE, DRAFT, certificates.CA_KEY, certificates.CA_CERTIFICATE,
+    certificates.SERVER_KEY, certificates.SERVER_CERTIFICATE,
+)  # fmt: skip
 ADDRESS = re.compile(r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}|\[[0-9a-fA-F:]{2,45}\]:[0-9]{1,5}")
 
 
@@ -56,18 +60,21 @@ class FederationFolder:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in ("rosters", "tokens"):
             (path / name).mkdir(exist_ok=True, mode=0o700)
-        coordinator, log = SigningKey.create(path / "coordinator.key"), SigningKey.create(path / "log.key")
-        certificates.make_ca(path, consortium, now_s=now_s)
-        made = cls(path, consortium, address)
-        certificates.make_server(path, made.hosts(), now_s=now_s)
-        if not officers:
-            officers, threshold = (Officer("officer", SigningKey.create(path / TRIAL_OFFICER).public),), 1
-        first = Roster(
-            consortium, 1, times.text(now_s), times.text(now_s + rosters.DAYS_MAX * times.DAY_S), None,
-            tuple(officers), threshold, coordinator.public, log.public,
-        )  # fmt: skip
-        durable.write(path / FILE, [canonical.dump({"consortium": consortium, "address": address})])
-        made._propose(first)
+        with whole_or_nothing() as new:
+            for name in MADE:
+                new(path / name)
+            coordinator, log = SigningKey.create(path / "coordinator.key"), SigningKey.create(path / "log.key")
+            certificates.make_ca(path, consortium, now_s=now_s)
+            made = cls(path, consortium, address)
+            certificates.make_server(path, made.hosts(), now_s=now_s)
+            if not officers:
+                officers, threshold = (Officer("officer", SigningKey.create(path / TRIAL_OFFICER).public),), 1
+            first = Roster(
+                consortium, 1, times.text(now_s), times.text(now_s + rosters.DAYS_MAX * times.DAY_S), None,
+                tuple(officers), threshold, coordinator.public, log.public,
+            )  # fmt: skip
+            durable.write(path / FILE, [canonical.dump({"consortium": consortium, "address": address})])
+            made._propose(first)
         return made
 
     @classmethod

@@ -5,6 +5,7 @@ Used by `wardround verify`; docs/spec/secagg-1.md, section 7. A transcript opens
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from federation import canonical
 from federation.canonical import Value
@@ -27,7 +28,7 @@ def check(path: Path, this: RoundId, roster: Mapping[str, bytes], survivors: tup
         case {"version": version, "run": run, "round": number, "plan": plan, "inputs": str(inputs), **rest} if (
             version == PROTOCOL and (run, number, plan) == (this.run_id, this.round_number, this.plan_digest)
         ):
-            said = {stage: _bodies(rest.get(stage), this, stage, roster) for stage in STAGES}
+            said = {stage: _bodies(cast(Value, rest.get(stage)), this, stage, roster) for stage in STAGES}
         case _:
             raise FormatError(
                 "secagg-not-canonical",

@@ -150,9 +150,19 @@ def overview(runs: Path) -> list[dict[str, Any]]:
                 "planned_rounds": plan.run.rounds,
                 "target_epsilon": plan.privacy.target_epsilon,
                 "rounds": [round_row(record) for record in records],
+                "evaluation": _examined(folder.path / "report.json") if standing.state == "finished" else None,
             }
         )
     return told
+
+
+def _examined(report: Path) -> dict[str, Any] | None:
+    """What the hospitals said of the finished adapter, with noise; None if they were not asked."""
+    try:
+        private = json.loads(report.read_bytes())["evaluation"]["private"]
+        return {"auroc": private["macro"]["auroc"], "sites": sorted(private["sites"]), "left_out": private["left_out"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def round_row(record: RoundRecord) -> dict[str, Any]:
@@ -168,6 +178,7 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
         "downlink_bytes": dict(record.downlink_bytes),
         "seconds": round(record.seconds, 2),
         "outcome": record.outcome,
+        "closed": record.closed,
         "adapter": record.adapter_digest,
     }
 

@@ -257,17 +257,28 @@ def _watch(
     *,
     kill: bool,
 ) -> str:
-    """Follow the run to its end. Once, a hospital is killed right after it has trained, and started again."""
+    """Follow the run to its end. Once, a hospital is killed when it has trained, and started again.
+
+    That is while another one still trains: its update is on its disk and not masked yet, so no round is lost. Once keys
+    are shown for a masked sum, a hospital that dies is a dropout of that round, and three hospitals cannot spare one.
+    """
     from server import desk, runs
 
     [folder] = runs.every(coordinator.folder / "runs")
-    victim = sites[sorted(sites)[0]]
-    log, left = victim.folder / "logs" / "site.jsonl", [kill]
+    left = [kill]
 
     def pause(seconds: float) -> None:
-        time.sleep(seconds)
-        if left[0] and _trained(log):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if left[0]:
+                kill_one()
+            time.sleep(0.05)
+
+    def kill_one() -> None:
+        found = ahead({name: party.folder / "logs" / "site.jsonl" for name, party in sites.items()})
+        if found is not None:
             left[0] = False
+            victim = sites[found]
             processes[victim.name].kill()
             processes[victim.name].wait()
             say(f"{victim.name}: killed after it trained; starting it again (flower lets it in when it has missed it)")
@@ -275,19 +286,27 @@ def _watch(
 
     for line in desk.follow(folder, pause=pause):
         say(line)
+    if left[0]:
+        raise _failed("no hospital was ahead of the others, so none was killed: start the demonstration again", place)
     if folder.standing().state != "finished":
         raise _failed(folder.standing().detail or "the run did not finish", place)
     return folder.run_id
 
 
-def _trained(log: Path) -> bool:
-    """Whether this hospital has answered a question to train."""
+def ahead(logs: Mapping[str, Path]) -> str | None:
+    """A hospital that has trained in a round in which another one still has to; None while there is none."""
+    rounds = {name: _trained(log) for name, log in logs.items()}
+    return next((name for name, number in sorted(rounds.items()) if number > min(rounds.values())), None)
+
+
+def _trained(log: Path) -> int:
+    """The last round in which this hospital has answered a question to train."""
     try:
         lines = log.read_text(encoding="ascii").splitlines()
     except OSError:
-        return False
+        return 0
     told = [json.loads(line) for line in lines if line.endswith("}")]
-    return any(one["event"] == "answered" and one["answer"] == "update" for one in told)
+    return max((one["round"] for one in told if one["event"] == "answered" and one["kind"] == "train"), default=0)
 
 
 def _wait(ready: Callable[[], bool], who: str, place: Path) -> None:

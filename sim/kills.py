@@ -1,6 +1,6 @@
 """A hundred rounds between real processes, any of which may be killed at any moment (SIGKILL), and what is left of it.
 
-    python -m sim.kills --out DIR [--rounds 100] [--seed 0] [--masked]
+    python -m sim.kills --out DIR [--rounds 100] [--seed 0] [--masked]      (again: goes on with what is in DIR)
 
 A coordinator and three hospitals with vectors for patients, over TLS, with Flower between them. Killed at random are:
 `serve`, the SuperLink, the run's process, a daemon, a node, a relay. What systemd would start again is started again
@@ -14,26 +14,20 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from client.folder import SiteFolder
-from federation import supervise
 from federation.errors import CarrierError
 from federation.plan import RunPlan, parse_plan
 from federation.privacy.ledger import Ledger
 from server import desk, runs
-from server.federation_folder import FederationFolder
 from server.runs import RunFolder
 from server.verify import verify
-from sim.keys import SeededKeys
-from sim.vector_hospital import CONSORTIUM
+from sim.vector_federation import VectorFederation, events
 
 SITES = ("a", "b", "c")
 KINDS = ("serve", "superlink", "runner", "daemon", "node", "relay")
@@ -59,80 +53,30 @@ KILL_EVERY = 1.5  # rounds, on average; the next one does not wait until the las
 LONGEST_S = 600.0  # without a new round: then a person would `resume`
 
 
-@dataclass
-class Federation:
-    """Folders and processes of one coordinator and three hospitals."""
-
-    folder: Path
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def home(self) -> Path:
-        return self.folder / "coordinator"
-
-    def establish(self) -> None:
-        """What people do at the beginning; here one person does it all."""
-        now, port = time.time(), supervise.free_port()
-        federation = FederationFolder.init(
-            self.home, consortium=CONSORTIUM, address=f"localhost:{port}", officers=(), threshold=1, now_s=now
-        )
-        for name in SITES:
-            site = SiteFolder.init(
-                self.folder / name, site_id=name, declared_patients=100, coordinator=CONSORTIUM, keys=SeededKeys(1)
-            )
-            invitation = federation.invite(name, token=os.urandom(32), now_s=now)
-            said = site.enrol(invitation, organisation="o", contact="c", heard=invitation.words(), now_s=now)
-            federation.admit(said, heard=said.words(), now_s=now)
-        for name in SITES:
-            SiteFolder(self.folder / name).accept_roster(federation.current(), heard=None, now_s=now)
-
-    def keep_running(self) -> None:
-        """Start what is not running: what systemd does."""
-        for name in ("serve", *SITES):
-            process = self.processes.get(name)
-            if process is None or process.poll() is not None:
-                command = (
-                    supervise.ours("sim.wardround", "coordinator", "serve", "--dir", str(self.home), "--page-port", "0")
-                    if name == "serve"
-                    else supervise.ours("sim.vector_hospital", name, str(self.folder / name))
-                )
-                with (self.folder / f"{name}.log").open("ab") as log:
-                    env = supervise.environment(os.environ, {})
-                    made = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-                self.processes[name] = made
-
-    def process_id(self, kind: str, site: str) -> int | None:
-        """The newest process of this kind, if it lives."""
-        if kind in ("serve", "daemon"):
-            process = self.processes["serve" if kind == "serve" else site]
-            return process.pid if process.poll() is None else None
-        at = self.home / "serve" / "coordinator.jsonl"
-        if kind in ("node", "relay"):
-            at = self.folder / site / "logs" / "site.jsonl"
-        mine = [one["pid"] for one in _events(at) if one.get("child") == kind and one["event"] == "child-started"]
-        mine += [one["pid"] for one in _events(at) if kind == "runner" and one["event"] == "runner-started"]
-        return mine[-1] if mine and _is_ours(mine[-1]) else None
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def process_id(federation: VectorFederation, kind: str, site: str) -> int | None:
+    """The newest process of this kind, if it lives."""
+    if kind in ("serve", "daemon"):
+        process = federation.processes["serve" if kind == "serve" else site]
+        return process.pid if process.poll() is None else None
+    at = federation.home / "serve" / "coordinator.jsonl"
+    if kind in ("node", "relay"):
+        at = federation.folder / site / "logs" / "site.jsonl"
+    mine = [one["pid"] for one in events(at) if one.get("child") == kind and one["event"] == "child-started"]
+    mine += [one["pid"] for one in events(at) if kind == "runner" and one["event"] == "runner-started"]
+    return mine[-1] if mine and _is_ours(mine[-1]) else None
 
 
 def run(folder: Path, plan: RunPlan, seed: int) -> dict[str, Any]:
     """The whole exercise, as figures. Raises: CarrierError if the run cannot be launched or resumed."""
     rng = random.Random(seed)
-    federation = Federation(folder)
-    federation.establish()
+    federation = VectorFederation(folder, SITES)
+    earlier = runs.every(federation.home / "runs")
+    if not earlier:
+        federation.establish()
     federation.keep_running()
     began = time.monotonic()
     try:
-        launched = _launch(federation, plan)
+        launched = _resumed(federation, earlier[0]) if earlier else federation.launch(plan)
         killed, gaps, resumed = _kill_on(federation, launched, rng)
     finally:
         federation.stop()
@@ -147,12 +91,13 @@ def run(folder: Path, plan: RunPlan, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _launch(federation: Federation, plan: RunPlan) -> RunFolder:
+def _resumed(federation: VectorFederation, launched: RunFolder) -> RunFolder:
+    """An exercise that was stopped goes on in a later sitting."""
     end = time.monotonic() + LONGEST_S
     while True:
         federation.keep_running()
         try:
-            return desk.launch(federation.home, plan, SeededKeys(0))
+            return desk.resume(federation.home, launched.run_id)
         except CarrierError:
             if time.monotonic() > end:
                 raise
@@ -160,12 +105,12 @@ def _launch(federation: Federation, plan: RunPlan) -> RunFolder:
 
 
 def _kill_on(
-    federation: Federation, launched: RunFolder, rng: random.Random
+    federation: VectorFederation, launched: RunFolder, rng: random.Random
 ) -> tuple[Counter[str], dict[str, list[float]], int]:
     """Kill until the run is over: one process after the other, at a moment that has nothing to do with what it does."""
     killed: Counter[str] = Counter()
     gaps: dict[str, list[float]] = {}
-    resumed, done, moved = 0, 0, time.monotonic()
+    resumed, done, moved = 0, len(launched.records()), time.monotonic()
     pace: list[float] = [20.0]
     next_kill, waiting = time.monotonic() + 40.0, list[tuple[str, float]]()
     while launched.standing().state not in runs.OVER or launched.standing().state == "failed":
@@ -184,7 +129,7 @@ def _kill_on(
             resumed, moved = resumed + 1, now
         if now >= next_kill:
             kind = rng.choice(KINDS)
-            process = federation.process_id(kind, rng.choice(SITES))
+            process = process_id(federation, kind, rng.choice(SITES))
             if process is not None:
                 os.kill(process, signal.SIGKILL)
                 killed[kind] += 1
@@ -194,7 +139,7 @@ def _kill_on(
     return killed, gaps, resumed
 
 
-def _told(federation: Federation, launched: RunFolder, plan: RunPlan) -> dict[str, Any]:
+def _told(federation: VectorFederation, launched: RunFolder, plan: RunPlan) -> dict[str, Any]:
     """What the files say afterwards, of the coordinator and of every hospital."""
     records = launched.records()
     twice = lost = charges = over = 0
@@ -203,7 +148,7 @@ def _told(federation: Federation, launched: RunFolder, plan: RunPlan) -> dict[st
         spent = Counter((one.run_id, one.round_number) for one in ledger.spends())
         ledger.close()
         released = {
-            one["round"] for path in (federation.folder / site / "logs").glob("site.jsonl*") for one in _events(path)
+            one["round"] for path in (federation.folder / site / "logs").glob("site.jsonl*") for one in events(path)
             if one["event"] == "answered" and one["answer"] in ("update", "trained")
         } | {record.round_number for record in records if site in record.accepted}  # fmt: skip
         charges += sum(spent.values())
@@ -220,19 +165,6 @@ def _told(federation: Federation, launched: RunFolder, plan: RunPlan) -> dict[st
         "charged_without_answer": over,
         "evidence": [step.says for step in verify(launched.path) if not step.passed] or "verifies",
     }
-
-
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON log; a process that was killed may have left half of one."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
 
 
 def _is_ours(process: int) -> bool:
@@ -253,9 +185,11 @@ def main() -> None:
     given = parser.parse_args()
     plan = parse_plan(PLAN)
     plan = replace(
-        plan, run=replace(plan.run, rounds=given.rounds), aggregation=replace(plan.aggregation, secure=given.masked)
+        plan,
+        run=replace(plan.run, rounds=given.rounds, quorum=3 if given.masked else plan.run.quorum),
+        aggregation=replace(plan.aggregation, secure=given.masked),
     )
-    given.out.mkdir(parents=True, mode=0o700)
+    given.out.mkdir(parents=True, mode=0o700, exist_ok=True)
     told = run(given.out.resolve(), plan, given.seed)
     print(json.dumps(told, indent=2))
     sound = (told["decided"], told["charged_twice"], told["released_without_charge"], told["evidence"])

@@ -24,6 +24,7 @@ import typer  # noqa: E402
 import client.cli  # noqa: E402
 import server.cli  # noqa: E402
 import sim.cli  # noqa: E402
+from federation import durable  # noqa: E402
 from federation.errors import FedError  # noqa: E402
 from federation.terminal import Talk  # noqa: E402
 
@@ -95,7 +96,8 @@ def main() -> None:
 
 def call(arguments: list[str]) -> int:
     try:
-        status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
+        with durable.disk_full_is_ours():
+            status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
         if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
@@ -108,6 +110,8 @@ def call(arguments: list[str]) -> int:
         return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
     except (KeyboardInterrupt, click.Abort):
         return _tell("interrupted", "start the same command again to go on; sim run with --resume", _INTERRUPTED)
+    except PermissionError:
+        return _tell("this user may not read or write there", "run it as the user who owns the folder", 17)
     except Exception as error:
         # Only the type: a message may quote data.
         hint = "this is a bug; set WARDROUND_DEBUG=1 to see the traceback (it may show data)"

@@ -5,6 +5,8 @@ signature for one purpose is none for any other. Spec: docs/spec/trust-1.md, sec
 """
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -131,22 +133,46 @@ def prefix(domain: Domain) -> bytes:
 def write_secret(path: Path, data: bytes) -> None:
     """A new file with mode 0600, whole or not at all, and never in place of another.
 
-    Raises: TrustError `key-exists`.
+    Raises: TrustError `key-exists`; StoreError `disk-full`.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with durable.disk_full_is_ours():
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            durable.write_all(descriptor, [data])
+            os.fsync(descriptor)
+            os.link(part, path)  # fails if the name is taken, where a rename would replace
+        except FileExistsError:
+            raise TrustError(
+                "key-exists",
+                "there is a key here already",
+                hint="a key is never overwritten: move the old one away first",
+            ) from None
+        finally:
+            os.close(descriptor)
+            part.unlink()
+        durable.sync_folder(path.parent)
+
+
+@contextmanager
+def whole_or_nothing() -> Iterator[Callable[[Path], Path]]:
+    """Names new files on their way into a folder; if the block fails, those that it has made are taken away again.
+
+    A folder with half of its keys would refuse to be made a second time. What was there before stays.
+    """
+    named: list[Path] = []
+
+    def new(path: Path) -> Path:
+        if not path.exists():
+            named.append(path)
+        return path
+
     try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-        os.link(part, path)  # fails if the name is taken, where a rename would replace
-    except FileExistsError:
-        raise TrustError(
-            "key-exists", "there is a key here already", hint="a key is never overwritten: move the old one away first"
-        ) from None
-    finally:
-        os.close(descriptor)
-        part.unlink()
-    durable.sync_folder(path.parent)
+        yield new
+    except BaseException:
+        for path in named:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def read_secret(path: Path) -> bytes:

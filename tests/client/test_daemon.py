@@ -2,6 +2,7 @@
 
 import json
 import threading
+from itertools import count
 
 import numpy as np
 import pytest
@@ -73,6 +74,43 @@ def stub(daemon):
 
 def events(daemon):
     return [json.loads(line) for line in (daemon.folder / "logs" / "site.jsonl").read_text().splitlines()]
+
+
+def test_what_keeps_the_node_away_is_looked_at_and_told_once_and_forgotten_when_a_question_comes(tmp_path, site):
+    causes = iter(["the proxy asks for a password", "the proxy asks for a password", "", ""])
+    looked = threading.Semaphore(0)
+
+    def trouble():
+        looked.release()
+        return next(causes)
+
+    made = Daemon(
+        site, tmp_path / "d", None, thread=OneThread(), approve=lambda digest, by: None, trouble=trouble,
+        clock=count(0.0, 31.0).__next__,
+    )  # fmt: skip
+    made.start()
+    stub = Stub(made.folder / "run" / "daemon.sock")
+
+    def told():
+        assert looked.acquire(timeout=10)
+        with made._looking:  # the look is over when its lock is free
+            return stub.status()["trouble"]
+
+    try:
+        assert stub.status()["trouble"] == ""
+        made._node_says("node", "WARNING :   Connection attempt failed, retrying in 0.63 seconds")
+        assert told() == "the proxy asks for a password"
+        made._node_says("node", "WARNING :   Connection attempt failed, retrying in 1.39 seconds")
+        assert told() == "the proxy asks for a password"
+        made._node_event("child-ended", child="node", lived_s=20.0, again_in_s=1.0)
+        assert "does not let this node in" in told()
+        assert stub.answer(consent()).kind == "consent"
+        assert stub.status()["trouble"] == ""
+    finally:
+        stub.close()
+        made.stop()
+    says = [one["says"] for one in events(made) if one["event"] == "not-connected"]
+    assert len(says) == 2 and says[0] == "the proxy asks for a password"
 
 
 def test_a_question_over_the_socket_is_answered_by_the_site_itself(daemon, stub, site):

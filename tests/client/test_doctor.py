@@ -1,5 +1,10 @@
 """The doctor of a site: one line per question, and the first wrong thing is named."""
 
+import contextlib
+import os
+import socket
+import ssl
+import threading
 import time
 
 import pytest
@@ -7,6 +12,9 @@ import pytest
 from client import doctor
 from client.doctor import Finding, examine, worst
 from client.folder import IDENTITY, SiteFolder
+from federation.supervise import free_port
+from federation.trust import certificates
+from server.federation_folder import FederationFolder
 from sim.keys import SeededKeys
 
 
@@ -53,3 +61,114 @@ def test_the_clock_is_compared_no_finer_than_the_date_tells(ahead_s, health):
 @pytest.mark.parametrize(("days", "health"), [(20.0, "ok"), (13.9, "warn"), (2.9, "fix"), (-1.0, "fix")])
 def test_a_certificate_is_warned_of_14_and_3_days_before_its_end(days, health):
     assert doctor._days("certificate", days, doctor.CERTIFICATE_DAYS)[0] == health
+
+
+class Listener:
+    """A coordinator's listener, or a proxy before it, as a site meets them."""
+
+    def __init__(self, answer):
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._answer, self._thread = answer, threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                self._answer(connection)
+
+    def close(self):
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def listening():
+    opened = []
+
+    def listen(answer):
+        opened.append(Listener(answer))
+        return opened[-1].port
+
+    yield listen
+    for one in opened:
+        one.close()
+
+
+def tls(folder, *, ahead_s=0.0):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() - ahead_s))
+
+    def answer(connection):
+        with context.wrap_socket(connection, server_side=True) as secure:
+            secure.recv(4096)
+            secure.sendall(f"HTTP/1.1 404 Not Found\r\nDate: {date}\r\n\r\n".encode())
+
+    return answer
+
+
+def proxy(status):
+    return lambda connection: (connection.recv(4096), connection.sendall(f"HTTP/1.1 {status} x\r\n\r\n".encode()))
+
+
+def enrolled(folder, place, port):
+    """The site has enrolled forty days ago in a federation at this port, whose certificate lasts thirty."""
+    now = time.time() - 40 * 86400
+    made = FederationFolder.init(
+        place, consortium="lung", address=f"localhost:{port}", officers=(), threshold=1, now_s=now
+    )
+    invitation = made.invite("north", token=os.urandom(32), now_s=now)
+    folder.enrol(invitation, organisation="o", contact="c", heard=invitation.words(), now_s=now)
+    return place
+
+
+def says(folder):
+    [line] = [one.says for one in doctor.network(folder, time.time) if one.health == "fix"]
+    assert doctor.trouble(folder) == line
+    return line
+
+
+def test_a_coordinator_that_does_not_answer_is_told_from_a_proxy_that_does(folder, tmp_path, listening):
+    port = free_port()
+    enrolled(folder, tmp_path / "fed", port)
+    toml = (folder.path / "site.toml").read_text()
+    assert f"localhost:{port} does not answer" in says(folder)
+
+    for status, words in ((407, "asks for a password"), (502, "cannot reach the coordinator"), (418, "refuses")):
+        address = f"http://127.0.0.1:{listening(proxy(status))}"
+        (folder.path / "site.toml").write_text(toml + f'\n[carrier]\nproxy = "{address}"\n')
+        assert words in says(folder) and f"let localhost:{port} through" in says(folder)
+
+
+def test_an_expired_certificate_another_authority_and_a_wrong_clock_are_told_apart(folder, tmp_path, listening):
+    place = tmp_path / "fed"
+    ports = {}
+    for name in ("good", "ahead", "expired", "other"):
+        ports[name] = listening(lambda connection, name=name: answers[name](connection))
+    enrolled(folder, place, ports["good"])
+    answers = {"expired": tls(place)}
+    certificates.make_server(place, ["localhost"], now_s=time.time())
+    answers |= {"good": tls(place), "ahead": tls(place, ahead_s=10)}
+    (tmp_path / "other").mkdir()
+    certificates.make_ca(tmp_path / "other", "other", now_s=time.time())
+    certificates.make_server(tmp_path / "other", ["localhost"], now_s=time.time())
+    answers["other"] = tls(tmp_path / "other")
+    assert doctor.trouble(folder) == ""
+
+    def at(name):
+        accepted = folder.path / "federation" / "federation.json"
+        before = accepted.read_text()
+        accepted.write_text(before.replace(f":{ports['good']}", f":{ports[name]}"))
+        said = says(folder)
+        accepted.write_text(before)
+        return said
+
+    assert "s from the coordinator's: turn on NTP" in at("ahead")
+    assert "another certificate than the federation's" in at("other")
+    assert "has expired" in at("expired") and "renew" in at("expired")

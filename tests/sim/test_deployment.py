@@ -3,14 +3,17 @@
 What the hospitals hold are vectors, so that a round takes seconds. The demonstration with images is sim/deployment.py.
 """
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flwr.cli.build import build_fab_from_files
@@ -31,6 +34,7 @@ from server.coordinator import Coordinator, Listening, local, stop_run
 from server.federation_folder import FederationFolder
 from server.trusted import roster_in_force
 from server.verify import verify
+from sim.deployment import ahead
 from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.vector_hospital import CONSORTIUM, site_of
@@ -62,14 +66,60 @@ max_update_rms = 1e6
 """)
 
 
+class Wire:
+    """What lies between hospitals and coordinator: it carries bytes, or takes them and says nothing (half-open)."""
+
+    def __init__(self, target_port):
+        self._target, self._over = target_port, False
+        self.carries = threading.Event()
+        self.carries.set()
+        self._open = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                near, _ = self._listening.accept()
+                far = socket.create_connection(("127.0.0.1", self._target)) if self.carries.is_set() else None
+            except OSError:
+                if self._over:
+                    return
+                near.close()
+                continue
+            self._open += [near, far] if far else [near]
+            if far:
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                self.carries.wait()  # while the wire is silent, bytes are taken and nothing comes back
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self._over = True
+        self.carries.set()
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        for end in (self._listening, *self._open):
+            end.close()
+
+
 class Deployment:
     """A whole federation in a folder, its coordinator in this process and each hospital in one of its own."""
 
     def __init__(self, folder, sites=SITES):
         self.folder, self.home, self.sites = folder, folder / "coordinator", sites
         now, port = time.time(), free_port()
+        self.wire = Wire(port)
         federation = FederationFolder.init(
-            self.home, consortium=CONSORTIUM, address=f"localhost:{port}", officers=(), threshold=1, now_s=now
+            self.home, consortium=CONSORTIUM, address=f"localhost:{self.wire.port}", officers=(), threshold=1, now_s=now
         )
         for site_id in sites:
             self.enrol(federation, site_id)
@@ -149,6 +199,7 @@ class Deployment:
         for process in self.processes.values():
             process.wait(20)
         self.coordinator.stop()
+        self.wire.close()
 
 
 @pytest.fixture
@@ -167,6 +218,25 @@ def in_one_process(folder, plan=PLAN):
     finally:
         for site in sites.values():
             site.ledger.close()
+
+
+def test_the_demonstration_kills_a_hospital_that_is_ahead_of_another(tmp_path):
+    logs = {name: tmp_path / f"{name}.jsonl" for name in SITES}
+
+    def trained(name, number):
+        for kind, answer in (("consent", "consent"), ("train", "trained")):
+            line = json.dumps({"event": "answered", "kind": kind, "answer": answer, "round": number})
+            with logs[name].open("a") as file:
+                file.write(line + "\n")
+
+    found = [ahead(logs)]
+    for name, number in (("b", 1), ("a", 1), ("c", 1), ("c", 2)):
+        trained(name, number)
+        found.append(ahead(logs))
+    with logs["a"].open("a") as file:
+        file.write('{"event": "answ')
+
+    assert found == [None, "b", "a", None, "c"] and ahead(logs) == "c"
 
 
 def test_the_adapter_is_the_simulators_and_the_evidence_verifies(deployment, tmp_path):
@@ -257,6 +327,58 @@ def test_a_roster_signed_in_mid_run_counts_from_the_next_round_and_nobody_starts
     assert site.signing_key().public == rotated.identity
     assert deployment.processes["a"].poll() is None
     assert all(step.passed for step in verify(run.path)), verify(run.path)
+
+
+def test_a_network_that_goes_silent_with_its_connections_open_is_got_over(deployment, tmp_path):
+    """Half-open: bytes are taken and nothing comes back. No call waits for ever, and the run goes on where it was."""
+    deployment.start_all()
+    run = deployment.launch()
+    deployment.until(lambda: len(run.records()) >= 1, "a round")
+    deployment.wire.carries.clear()
+    time.sleep(75)  # longer than Flower takes to count the nodes out
+    done = len(run.records())
+    assert done <= 2  # nobody was heard, so no round ended but one that was over already
+    deployment.wire.carries.set()
+
+    assert deployment.finish(run).adapter.digest() == in_one_process(tmp_path / "local")
+    deployment.stop()
+    for site_id in SITES:
+        spends = deployment.spends(site_id)
+        assert len(spends) == len(set(spends)) == 4
+
+
+def memory_group():
+    """A cgroup of our own with room for nothing, as `MemoryMax` in the unit would set it; version 2 or 1."""
+    for root, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
+        group = Path(root) / f"wardround-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if (group / limit).exists():
+                (group / limit).write_text("1M")
+                return group
+            group.rmdir()
+    pytest.skip("needs a memory cgroup of its own, as root")
+
+
+def test_a_hospital_that_is_killed_for_its_memory_has_paid_once_and_joins_again(deployment):
+    """The kernel kills the daemon in the middle of whatever it does (OOM), and nobody else."""
+    group = memory_group()
+    plan = replace(PLAN, run=replace(PLAN.run, quorum=2, rounds=6))
+    deployment.start_all()
+    run = deployment.launch(plan)
+    deployment.until(lambda: len(run.records()) >= 1, "a round")
+    (group / "cgroup.procs").write_text(str(deployment.processes["c"].pid))
+
+    assert deployment.processes["c"].wait(120) == -signal.SIGKILL
+    deployment.start("c")
+    deployment.finish(run)
+
+    deployment.stop()
+    group.rmdir()
+    spends = deployment.spends("c")
+    assert len(spends) == len(set(spends))
+    assert {record.round_number for record in run.records() if "c" in record.accepted} <= {n for _, n in spends}
+    assert "c" in run.records()[0].accepted and "c" in run.records()[-1].accepted
 
 
 def test_a_stopped_run_stops_and_resume_ends_it(deployment, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from federation.trust.enrolment import load_submission
 from federation.trust.keys import SigningKey
 from server.federation_folder import FederationFolder
 from sim.wardround import call
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -260,3 +264,26 @@ def test_a_site_rotates_its_key_and_is_revoked(wardround):
     assert wardround("coordinator", "revoke", "north", "--dir", "fed").status == 0
     wardround(*take)
     mistake(wardround("site", "roster", "roster.json", "--dir", "north"), 20, "not an active member")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_folder_that_would_refuse_the_next_try(wardround, tmp_path):
+    """RLIMIT_FSIZE stands for the full disk: a write past it fails likewise (EFBIG)."""
+    import resource
+    import signal
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+    site = ["site", "init", "full", "--id", "north", "--patients", "10"]
+    federation = ["coordinator", "init", "full-fed", "--name", "lung", "--address", "localhost:1"]
+    for arguments in (site, federation):
+        done = subprocess.run(
+            [sys.executable, "-m", "sim.wardround", *arguments], preexec_fn=limited, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+        assert done.returncode == 17 and "error: the disk is full" in done.stderr, done.stderr
+        left = [path for path in Path(arguments[2]).rglob("*") if path.is_file() and path.suffix != ".part"]
+        assert left == []
+
+    assert wardround(*site).status == 0 and wardround(*federation).status == 0
