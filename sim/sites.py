@@ -164,7 +164,7 @@ FOUR: tuple[Hospital, ...] = (
 
 
 def four_hospitals(patients: int | None = None) -> tuple[Hospital, ...]:
-    """A university and a regional hospital, an emergency department, a rural clinic: 1400 patients, or as many as asked.
+    """University and regional hospital, emergency department, rural clinic: 1400 patients, or as many as asked.
 
     Every hospital has at least one patient; the rural clinic hardly ever sees a pneumothorax.
     """
