@@ -12,9 +12,8 @@ from client.training.learner import LoraLearner, StoredPatients
 from client.training.model import Device, load_base
 from client.workplace import Workplace
 from federation.errors import SettingsError
-from federation.privacy import accounting
 from federation.privacy.keystream import OperatingSystemKeys
-from federation.privacy.ledger import Ledger
+from federation.privacy.ledger import Ledger, epsilon_of
 from federation.secagg.bodies import Identity
 
 
@@ -73,8 +72,6 @@ def open_site(
 
 
 def spent(ledger: Ledger, delta: float) -> Mapping[str, Any]:
-    """Epsilon of everything in the ledger; worked out again only when a charge was added."""
+    """Epsilon of the person with whom most was done, by everything in the ledger: as `site ledger` says it."""
     charges = ledger.spends()
-    if not charges:
-        return {"charges": 0, "epsilon": 0.0}
-    return {"charges": len(charges), "epsilon": accounting.epsilon([one.event for one in charges], delta)}
+    return {"charges": len(charges), "epsilon": epsilon_of(charges, delta)}

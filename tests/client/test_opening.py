@@ -3,7 +3,7 @@
 import ast
 import random
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,9 +15,12 @@ import typer
 
 import client.cli
 import server.cli
+from client.opening import spent
 from client.settings import Settings
 from federation.plan import RunPlan
+from federation.privacy.accounting import Event, epsilon
 from federation.privacy.keystream import OperatingSystemKeys
+from federation.privacy.ledger import Ledger, Spend
 
 ROOT = Path(__file__).parent.parent.parent
 PRODUCTION = sorted(path for room in ("client", "federation", "server") for path in (ROOT / room).rglob("*.py"))
@@ -97,6 +100,17 @@ def test_a_hospital_is_opened_with_the_operating_systems_keys_and_no_argument_ch
 
     assert ast.unparse(made.args[3]) == "OperatingSystemKeys()"  # the fourth argument of Site: keys
     assert "key" not in " ".join(argument.arg for argument in opening.args.args)
+
+
+def test_the_status_counts_what_was_done_with_one_person_as_the_account_does(tmp_path: Path) -> None:
+    trained = Spend("run-1", 1, "lung", "c-1", Event(1.0, 4.0, 1, "flat clipping at 1.0"), 1e-4, 1000,
+                    "2030-01-01T00:00:00Z", part=(0.2, 1.0))  # fmt: skip
+    with Ledger.open(tmp_path) as ledger:
+        assert spent(ledger, 1e-4) == {"charges": 0, "epsilon": 0.0}
+        for spend in (trained, replace(trained, round_number=2, part=(0.0, 0.2))):
+            ledger.reserve(spend)
+
+        assert spent(ledger, 1e-4) == {"charges": 2, "epsilon": epsilon([trained.event], 1e-4)}
 
 
 def test_the_operating_systems_keys_hear_no_seed(monkeypatch: pytest.MonkeyPatch) -> None:

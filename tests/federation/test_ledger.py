@@ -502,10 +502,10 @@ def kill_and_restart(folder, kills, seed):
         site = subprocess.Popen(
             [sys.executable, "-c", SITE, str(folder), str(number)], cwd=root, stdout=subprocess.PIPE, text=True
         )
-        site.stdout.readline()
+        first = [site.stdout.readline() for _ in range(1 + rng.randrange(2))]  # open; half of the time one release
         timer = threading.Timer(rng.uniform(0.0, 0.02), os.kill, (site.pid, signal.SIGKILL))
         timer.start()
-        lines = site.communicate()[0].splitlines()
+        lines = [*first[1:], *site.communicate()[0].splitlines()]
         timer.join()
         released |= {int(line) for line in lines}
         charged = rounds(folder)
