@@ -26,15 +26,15 @@ def dump(value: Value) -> bytes:
     Guarantees: equal values give equal bytes; `load(dump(value))` is `value` with tuples as lists.
     Raises: FormatError `not-canonical` for a float, a name that is not text, or an integer beyond 2**53 - 1.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _WRITER.encode(_plain(value)).encode("ascii")
 
 
 def load(data: bytes) -> Value:
     """The value whose canonical text is exactly `data`; every other text is refused."""
     try:
         text = data.decode("ascii")
-        value: Value = json.loads(text, parse_float=_no_float, parse_constant=_no_float, parse_int=_integer)
-        again = json.dumps(value, sort_keys=True, separators=(",", ":"))
+        value: Value = _READER.decode(text)
+        again = _WRITER.encode(value)
     except (ValueError, RecursionError):  # a decoding error is a ValueError too
         raise _refused("not readable as JSON") from None
     if again != text:
@@ -110,3 +110,7 @@ def _no_float(text: str) -> NoReturn:
 
 def _refused(reason: str) -> FormatError:
     return FormatError("not-canonical", reason, hint="write it with the same version of wardround that reads it")
+
+
+_WRITER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_READER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float, parse_int=_integer)
