@@ -20,6 +20,7 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0", "GRPC_VERBOSITY": "ERROR", "PYTHONDONTWRITEBYTECODE": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
 }  # fmt: skip
 # What a child may know of our environment: where programs and packages are, and how to reach the coordinator.
 KEPT = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "COVERAGE_PROCESS_START")

@@ -231,6 +231,23 @@ def bench_deid(
         print(f"{name:<36} {value:.4g}")
 
 
+@bench.command("store", epilog="Example: wardround sim bench store --files 100000 --pairs 500000 --json")
+def bench_store(
+    files: Annotated[int, typer.Option(min=10, help="made files to ingest")] = 2000,
+    pairs: Annotated[int, typer.Option(min=40, help="examples in the store to read from")] = 20_000,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Memory while many files are ingested, and while patients of a large store are drawn and read."""
+    from sim.bench_store import bench as measure
+
+    measured = measure(files=files, pairs=pairs)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value:.4g}")
+
+
 def _plan(plan_file: Path | None, model: Path | None) -> tuple[RunPlan, Path]:
     """The plan, and where its base is: shipped with the package, or a path from the plan file's folder."""
     if plan_file is None:

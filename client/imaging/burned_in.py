@@ -29,6 +29,7 @@ MARKERS = frozenset(
 _MARKER_SURE = 0.5
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
 _LETTER_SURE, _LETTER_MAX = 0.9, 0.1  # of a single letter; how tall, as a share of the picture, it may be to be one
+_LARGE, _LARGE_SURE = 0.15, 0.75  # letters as tall as this, as a share of the picture, read well or are none
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _ROUNDS = 3
@@ -97,6 +98,8 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     letters = sum(letter.isalnum() for letter in line.text)
     if line.height > _LINE_MAX * min(picture):
         return letters >= _HUGE_LETTERS and line.confidence >= _LETTER_SURE
+    if line.height > _LARGE * min(picture) and line.confidence < _LARGE_SURE:
+        return False
     if letters == 1:
         return line.confidence >= _LETTER_SURE and line.length <= _LETTER_MAX * max(picture)
     if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= _BOTH_SURE:

@@ -9,6 +9,7 @@ SVTR-LCNet with CTC decoding (Graves et al., ICML 2006).
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -137,6 +138,7 @@ class Reader:
     @classmethod
     def open(cls, folder: Path) -> "Reader":
         """Raises DeidError ocr-missing: no ONNX Runtime, or weights that are not the ones named in `WEIGHTS`."""
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read on import: disable_telemetry_events comes too late for some
         try:
             import onnxruntime
         except ImportError:

@@ -8,6 +8,7 @@ second deep learning library comes into this room. What it marks is masked besid
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -53,6 +54,7 @@ class OnnxTagger:
     @classmethod
     def open(cls, folder: Path, sha256: str) -> "OnnxTagger":
         """Raises SettingsError settings-value when a file is missing, does not parse, or is not the pinned one."""
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read on import
         import onnxruntime
         from tokenizers import Tokenizer
 

@@ -109,6 +109,9 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
 def test_an_outline_that_looks_like_a_letter_is_no_text() -> None:
     assert not identifies(Line(94, 37, 294, 318, "8", 0.97, 0.87), (384, 384))
     assert not identifies(Line(213, 312, 258, 320, "1902760", 0.51, 0.44), (384, 384))
+    assert not identifies(Line(135, 160, 249, 367, "aa", 0.5, 0.77), (512, 512))
+    assert identifies(Line(135, 160, 249, 367, "Hollen", 0.95, 0.9), (512, 512))
+    assert identifies(Line(94, 20, 294, 378, "Hollen", 0.97, 0.9), (384, 384))
 
 
 def test_of_ultrasound_only_the_regions_of_the_header_stay() -> None:
