@@ -412,8 +412,9 @@ def run_supernode(
     Process isolation: it starts no process, so no bundle is ever unpacked. Between messages it sleeps 3 s (a constant
     in Flower); within half a minute of the last message we let it look again sooner, because a round is a chain of
     short messages and every link of it would wait. A node that was killed is let in again when two of its heartbeats
-    are missing.
+    are missing. Whatever ends it ends the process, so that it is started again.
     """
+    import os
     import sys
     import time
     from types import SimpleNamespace
@@ -443,4 +444,14 @@ def run_supernode(
         "flower-supernode", "--superlink", superlink, "--root-certificates", ca, "--auth-supernode-private-key", key,
         "--isolation", "process", "--superexec-auth-secret-file", secret, "--host", host, "--port", port,
     ]  # fmt: skip
-    flower_supernode()
+    status = 1
+    try:
+        flower_supernode()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except Exception as error:
+        print(f"the node ends: {type(error).__name__}")
+    # Its listener is a thread that nobody ends when the main one fails (a handshake that times out, say): the process
+    # would stay, connected to nothing, and never be started again.
+    sys.stdout.flush()
+    os._exit(status)

@@ -23,6 +23,9 @@ from federation import base as bases
 from federation.errors import PinError, StoreError
 
 SUMS = "SHA256SUMS"
+SOURCE = (
+    "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "NOTICE", "federation", "client", "server", "sim",
+)  # fmt: skip
 LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 NAME = re.compile(r"([A-Za-z0-9_.]+)-([A-Za-z0-9_.!+]+)(-[0-9][^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 INSTALL = """\
@@ -72,14 +75,27 @@ def with_pip(source: Path) -> Fetch:
         )
 
     def fetch(wheels: Path) -> None:
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-        command += ["--wheel-dir", str(wheels), "--constraint", str(source / "constraints.txt"), str(source)]
-        if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
-            raise StoreError(
-                "bundle-failed", "pip could not gather the wheels", hint="its own lines above say why; try again"
-            )
+        with tempfile.TemporaryDirectory(prefix="wardround-") as folder:
+            clean = copy_source(source, Path(folder) / "source")
+            command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+            command += ["--wheel-dir", str(wheels), "--constraint", str(clean / "constraints.txt"), str(clean)]
+            if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode:
+                raise StoreError(
+                    "bundle-failed", "pip could not gather the wheels", hint="its own lines above say why; try again"
+                )
 
     return fetch
+
+
+def copy_source(source: Path, target: Path) -> Path:
+    """What a wheel is made of, and nothing else: an old build folder in the tree would bring deleted modules back."""
+    target.mkdir()
+    for name in SOURCE:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        elif (source / name).exists():
+            shutil.copy(source / name, target / name)
+    return target
 
 
 def make(target: Path, fetch: Fetch, *, model: Path | None) -> Bundle:

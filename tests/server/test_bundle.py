@@ -86,6 +86,19 @@ def test_a_bundle_whose_list_was_rewritten_has_another_digest(made):
     assert code(bundle.check, made.path, made.digest) == "bundle-differs"
 
 
+def test_a_wheel_is_made_of_the_source_and_not_of_an_old_build(tmp_path):
+    source = tmp_path / "source"
+    for name in ("federation/errors.py", "federation/__pycache__/errors.pyc", "build/lib/gone.py", "out/report.html"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("x")
+    (source / "pyproject.toml").write_text("x")
+
+    copied = bundle.copy_source(source, tmp_path / "copy")
+    assert sorted(path.relative_to(copied).as_posix() for path in copied.rglob("*") if path.is_file()) == [
+        "federation/errors.py", "pyproject.toml",
+    ]  # fmt: skip
+
+
 def test_a_link_is_no_file_of_a_bundle(made):
     (made.path / "base" / "config.json").unlink()
     (made.path / "base" / "config.json").symlink_to("/etc/passwd")
