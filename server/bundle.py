@@ -48,8 +48,9 @@ if ! sha256sum --check --quiet --strict SHA256SUMS >&2; then
   exit 18
 fi
 "${PYTHON:-python3.11}" -m venv "$1"
-"$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-index --find-links wheels \\
-  --require-hashes --requirement requirements.txt
+# -I and --isolated: nothing of the caller's environment, such as PYTHONPATH or pip's settings, counts
+"$1/bin/python" -I -m pip install --isolated --quiet --disable-pip-version-check --no-cache-dir --no-index \\
+  --find-links wheels --require-hashes --requirement requirements.txt
 echo "installed: $1/bin/wardround"
 """
 

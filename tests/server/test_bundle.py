@@ -41,10 +41,10 @@ def code(call, *given, **named):
     return caught.value.code
 
 
-def install(made, target, digest):
+def install(made, target, digest, **environment):
     return subprocess.run(
         ["sh", str(made.path / "install.sh"), str(target), digest], capture_output=True, text=True,
-        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"},
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"} | environment,
     )  # fmt: skip
 
 
@@ -135,7 +135,10 @@ def test_the_script_installs_nothing_under_another_digest_or_after_a_change(made
 
 @pytest.mark.slow
 def test_the_script_installs_without_an_index(made, tmp_path):
-    done = install(made, tmp_path / "target", made.digest)
+    there = tmp_path / "path" / "tiny-1.0.dist-info"  # a caller's PYTHONPATH on which it seems to be installed already
+    there.mkdir(parents=True)
+    (there / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    done = install(made, tmp_path / "target", made.digest, PYTHONPATH=str(there.parent))
 
     assert done.returncode == 0, done.stderr
     python = tmp_path / "target" / "bin" / "python"
