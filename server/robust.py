@@ -48,11 +48,11 @@ def median_norm(updates: Updates, folder: Path) -> AdapterUpdate:
 
 
 def clip_factors(norms: Sequence[float]) -> npt.NDArray[np.float64]:
-    """What each update is multiplied by: 1, or median / norm if that is less."""
+    """What each update is multiplied by: 1, or median / norm if that is less; 0 where it is too small to be exact."""
     lengths = np.array(norms, np.float64)
     median = float(np.median(lengths)) if norms else 0.0
     factors: npt.NDArray[np.float64] = np.divide(median, lengths, out=np.ones_like(lengths), where=lengths > median)
-    return factors
+    return np.where(factors < np.finfo(np.float64).tiny, 0.0, factors)
 
 
 def trimmed_mean(updates: Updates, folder: Path) -> AdapterUpdate:

@@ -138,7 +138,7 @@ def finish(run: str, folder: Path) -> dict[str, Any]:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=180,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return {
