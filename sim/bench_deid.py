@@ -28,6 +28,7 @@ from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.receive import RawImage, RawStudy
 from client.imaging.reports import RawTurn
+from sim.memory import peak_mb
 
 _SIDE = 724  # 724 x 724 values of 16 bits: 1 MB
 _WARM_UP = 2
@@ -58,7 +59,7 @@ def bench(*, files: int = 60, full: int = 6, repeats: int = 3) -> dict[str, Any]
         "header_files_per_s": round(1 / header_s, 1),
         "header_ratio_to_pydicom": round(pydicom_s / header_s, 3),
         "full_files_per_s": round(1 / median(whole), 2),
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": peak_mb(),
     }
     rows = [
         {"path": "pydicom read, walk, write", "files": len(theirs), "cpu_ms": round(1e3 * pydicom_s, 3)},
@@ -141,11 +142,3 @@ def _cpu_s(work: Callable[[], object]) -> float:
     begun = time.process_time()
     work()
     return time.process_time() - begun
-
-
-def _peak_rss_mb() -> float:
-    """The highest resident memory of this process, as Linux counts it."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    raise RuntimeError("no VmHWM in /proc/self/status")

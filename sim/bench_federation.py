@@ -45,6 +45,7 @@ from server.checkpoint import Checkpoints
 from server.record import RoundRecord
 from sim.keys import SeededKeys
 from sim.links import LocalLink
+from sim.memory import peak_mb
 
 LAYERS, RANK = 16, 8
 WARM_UP = 2
@@ -99,7 +100,7 @@ def measure(sites: int, adapter_mb: float, round_count: int) -> dict[str, Any]:
             started = _now()
 
         rounds.run(plan, link, checkpoints, observer=observe)
-        peak_rss_mb = _peak_rss_mb()  # before numpy's own turn, which holds every update at once
+        peak_rss_mb = peak_mb()  # before numpy's own turn, which holds every update at once
         vector = last[0].flatten()
         hash_ms = 1e3 * _median_s(lambda: hashlib.sha256(vector.data).digest())[0]
         kept = sorted(Path(folder).glob(f"*/state/runs/bench/{'odd' if len(ours_s) % 2 else 'even'}.answer"))
@@ -234,14 +235,6 @@ def _median_s(work: Callable[[], object], *, times: int = 9) -> tuple[float, flo
 
 def _medians(taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return median(wall for wall, _ in taken), median(cpu for _, cpu in taken)
-
-
-def _peak_rss_mb() -> float:
-    """The highest resident memory of this process, as Linux counts it (getrusage would count the parent's too)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    raise RuntimeError("no VmHWM in /proc/self/status")
 
 
 if __name__ == "__main__":

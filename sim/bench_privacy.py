@@ -41,6 +41,7 @@ from federation.privacy.clipping import BoundedSum, FlatClipping
 from federation.privacy.keystream import KeyStream
 from federation.privacy.mechanism import Mechanism
 from federation.privacy.sampling import PoissonSampling
+from sim import memory
 from sim.keys import SeededKeys
 
 METHODS = ("plain", "ours", "hooks", "ghost", "loop")
@@ -313,11 +314,11 @@ def peak_mb(method: str, threads: int) -> float:
         for _ in range(3):
             step()
         return torch.cuda.max_memory_allocated() / 1e6
-    before = _status_mb("VmRSS")
+    before = memory.resident_mb()
     step = make_step(method, *MEMORY_SHAPE)
     for _ in range(3):
         step()
-    return _status_mb("VmHWM") - before
+    return memory.peak_mb() - before
 
 
 def _peak_in_its_own_process(method: str, threads: int) -> float:
@@ -329,13 +330,6 @@ def _peak_in_its_own_process(method: str, threads: int) -> float:
     command = [sys.executable, "-m", "sim.bench_privacy", method, str(threads)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return float(json.loads(done.stdout))
-
-
-def _status_mb(name: str) -> float:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    raise RuntimeError(f"no {name} in /proc/self/status")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from federation.secagg.ring import Encoding
 from federation.secagg.server import ServerRound
 from federation.secagg.site import SiteRound
 from federation.trust.keys import SigningKey
+from sim.memory import peak_mb
 
 T = TypeVar("T")
 RANK = 8
@@ -79,7 +80,7 @@ def measure(sites: int, size: int, dropouts: int) -> dict[str, Any]:
     """One row, measured in this process."""
     repeats = max(1, min(5, 60_000_000 // (sites * size)))
     ours = min((_Round(sites, size, dropouts).run() for _ in range(repeats)), key=lambda row: row["server_ms"])
-    row = ours | {"peak_rss_mb": _peak_rss_mb(), "flower_site_ms": None, "flower_server_ms": None}
+    row = ours | {"peak_rss_mb": peak_mb(), "flower_site_ms": None, "flower_server_ms": None}
     if sites * size <= FLOWER_MOST:
         from federation.flower_secaggplus import secagg_plus
 
@@ -213,14 +214,6 @@ def _in_its_own_process(sites: int, size: int, dropouts: int) -> dict[str, Any]:
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     row: dict[str, Any] = json.loads(done.stdout)
     return row
-
-
-def _peak_rss_mb() -> float:
-    """The highest resident memory of this process, as Linux counts it; sites and coordinator share it here."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    raise RuntimeError("no VmHWM in /proc/self/status")
 
 
 if __name__ == "__main__":

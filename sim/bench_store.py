@@ -20,6 +20,7 @@ from client.imaging.pseudonyms import SiteKeys
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
 from client.imaging.store import Store
 from sim.hostile import small_objects
+from sim.memory import resident_mb
 
 _LOOKS = 10
 _EXAMPLES_PER_PATIENT, _DRAWN, _DRAWS = 4, 110, 100
@@ -68,7 +69,7 @@ def _ingested(folder: Path, files: int) -> list[float]:
 
     def look(done: int, total: int) -> None:
         if done * _LOOKS // total > (done - 1) * _LOOKS // total:
-            seen.append(_rss_mb())
+            seen.append(resident_mb())
 
     with store:
         counts = ingest(source, store, profile, keys, workers=0, progress=look)
@@ -88,7 +89,7 @@ def _trained_from(folder: Path, pairs: int) -> tuple[list[float], list[float]]:
                 store.add(study)
                 if number % max(1, pairs // _EXAMPLES_PER_PATIENT // _LOOKS) == 0:
                     store.checkpoint()
-                    written.append(_rss_mb())
+                    written.append(resident_mb())
         rng = np.random.default_rng(0)
         for turn in range(_DRAWS):
             patients = store.patients()
@@ -97,7 +98,7 @@ def _trained_from(folder: Path, pairs: int) -> tuple[list[float], list[float]]:
                     for picture in example.images:
                         picture.pixels()
             if turn % (_DRAWS // _LOOKS) == 0:
-                drawn.append(_rss_mb())
+                drawn.append(resident_mb())
     return written, drawn
 
 
@@ -127,10 +128,3 @@ def _numbered(pattern: bytes, number: int) -> bytes:
     """The same radiograph of another patient: its numbers replaced by others of the same length."""
     other = f"{number + 10**6:07d}".encode()
     return pattern.replace(_patient(pattern), b"SMAL-" + other).replace(_instance(pattern), b"1.2.826.9." + other)
-
-
-def _rss_mb() -> float:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return round(int(line.split()[1]) * 1024 / 1e6, 1)
-    raise RuntimeError("no VmRSS in /proc/self/status")
