@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from federation.adapter import AdapterUpdate, Array
 from federation.errors import QuorumError
+from federation.privacy.clipping import exact
 from server.held import Held, Updates
 
 FEWEST: Mapping[str, int] = {"trimmed-mean": 3, "multi-krum": 5}  # updates that a rule needs; the others need one
@@ -52,7 +53,7 @@ def clip_factors(norms: Sequence[float]) -> npt.NDArray[np.float64]:
     lengths = np.array(norms, np.float64)
     median = float(np.median(lengths)) if norms else 0.0
     factors: npt.NDArray[np.float64] = np.divide(median, lengths, out=np.ones_like(lengths), where=lengths > median)
-    return np.where(factors < np.finfo(np.float64).tiny, 0.0, factors)
+    return exact(factors)
 
 
 def trimmed_mean(updates: Updates, folder: Path) -> AdapterUpdate:

@@ -484,11 +484,11 @@ def _most_common(values: Sequence[T]) -> T | None:
 
 
 def _quorum(plan: RunPlan, this: _Round, roster: Mapping[str, bytes]) -> int:
-    if plan.aggregation.secure and len(set(this.site_ids) & set(roster)) < SECURE_SITES_MIN:
+    with_key = len(set(this.site_ids) & set(roster))
+    if plan.aggregation.secure and with_key < SECURE_SITES_MIN:
         raise QuorumError(
             "secagg-roster-too-small",
-            f"secure aggregation needs three sites with a key on the roster; there are"
-            f" {len(set(this.site_ids) & set(roster))}",
+            f"secure aggregation needs three sites with a key on the roster; there are {with_key}",
             hint="add sites, or set [aggregation] secure = false in the plan",
         )
     if plan.aggregation.secure and len(this.site_ids) > SITES_MAX:

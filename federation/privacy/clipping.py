@@ -24,7 +24,7 @@ class FlatClipping:
     | 0                            | 1 (sum moves 0) |
     | up to C                      | 1               |
     | above C                      | C / norm        |
-    | near the largest float64     | 0: see _exact   |
+    | near the largest float64     | 0: see `exact`  |
     | NaN, inf, negative           | 0               |
     """
 
@@ -44,7 +44,7 @@ class FlatClipping:
 
     def factors(self, norms: ArrayLike) -> NDArray[np.float64]:
         norms, usable = _usable(norms)
-        return _exact(np.where(usable, self.clipping_norm / np.maximum(norms, self.clipping_norm), 0.0))
+        return exact(np.where(usable, self.clipping_norm / np.maximum(norms, self.clipping_norm), 0.0))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class AutoS:
     |------------------------------|---------------------------|
     | 0                            | R / gamma (sum moves 0)   |
     | any finite                   | R / (norm + gamma)        |
-    | near the largest float64     | 0: see _exact             |
+    | near the largest float64     | 0: see `exact`            |
     | NaN, inf, negative           | 0                         |
     """
 
@@ -79,7 +79,7 @@ class AutoS:
 
     def factors(self, norms: ArrayLike) -> NDArray[np.float64]:
         norms, usable = _usable(norms)
-        return _exact(np.where(usable, self.radius / (norms + self.gamma), 0.0))
+        return exact(np.where(usable, self.radius / (norms + self.gamma), 0.0))
 
 
 def clipping_rule(name: str, norm: float) -> FlatClipping | AutoS:
@@ -114,7 +114,7 @@ def _usable(norms: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return np.where(usable, norms, 0.0), usable
 
 
-def _exact(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+def exact(factors: NDArray[np.float64]) -> NDArray[np.float64]:
     """A factor below the normal numbers has lost digits, and may be too large by more than a rounding: 0 instead."""
     return np.where(factors >= np.finfo(np.float64).tiny, factors, 0.0)
 
