@@ -20,7 +20,8 @@ def test_the_figures_have_the_names_that_people_compare(monkeypatch):
 
     assert set(measured["figures"]) == {
         "site_ms_n10_1e6", "server_ms_n10_1e6", "server_ms_n10_1e6_2drop", "digest_ms_n10_1e6", "bytes_per_parameter",
-        "site_cpu_ratio_min", "server_cpu_ratio_min", "mask_gb_per_s", "mask_ratio_to_openssl",
+        "site_cpu_ratio_min", "server_cpu_ratio_min", "server_cpu_ratio_min_with_digests",
+        "mask_gb_per_s", "mask_ratio_to_openssl",
     }  # fmt: skip
     assert [row["dropouts"] for row in measured["rows"]] == [0, 2]
 
