@@ -22,6 +22,7 @@ from client.imaging.reasons import explained
 from client.imaging.store import Store
 from client.imaging.workers import cores
 from client.releases import Release
+from client.settings import ensure_declared
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
@@ -121,7 +122,8 @@ def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) 
 
     `digest` may be cut to its first letters; it must be the store's own, so that nothing that came since is released.
 
-    Raises: StoreError release-digest when the store holds another data set, or when nothing would change.
+    Raises: StoreError release-digest when the store holds another data set, or when nothing would change;
+    SettingsError declared-patients when it holds more patients than the site declares.
     """
     now = data_set(place)
     if len(digest) < _DIGEST_LETTERS_MIN or not now.data_digest.startswith(digest.lower()):
@@ -132,6 +134,8 @@ def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) 
         )
     if revoke and now.release is None:
         raise StoreError("release-digest", "this data set has no release", hint="there is nothing to take back")
+    if not revoke:
+        ensure_declared(place.settings.data, now.patients)
     action: Any = "revoke" if revoke else "release"
     release = Release(action, now.data_digest, now.profile_digest, person, _now())
     with _guarded():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from client.imaging.store import Store
-from client.settings import Settings
+from client.settings import Settings, ensure_declared
 from client.site import Site
 from client.training.learner import LoraLearner, StoredPatients
 from client.training.model import Device, load_base
@@ -45,6 +45,7 @@ def open_site(
     ledger = Ledger.open(state / "ledger")
     try:
         store = Store.open(folder / settings.data.store)
+        ensure_declared(settings.data, len(store.patients()))
         releases = Workplace(folder, settings).releases()
         base = load_base(
             folder / settings.model.path,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from client.policy import Policy
 from federation import strict_toml
+from federation.consent import patients_most
 from federation.errors import SettingsError
 
 AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]  # PS3.5 table 6.2-1, VR AE
@@ -26,6 +27,19 @@ class Data:
     store: str  # the folder of de-identified examples
     secret: str  # the file with this site's pseudonym secret
     declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]  # rounded and public; not the count of the store
+
+
+def ensure_declared(data: Data, patients: int) -> None:
+    """Whether so many patients in the store fit what the site declares: the coordinator's gate relies on it, and delta.
+
+    Raises: SettingsError `declared-patients`.
+    """
+    if patients > patients_most(data.declared_patients):
+        raise SettingsError(
+            "declared-patients",
+            f"the store has more patients than declared_patients = {data.declared_patients} allows",
+            hint="write a round number near its patients into site.toml; wardround site release counts them",
+        )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ Reason = Literal[
 Shapes = Mapping[str, tuple[int, ...]]
 
 
+def patients_most(declared_patients: int) -> int:
+    """So many patients may a site train on that declares so many: what all sites rely on, and each sees to at home."""
+    return declared_patients + max(10, declared_patients // 10)
+
+
 @dataclass(frozen=True)
 class PrivacyTerms:
     """How one site takes part in a run with patient-level privacy: public numbers, fixed before any draw."""

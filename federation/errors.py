@@ -58,7 +58,7 @@ class PlanError(FedError):
 
 class SettingsError(FedError):
     exit_status = 11
-    codes = frozenset({"settings-absent", "settings-unknown-key", "settings-value"})
+    codes = frozenset({"settings-absent", "settings-unknown-key", "settings-value", "declared-patients"})
 
 
 class BudgetError(FedError):

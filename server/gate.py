@@ -9,9 +9,10 @@ What is allowed, for the plain mean of updates with the weights w_k (W their sum
     D_k = sampling rate · declared patients, C the sensitivity, s_k = noise multiplier · C, t local steps, d numbers
 
     a step   the site's optimiser sees g = (S + Z) / D_k, with |S| ≤ n·C for n drawn patients, Z ~ N(0, s_k² I)
-    patients n ≤ m + L/3 + sqrt(L²/9 + 2·L·m), m = 2·D_k   (Bernstein), if a site has at most twice what it declares;
-             of all sites together, a_k = w_k / (W·D_k), q the sampling rate, v = Σ a_k²·m_k·(1 − q), b = max a_k:
-             Y = Σ a_k·n_k ≤ 2 + b·L/3 + sqrt((b·L/3)² + 2·L·v), because they draw independently
+    patients n ≤ m_k + L/3 + sqrt(L²/9 + 2·L·m_k)   (Bernstein), m_k = sampling rate · the most patients it may have
+             (`patients_most`: a tenth or ten above what it declares); of all sites together, a_k = w_k / (W·D_k),
+             q the sampling rate, M = Σ a_k·m_k, v = Σ a_k²·m_k·(1 − q), b = max a_k:
+             Y = Σ a_k·n_k ≤ M + b·L/3 + sqrt((b·L/3)² + 2·L·v), because they draw independently
     noise    |Z| ≤ s_k · (sqrt(d) + sqrt(2·L))             (Gaussian concentration)
     sgd      |update| ≤ lr/D_k · (t·C·n + sqrt(t)·|Z|): the steps add up, and so do the variances of their noise
     adam     |update| ≤ lr · sqrt(d) · Σ_i r_i, r_i the most that |m̂| / sqrt(v̂) can be at step i (Cauchy-Schwarz)
@@ -38,12 +39,11 @@ import numpy as np
 from federation import canonical
 from federation.adapter import Adapter, factor
 from federation.canonical import Value
-from federation.consent import Consent
+from federation.consent import Consent, patients_most
 from federation.plan import RunPlan
 from server.aggregate import Aggregate, partner
 
 UNLIKELY = 30.0  # L above
-DECLARED_FACTOR = 2.0  # how many times its declared patients a site may have
 ADAM_DECAYS = 0.9, 0.999  # those of the sites' Adam
 ROUNDING = 1 + 1e-3  # float32 sums
 REJECTIONS_IN_A_ROW = 2  # after so many the run stops and a person looks
@@ -127,15 +127,17 @@ def _mean_of_sgd(
 ) -> float:
     """The mean's bound where the sites' draws and noises are added up before they are bounded."""
     steps, scale = plan.training.local_steps, plan.training.learning_rate * plan.privacy.clipping_norm
-    variance = drawn_variance = largest = 0.0
+    variance = drawn = drawn_variance = largest = 0.0
     for consent, weight in sites.values():
         assert consent.terms is not None
         divisor = consent.terms.sampling_rate * consent.declared_patients
         share = weight / (whole * divisor)  # a_k
         variance += (share * consent.terms.noise_multiplier) ** 2
-        drawn_variance += share**2 * DECLARED_FACTOR * divisor * (1 - consent.terms.sampling_rate)
+        patients = consent.terms.sampling_rate * patients_most(consent.declared_patients)  # m_k
+        drawn += share * patients
+        drawn_variance += share**2 * patients * (1 - consent.terms.sampling_rate)
         largest = max(largest, share)
-    drift = steps * scale * (DECLARED_FACTOR + _above_mean(largest, drawn_variance))
+    drift = steps * scale * (drawn + _above_mean(largest, drawn_variance))
     deviation = scale * math.sqrt(variance)
     noise = deviation * math.sqrt(steps) * _reach(max(sizes.values()))
     together = drift + noise
@@ -151,7 +153,8 @@ def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
         return refused_above
     steps, rate, norm = plan.training.local_steps, plan.training.learning_rate, plan.privacy.clipping_norm
     divisor = consent.terms.sampling_rate * consent.declared_patients
-    drift, spread = _drawn_most(divisor) * norm / divisor, consent.terms.noise_multiplier * norm / divisor
+    patients = consent.terms.sampling_rate * patients_most(consent.declared_patients)
+    drift, spread = _drawn_most(patients) * norm / divisor, consent.terms.noise_multiplier * norm / divisor
     match plan.training.optimizer:
         case "sgd":
             derived = rate * (steps * drift + math.sqrt(steps) * spread * _reach(size))
@@ -165,8 +168,7 @@ def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
 
 def _drawn_most(expected: float) -> float:
     """So many patients are drawn in a step at most."""
-    mean = DECLARED_FACTOR * expected
-    return mean + _above_mean(1.0, mean)
+    return expected + _above_mean(1.0, expected)
 
 
 def _above_mean(largest: float, variance: float) -> float:

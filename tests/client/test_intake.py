@@ -121,6 +121,22 @@ def test_a_wrong_digest_or_no_name_releases_nothing(run: Run, source: Path) -> N
     assert json.loads(run("release", "--json")[1])["release"] is None
 
 
+def test_more_patients_than_the_hospital_declares_are_not_released(run: Run, source: Path, site: Path) -> None:
+    for number in range(3, 13):
+        radiograph(number).save_as(source / f"{number}", enforce_file_format=True)
+    with (source / "reports.csv").open("a") as reports:
+        reports.writelines(f"ACC000{number},FINDINGS: Clear lungs.\n" for number in range(3, 13))
+    run("ingest", source)
+    digest = json.loads(run("release", "--json")[1])["data_digest"]
+    (site / "site.toml").write_text(SITE.replace("= 100", "= 1"))  # and ten above it
+
+    status, _, err = run("release", digest, "--by", "Dr. Panza")
+    assert status == 11 and "declared_patients = 1 allows" in told(err)[0]
+    assert json.loads(run("release", "--json")[1])["release"] is None
+    (site / "site.toml").write_text(SITE.replace("= 100", "= 2"))
+    assert run("release", digest, "--by", "Dr. Panza")[0] == 0
+
+
 def test_an_export_is_typed_once_and_typed_again(run: Run, source: Path, tmp_path: Path, site: Path) -> None:
     first = json.loads(run("deidentify", source, tmp_path / "clean", "--json")[1])
     second = json.loads(run("deidentify", source, tmp_path / "clean", "--json")[1])

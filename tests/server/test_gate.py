@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.adapter import Adapter, AdapterUpdate, initial_adapter
-from federation.consent import Consent, PrivacyTerms
+from federation.consent import Consent, PrivacyTerms, patients_most
 from federation.plan import parse_plan
 from federation.privacy.optimizer import Adam, DpAdamBC, Sgd
 from server.aggregate import METHODS, Aggregate, Average
@@ -85,7 +85,9 @@ def test_what_sites_honestly_make_is_always_allowed(name, declared, noise, steps
     sites, total, whole = {}, np.zeros(SIZE), 0
     for number, count in enumerate(declared):
         optimizer, weight = optimizer_of(name, declared=count, noise=noise), 1 + number
-        update = site_update(optimizer, declared=count, patients=2 * count, noise=noise, steps=steps, rng=rng)
+        update = site_update(
+            optimizer, declared=count, patients=patients_most(count), noise=noise, steps=steps, rng=rng
+        )
         sites[f"site-{number}"] = (consent(count, noise), weight)
         total, whole = total + weight * update, whole + weight
 
@@ -96,8 +98,9 @@ def test_what_sites_honestly_make_is_always_allowed(name, declared, noise, steps
 def test_the_allowance_for_sgd_is_the_formula_by_hand():
     sites = {"a": (consent(100, 2.0), 3), "b": (consent(400, 1.0), 1)}
     shares = (3 / 4 / 20, 1 / 4 / 80)  # weight over whole weight and divisor
-    spread = sum(share**2 * 2 * divisor * 0.8 for share, divisor in zip(shares, (20, 80), strict=True))
-    drawn = 2 + 10 * shares[0] + math.sqrt((10 * shares[0]) ** 2 + 60 * spread)
+    most = (0.2 * 110, 0.2 * 440)  # sampling rate and patients_most
+    spread = sum(share**2 * patients * 0.8 for share, patients in zip(shares, most, strict=True))
+    drawn = shares[0] * most[0] + shares[1] * most[1] + 10 * shares[0] + math.sqrt((10 * shares[0]) ** 2 + 60 * spread)
     deviation = math.hypot(shares[0] * 2.0, shares[1] * 1.0)
     noise = deviation * (math.sqrt(SIZE) + math.sqrt(60))
     one = replace(PLAN, training=replace(PLAN.training, local_steps=1))
@@ -162,6 +165,18 @@ def test_in_one_step_ten_small_hospitals_noise_does_not_hide_one_tenfold_update(
     site = Consent("ab" * 32, shapes, 60, PrivacyTerms(0.9, 0.5, 1e-3, 1.0, 2.0))
     bound = allowed(plan, START, 1, {f"site-{n}": (site, 1) for n in range(10)})
     noise = 0.9 / 30 * math.sqrt(16_000)  # of one site
+
+    assert math.hypot(1.0, noise / math.sqrt(10)) < bound < math.sqrt(9 + 100) / 10 * noise
+
+
+def test_one_factor_of_ten_small_hospitals_does_not_hide_one_tenfold_update():
+    """`ffa` has half the numbers, so half the squared noise: what is left of the room is the drift's."""
+    shapes = {"m.lora_A.weight": (8, 1000), "m.lora_B.weight": (1000, 8)}
+    plan = replace(PLAN, training=replace(PLAN.training, local_steps=1, sampling_rate=0.5, learning_rate=1.0),
+                   adapter=replace(PLAN.adapter, method="ffa"))  # fmt: skip
+    site = Consent("ab" * 32, shapes, 60, PrivacyTerms(0.9, 0.5, 1e-3, 1.0, 2.0))
+    bound = allowed(plan, START, 1, {f"site-{n}": (site, 1) for n in range(10)})
+    noise = 0.9 / 30 * math.sqrt(8_000)  # of one site
 
     assert math.hypot(1.0, noise / math.sqrt(10)) < bound < math.sqrt(9 + 100) / 10 * noise
 
