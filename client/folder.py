@@ -49,7 +49,7 @@ coordinator = "{coordinator}"      # whose spending is added up together in the 
 [data]
 store = "store"                    # clean examples, from this folder
 secret = "secret"                  # of the pseudonyms: keep a copy in a safe, apart from the store
-declared_patients = {declared:<10}     # public and rounded, never the exact count; delta and weights follow from it
+declared_patients = {declared:<10}     # public and round, near the store's patients; delta and weights follow from it
 
 [policy]
 epsilon_max = 3.0                  # over everything that this site ever answers; spent privacy does not come back
