@@ -91,7 +91,7 @@ class SiteFolder:
         with whole_or_nothing() as made:
             SigningKey.create(made(path / IDENTITY))  # first: it refuses a folder that is in use
             SigningKey.create(made(path / LOG_KEY))
-            _make_transport(made(path / TRANSPORT))
+            make_transport(made(path / TRANSPORT))
             write_secret(made(path / SECRET), keys.key("site secret"))
             durable.write(made(path / SETTINGS), [text.encode("utf-8")])
             (path / SETTINGS).chmod(0o600)
@@ -224,15 +224,8 @@ class SiteFolder:
         )
 
 
-def _officer(value: Value) -> Officer:
-    match value:
-        case {"name": str(name), "key": key}:
-            return Officer(name, VerifyKey.from_text(key))
-    raise FormatError("not-canonical", "an officer is not readable", hint="enrol again")
-
-
-def _make_transport(path: Path) -> None:
-    """Flower 1.41 takes elliptic curves in OpenSSH form here, and refuses Ed25519."""
+def make_transport(path: Path) -> None:
+    """Key and `.pub` of a node. Flower 1.41 takes elliptic curves in OpenSSH form here, and refuses Ed25519."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -240,3 +233,10 @@ def _make_transport(path: Path) -> None:
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     write_secret(path, private)
     durable.write(path.with_name(path.name + ".pub"), [public + b"\n"])
+
+
+def _officer(value: Value) -> Officer:
+    match value:
+        case {"name": str(name), "key": key}:
+            return Officer(name, VerifyKey.from_text(key))
+    raise FormatError("not-canonical", "an officer is not readable", hint="enrol again")

@@ -20,10 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from client.app import BUSY_FOR_S
+from client.folder import make_transport
 from client.local_service import LocalService
 from federation import supervise
 from federation.errors import CarrierError
@@ -199,13 +197,13 @@ def flowers(folder: Path, rounds: int) -> dict[str, Any]:
             str(folder / "superlink.db"), "--disable-runtime-dependency-installation",
         )  # fmt: skip
         memory = Memory(lambda: [superlink.pid])
-        keys = {site: _transport_key(folder / site) for site in SITES}
         for site in SITES:
-            _until_zero(["flwr", "supernode", "register", f"{keys[site]}.pub", "b", "--name", site], env)
+            make_transport(folder / site)
+            _until_zero(["flwr", "supernode", "register", str(folder / f"{site}.pub"), "b", "--name", site], env)
         for site in SITES:
             start(
                 "flower-supernode", "--superlink", address, "--root-certificates", str(ca),
-                "--auth-supernode-private-key", str(keys[site]), "--host", "127.0.0.1", "--port",
+                "--auth-supernode-private-key", str(folder / site), "--host", "127.0.0.1", "--port",
                 str(supervise.free_port()),
             )  # fmt: skip
         config = f'rounds={rounds} numbers={NUMBERS} told="{told}"'
@@ -273,17 +271,6 @@ def _figures(seconds: list[float]) -> dict[str, float]:
     """Without the first round, in which programs start."""
     later = seconds[1:] or seconds
     return {"median_s": round(statistics.median(later), 2), "least_s": round(min(later), 2)}
-
-
-def _transport_key(path: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP384R1())
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    )
-    path.chmod(0o600)
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    Path(f"{path}.pub").write_bytes(public + b"\n")
-    return path
 
 
 def _until_zero(words: list[str], env: dict[str, str]) -> None:
