@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 PR_SET_PDEATHSIG = 1
@@ -131,6 +131,18 @@ class Child:
             for line in process.stdout:
                 self._on_line(self.name, line.decode("utf-8", "replace").rstrip())
         process.wait()
+
+
+def end(processes: Collection[subprocess.Popen[bytes]], *, wait_s: float) -> None:
+    """SIGTERM to all, then `wait_s` for each, and SIGKILL for one that does not listen. None is left afterwards."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def die_with(parent: int) -> None:

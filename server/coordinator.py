@@ -150,13 +150,7 @@ class Coordinator:
     def stop(self) -> None:
         """Runners end after writing nothing half: their runs go on at the next start."""
         self._over.set()
-        for process in tuple(self._runners.values()):
-            process.terminate()
-        for process in tuple(self._runners.values()):
-            try:
-                process.wait(3.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        supervise.end(tuple(self._runners.values()), wait_s=3.0)
         if self._superlink is not None:
             self._superlink.stop()
         if self._served is not None:

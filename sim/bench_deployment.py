@@ -212,13 +212,7 @@ def flowers(folder: Path, rounds: int) -> dict[str, Any]:
         time.sleep(1.0)
         times = json.loads(told.read_text())
     finally:
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        supervise.end(started[::-1], wait_s=20)
     seconds = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     return _figures(seconds) | {"all": [round(one, 2) for one in seconds], "server_mb": memory.stop()}
 

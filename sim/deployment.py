@@ -7,7 +7,6 @@ an operating system user of its own.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -218,13 +217,7 @@ def _running(
             say(f"{name}: daemon {hospitals[name].pid} answers on its socket")
         yield hospitals
     finally:
-        for process in (*hospitals.values(), serve):
-            process.terminate()
-        for process in (*hospitals.values(), serve):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(15)
-            process.kill()
-            process.wait()
+        supervise.end((*hospitals.values(), serve), wait_s=15)
 
 
 def _hospital(party: Party, place: Path, seed: int) -> subprocess.Popen[bytes]:

@@ -92,14 +92,7 @@ class VectorFederation:
                 time.sleep(1.0)
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        supervise.end(self.processes.values(), wait_s=20)
 
 
 def events(path: Path) -> Iterator[dict[str, Any]]:

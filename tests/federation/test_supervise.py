@@ -8,9 +8,10 @@ import sys
 import threading
 import time
 
-from federation.supervise import Backoff, Child, environment
+from federation.supervise import Backoff, Child, end, environment
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+DEAF = [*SLEEPER[:2], "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPER[2]]
 PARENT = """
 import os, sys, time
 from federation.supervise import Child, Backoff
@@ -60,6 +61,17 @@ def test_a_killed_child_is_started_again_and_a_stopped_one_is_not():
 
     assert one.starts == 2 and one.pid is None
     assert heard.events == ["child-started", "child-ended", "child-started"]
+
+
+def test_all_are_asked_to_end_and_one_that_does_not_listen_is_killed():
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for command in (DEAF, SLEEPER, SLEEPER)]
+    for process in processes:
+        assert process.stdout.readline() == b"up\n"
+        process.stdout.close()
+
+    end(processes, wait_s=1.0)
+
+    assert [process.returncode for process in processes] == [-signal.SIGKILL, -signal.SIGTERM, -signal.SIGTERM]
 
 
 def test_waits_double_up_to_the_most_with_jitter_around_them():
