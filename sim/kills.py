@@ -21,7 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from federation.errors import CarrierError
 from federation.plan import RunPlan, parse_plan
 from federation.privacy.ledger import Ledger
 from server import desk, runs
@@ -76,7 +75,7 @@ def run(folder: Path, plan: RunPlan, seed: int) -> dict[str, Any]:
     federation.keep_running()
     began = time.monotonic()
     try:
-        launched = _resumed(federation, earlier[0]) if earlier else federation.launch(plan)
+        launched = federation.resume(earlier[0].run_id) if earlier else federation.launch(plan)
         killed, gaps, resumed = _kill_on(federation, launched, rng)
     finally:
         federation.stop()
@@ -89,19 +88,6 @@ def run(folder: Path, plan: RunPlan, seed: int) -> dict[str, Any]:
         "longest_gap_s": round(max((gap for found in gaps.values() for gap in found), default=0.0), 1),
         **told,
     }  # fmt: skip
-
-
-def _resumed(federation: VectorFederation, launched: RunFolder) -> RunFolder:
-    """An exercise that was stopped goes on in a later sitting."""
-    end = time.monotonic() + LONGEST_S
-    while True:
-        federation.keep_running()
-        try:
-            return desk.resume(federation.home, launched.run_id)
-        except CarrierError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(1.0)
 
 
 def _kill_on(

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from server.runs import RunFolder
 from sim.keys import SeededKeys
 from sim.vector_hospital import CONSORTIUM
 
-LAUNCH_S = 600.0
+ANSWER_S = 600.0
 ONE_ROUND = """
 [run]
 name = "shortest"
@@ -81,11 +81,18 @@ class VectorFederation:
 
     def launch(self, plan: RunPlan) -> RunFolder:
         """As soon as the coordinator answers. Raises: CarrierError if it does not in ten minutes."""
-        end = time.monotonic() + LAUNCH_S
+        return self._once_answered(lambda: desk.launch(self.home, plan, SeededKeys(0)))
+
+    def resume(self, run_id: str) -> RunFolder:
+        """As `launch`, for a run of an earlier sitting."""
+        return self._once_answered(lambda: desk.resume(self.home, run_id))
+
+    def _once_answered(self, ask: Callable[[], RunFolder]) -> RunFolder:
+        end = time.monotonic() + ANSWER_S
         while True:
             self.keep_running()
             try:
-                return desk.launch(self.home, plan, SeededKeys(0))
+                return ask()
             except CarrierError:
                 if time.monotonic() > end:
                     raise
