@@ -10,13 +10,11 @@ import numpy as np
 from client.daemon import Carrier, Daemon, OneThread
 from client.doctor import trouble
 from client.folder import CA, ROSTER, TRANSPORT, SiteFolder
-from client.policy import Policy
 from client.site import Site
 from federation.supervise import Backoff
-from sim.vectors import vector_site
+from sim.vectors import POLICY, vector_site
 
 RANK = 2
-POLICY = Policy(epsilon_max=100.0, approve="matching", quorum_min=1, allow_without_privacy=True)
 CONSORTIUM = "vectors"
 
 

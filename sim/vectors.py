@@ -24,6 +24,8 @@ from federation.trust.keys import SigningKey
 from sim.keys import SeededKeys
 
 BASE_DIGEST = "ba5e" * 16
+SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
+POLICY = Policy(epsilon_max=100.0, approve="matching", quorum_min=1, allow_without_privacy=True)
 
 
 class VectorLearner:
@@ -114,6 +116,11 @@ def vector_site(
         identity=identity or (None if fixed is None else lambda: fixed), examiner=learner,
         now_utc=lambda: "2026-01-01T00:00:00Z",
     )  # fmt: skip
+
+
+def patients_of(site_id: str, numbers: int = 12) -> Array:
+    """Twenty that follow from the last letter of the site's name, each of so many numbers."""
+    return np.random.default_rng(ord(site_id[-1])).standard_normal((20, numbers)).astype(np.float32)
 
 
 def signing_key(site_id: str, seed: int = 0) -> SigningKey:

@@ -11,9 +11,8 @@ from federation.adapter import AdapterUpdate, initial_adapter
 from federation.consent import PROTOCOL
 from federation.messages import Payload, Question
 from federation.plan import parse_plan
-from sim.vectors import roster_of, vector_site
+from sim.vectors import SHAPES, patients_of, roster_of, vector_site
 
-SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
 PLAN = parse_plan("""
 [run]
 name = "demo"
@@ -41,9 +40,8 @@ class Hospitals:
         for name in names:
             if name in self.sites:
                 self.sites[name].ledger.close()
-            patients = np.random.default_rng(ord(name[-1])).standard_normal((20, 12)).astype(np.float32)
             self.sites[name] = vector_site(
-                name, self.folder / name, patients, shapes=SHAPES, policy=POLICY, roster=roster_of(NAMES)
+                name, self.folder / name, patients_of(name), shapes=SHAPES, policy=POLICY, roster=roster_of(NAMES)
             )
 
     def ask(self, kind, body=None, *, site="site-a", number=1, payload=None):

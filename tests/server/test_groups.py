@@ -7,22 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.policy import Policy
 from federation import canonical
 from federation.adapter import initial_adapter
 from federation.plan import parse_plan
 from federation.secagg import transcript
-from server import rounds
-from server.checkpoint import Checkpoints
 from server.groups import groups_of
 from server.start import seed_of
-from sim.faults import FaultyLink, parse_fault
-from sim.links import LocalLink
-from sim.vectors import roster_of, vector_site
+from sim.vectors import POLICY, SHAPES, patients_of
 
-SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
 NAMES = tuple(f"site-{letter}" for letter in "abcdefghijkl")  # two groups of six
 FIRST, SECOND = NAMES[:6], NAMES[6:]
+DECLARED = {name: 100 + 50 * number for number, name in enumerate(NAMES)}
 PLAN = parse_plan("""
 [run]
 name = "demo"
@@ -50,44 +45,6 @@ NOISY = replace(PLAN, privacy=replace(PLAN.privacy, unit="patient", noise_multip
                 aggregation=replace(PLAN.aggregation, max_update_rms=1e6))  # fmt: skip
 
 
-def declared(name):
-    return 100 + 50 * NAMES.index(name)
-
-
-def patients(name):
-    return np.random.default_rng(ord(name[-1])).standard_normal((20, 12)).astype(np.float32)
-
-
-class Federation:
-    def __init__(self, folder, plan, *, faults=(), policies=None):
-        self.folder, self.plan, self.roster = folder, plan, roster_of(NAMES)
-        usual = Policy(epsilon_max=100.0, approve="matching", quorum_min=1, allow_without_privacy=True)
-        self.sites = {
-            name: vector_site(name, folder / name, patients(name), shapes=SHAPES, declared_patients=declared(name),
-                              policy=(policies or {}).get(name, usual), roster=self.roster)
-            for name in NAMES
-        }  # fmt: skip
-        self.link = FaultyLink(LocalLink(self.sites), [parse_fault(text) for text in faults])
-
-    def run(self):
-        checkpoints = Checkpoints.create(self.folder / "run", run_id="run-1", plan=self.plan)
-        return rounds.run(self.plan, self.link, checkpoints, roster=self.roster)
-
-
-@pytest.fixture
-def federation(tmp_path):
-    opened = []
-
-    def make(plan=PLAN, name="federation", **options):
-        opened.append(Federation(tmp_path / name, plan, **options))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        for site in each.sites.values():
-            site.ledger.close()
-
-
 @given(st.integers(1, 130), st.integers(5, 128))
 def test_groups_have_every_site_once_and_their_size_and_do_not_depend_on_the_order(count, size):
     sites = [f"site-{number:03}" for number in range(count)]
@@ -107,8 +64,8 @@ def test_each_group_is_opened_by_itself_and_all_sites_make_the_mean(federation):
     for _ in range(2):
         total = 0.0
         for group in (FIRST, SECOND):
-            within = np.array([declared(name) for name in group])
-            moved = np.stack([0.5 * (patients(name).mean(0) - point) for name in group])
+            within = np.array([DECLARED[name] for name in group])
+            moved = np.stack([0.5 * (patients_of(name).mean(0) - point) for name in group])
             mean = (within[:, None] * moved).sum(0) / within.sum()
             total = total + sum(first.weights[name] for name in group) * mean
         point = point + total / sum(first.weights.values())
@@ -189,7 +146,7 @@ def test_median_norm_is_the_rule_for_groups_unless_the_plan_says_otherwise(feder
 
 
 def test_a_hospital_that_wants_more_sites_in_a_sum_than_a_group_has_refuses(federation):
-    strict = Policy(epsilon_max=100.0, approve="matching", quorum_min=6, allow_without_privacy=True)
+    strict = replace(POLICY, quorum_min=6)
     plan = replace(PLAN, run=replace(PLAN.run, quorum=6))
     record = federation(plan, policies={"site-a": strict}).run().rounds[0]
 

@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 
-from client.policy import Policy
 from federation import canonical, codec
 from federation.adapter import AdapterUpdate, initial_adapter
 from federation.errors import QuorumError
@@ -17,12 +16,9 @@ from federation.trust.keys import SigningKey
 from server import rounds
 from server.checkpoint import Checkpoints
 from server.start import seed_of
-from sim.faults import FaultyLink, parse_fault
 from sim.links import LocalLink
-from sim.vectors import roster_of, signing_key, vector_site
+from sim.vectors import POLICY, SHAPES, patients_of, signing_key, vector_site
 
-SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
-POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1, allow_without_privacy=True)
 PLAN = parse_plan("""
 [run]
 name = "demo"
@@ -47,58 +43,6 @@ NOISY = replace(
     aggregation=replace(PLAN.aggregation, max_update_rms=100.0),
 )
 DECLARED = {"site-a": 100, "site-b": 200, "site-c": 300, "site-d": 250, "site-e": 150}
-
-
-class Federation:
-    def __init__(self, folder, plan, *, declared=DECLARED, policies=None, faults=(), roster=None):
-        self.folder, self.plan = folder, plan
-        self.roster = roster_of(declared) if roster is None else roster
-        self.faults = [parse_fault(text) for text in faults]
-        self.declared, self.policies = declared, policies or {}
-        self.start()
-
-    def start(self):
-        self.sites = {
-            site: vector_site(
-                site, self.folder / site,
-                np.random.default_rng(ord(site[-1])).standard_normal((20, 12)).astype(np.float32), shapes=SHAPES,
-                policy=self.policies.get(site, POLICY), declared_patients=declared, roster=self.roster,
-            )
-            for site, declared in self.declared.items()
-        }  # fmt: skip
-        self.link = FaultyLink(LocalLink(self.sites), self.faults)
-
-    def restart(self, *names):
-        """These sites die and come back: what was in memory only is lost."""
-        for name in names:
-            self.sites[name].ledger.close()
-        fresh = Federation.__new__(Federation)
-        fresh.__dict__ = self.__dict__ | {"declared": {name: self.declared[name] for name in names}}
-        fresh.start()
-        self.sites |= fresh.sites
-        self.link = FaultyLink(LocalLink(self.sites), self.faults)
-
-    def run(self, observer=lambda record, adapter: None, link=None):
-        folder = self.folder / "run"
-        if (folder / "run.json").exists():
-            checkpoints = Checkpoints.open(folder, plan=self.plan)
-        else:
-            checkpoints = Checkpoints.create(folder, run_id="run-1", plan=self.plan)
-        return rounds.run(self.plan, link or self.link, checkpoints, roster=self.roster, observer=observer)
-
-
-@pytest.fixture
-def federation(tmp_path):
-    opened = []
-
-    def make(plan=PLAN, name="federation", **options):
-        opened.append(Federation(tmp_path / name, plan, **options))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        for site in each.sites.values():
-            site.ledger.close()
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
@@ -140,10 +84,7 @@ def test_the_mean_is_the_weighted_mean_by_hand(federation, bits, error):
     point = initial_adapter(SHAPES, a_init="orthonormal", seed=seed_of(plan)).flatten().astype("f8")
     weights = result.rounds[0].weights
     for _ in range(3):
-        moved = {
-            site: 0.75 * (np.random.default_rng(ord(site[-1])).standard_normal((20, 12)).astype("f4").mean(0) - point)
-            for site in DECLARED
-        }
+        moved = {site: 0.75 * (patients_of(site).mean(0) - point) for site in DECLARED}
         point += sum(weights[site] * moved[site] for site in DECLARED) / sum(weights.values())
 
     np.testing.assert_allclose(result.adapter.flatten(), point, atol=error)

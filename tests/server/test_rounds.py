@@ -5,21 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.policy import Policy
 from federation import codec
 from federation.adapter import initial_adapter
 from federation.errors import GateError, QuorumError, StoreError
 from federation.plan import parse_plan
 from server import rounds
 from server.checkpoint import Checkpoints
-from sim.faults import FaultyLink, parse_fault
 from sim.keys import SeededKeys
 from sim.links import LocalLink
-from sim.vectors import vector_site
+from sim.vectors import POLICY, SHAPES, patients_of
 
-SHAPES = {"m.lora_A.weight": (2, 3), "m.lora_B.weight": (3, 2)}
-POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1, allow_without_privacy=True)
-OPEN = parse_plan("""
+PLAN = parse_plan("""
 [run]
 name = "demo"
 rounds = 3
@@ -37,12 +33,12 @@ robust = "none"
 secure = false
 """)
 NOISY = replace(
-    OPEN,
-    privacy=replace(OPEN.privacy, unit="patient", noise_multiplier=2.0),
-    aggregation=replace(OPEN.aggregation, max_update_rms=100.0),
+    PLAN,
+    privacy=replace(PLAN.privacy, unit="patient", noise_multiplier=2.0),
+    aggregation=replace(PLAN.aggregation, max_update_rms=100.0),
 )
-ROLORA = replace(OPEN, adapter=replace(OPEN.adapter, method="rolora"))
-STACK = replace(OPEN, adapter=replace(OPEN.adapter, method="stack", rank=2))
+ROLORA = replace(PLAN, adapter=replace(PLAN.adapter, method="rolora"))
+STACK = replace(PLAN, adapter=replace(PLAN.adapter, method="stack", rank=2))
 SGD = replace(
     NOISY,
     training=replace(NOISY.training, optimizer="sgd"),
@@ -51,55 +47,9 @@ SGD = replace(
 )
 # As with real adapters, the noise of 3200 numbers is longer than what clipping leaves of the patients.
 WIDE = {"shapes": {"m.lora_A.weight": (8, 200), "m.lora_B.weight": (200, 8)}, "numbers": 3200}
-FFA = replace(OPEN, adapter=replace(OPEN.adapter, method="ffa"))
-ADAM = replace(OPEN, aggregation=replace(OPEN.aggregation, server_optimizer="adam", server_learning_rate=0.1))
+FFA = replace(PLAN, adapter=replace(PLAN.adapter, method="ffa"))
+ADAM = replace(PLAN, aggregation=replace(PLAN.aggregation, server_optimizer="adam", server_learning_rate=0.1))
 DECLARED = {"site-a": 100, "site-b": 200, "site-c": 300}
-
-
-def patients(site_id: str, numbers: int = 12) -> np.ndarray:
-    seed = ord(site_id[-1])
-    return np.random.default_rng(seed).standard_normal((20, numbers)).astype(np.float32)
-
-
-class Federation:
-    def __init__(self, folder, plan, *, numbers=12, policies=None, faults=(), shapes=SHAPES):
-        self.folder, self.plan = folder, plan
-        self.sites = {
-            site_id: vector_site(
-                site_id,
-                folder / site_id,
-                patients(site_id, numbers),
-                shapes=shapes,
-                policy=(policies or {}).get(site_id, POLICY),
-                declared_patients=declared,
-            )
-            for site_id, declared in DECLARED.items()
-        }
-        self.link = FaultyLink(LocalLink(self.sites), [parse_fault(text) for text in faults])
-
-    def run(self, observer=lambda record, adapter: None):
-        try:
-            checkpoints = Checkpoints.open(self.folder / "run", plan=self.plan)
-        except StoreError:
-            checkpoints = Checkpoints.create(self.folder / "run", run_id="run-1", plan=self.plan)
-        return rounds.run(self.plan, self.link, checkpoints, observer=observer)
-
-    def close(self):
-        for site in self.sites.values():
-            site.ledger.close()
-
-
-@pytest.fixture
-def federation(tmp_path):
-    opened = []
-
-    def make(plan=OPEN, name="federation", **options):
-        opened.append(Federation(tmp_path / name, plan, **options))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
 
 
 def start(plan) -> np.ndarray:
@@ -111,7 +61,7 @@ def by_hand(plan, sites=DECLARED, rounds_=3) -> np.ndarray:
     point = start(plan).astype(np.float64)
     weights = {site: round(255 * declared / 300) for site, declared in sites.items()}
     for _ in range(rounds_):
-        moved = {site: (1 - 0.5**2) * (patients(site).mean(axis=0) - point) for site in sites}
+        moved = {site: (1 - 0.5**2) * (patients_of(site).mean(axis=0) - point) for site in sites}
         point += sum(weights[site] * moved[site] for site in sites) / sum(weights.values())
     return point
 
@@ -119,15 +69,15 @@ def by_hand(plan, sites=DECLARED, rounds_=3) -> np.ndarray:
 def test_without_noise_the_federation_is_the_weighted_mean_by_hand(federation):
     result = federation().run()
 
-    np.testing.assert_allclose(result.adapter.flatten(), by_hand(OPEN), atol=1e-5)  # float32, 6 steps
+    np.testing.assert_allclose(result.adapter.flatten(), by_hand(PLAN), atol=1e-5)  # float32, 6 steps
 
 
 def test_equal_sites_together_are_one_site_alone(federation):
     whole = federation()
-    one = patients("site-a")
+    one = patients_of("site-a")
     for site in whole.sites.values():
         site.learner._patients = one
-    point = start(OPEN).astype(np.float64)
+    point = start(PLAN).astype(np.float64)
     for _ in range(6):
         point += 0.5 * (one.mean(axis=0) - point)
 
@@ -166,7 +116,7 @@ def test_under_rolora_a_site_that_sends_the_resting_factor_is_named(federation):
 
 def test_under_stack_a_site_trains_the_rank_it_has_room_for_and_sends_no_more(federation):
     whole = federation(STACK, policies={"site-b": replace(POLICY, rank_max=1)})
-    whole.sites["site-b"].learner._patients = patients("site-b", 6)
+    whole.sites["site-b"].learner._patients = patients_of("site-b", 6)
     result = whole.run()
     first = result.rounds[0]
 
@@ -186,7 +136,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("plan", [OPEN, NOISY, ADAM, STACK], ids=["open", "noisy", "server adam", "stack"])
+@pytest.mark.parametrize("plan", [PLAN, NOISY, ADAM, STACK], ids=["open", "noisy", "server adam", "stack"])
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(federation, plan, after):
     def stop(record, adapter):
@@ -229,7 +179,7 @@ def test_a_coordinator_killed_before_its_commit_asks_again_and_costs_nothing(fed
     ],
 )
 def test_a_site_that_goes_wrong_is_named_and_left_out_and_the_round_goes_on(federation, kind, code):
-    result = federation(OPEN, faults=[f"site-b={kind}@2"]).run()
+    result = federation(PLAN, faults=[f"site-b={kind}@2"]).run()
     second = result.rounds[1]
 
     assert second.failures == {"site-b": code} and second.accepted == ("site-a", "site-c")
@@ -238,7 +188,7 @@ def test_a_site_that_goes_wrong_is_named_and_left_out_and_the_round_goes_on(fede
 
 
 def test_a_site_whose_answer_was_left_out_is_told_so_in_the_next_round(federation):
-    one, heard = federation(OPEN, faults=["site-b=nan@1"]), []
+    one, heard = federation(PLAN, faults=["site-b=nan@1"]), []
     for site in one.sites.values():
         ask = site.answer
 
@@ -254,7 +204,7 @@ def test_a_site_whose_answer_was_left_out_is_told_so_in_the_next_round(federatio
 
 
 def test_a_faulty_update_leaves_no_trace_in_the_mean(federation):
-    one_round = replace(OPEN, run=replace(OPEN.run, rounds=1))
+    one_round = replace(PLAN, run=replace(PLAN.run, rounds=1))
     wrong = federation(one_round, faults=["site-b=nan@1"]).run()
     expected = by_hand(one_round, {"site-a": 100, "site-c": 300}, rounds_=1)
 
@@ -263,13 +213,13 @@ def test_a_faulty_update_leaves_no_trace_in_the_mean(federation):
 
 def test_a_duplicate_counts_once(federation):
     assert (
-        federation(OPEN, "twice", faults=["site-a=duplicate@1"]).run().adapter.digest()
-        == federation(OPEN, "once").run().adapter.digest()
+        federation(PLAN, "twice", faults=["site-a=duplicate@1"]).run().adapter.digest()
+        == federation(PLAN, "once").run().adapter.digest()
     )
 
 
 def test_below_the_quorum_nothing_of_the_round_stays(federation):
-    whole = federation(OPEN, faults=["site-a=nan@2", "site-b=drop@2"])
+    whole = federation(PLAN, faults=["site-a=nan@2", "site-b=drop@2"])
     with pytest.raises(QuorumError) as caught:
         whole.run()
     kept = Checkpoints.open(whole.folder / "run").last()
@@ -278,12 +228,12 @@ def test_below_the_quorum_nothing_of_the_round_stays(federation):
     assert "site-a: update-not-finite" in caught.value.message and "site-b: no-answer" in caught.value.message
     assert kept.round_number == 1 and len(list((whole.folder / "run" / "objects").iterdir())) == 2
     whole.link = LocalLink(whole.sites)
-    assert whole.run().adapter.digest() == federation(OPEN, "without faults").run().adapter.digest()
+    assert whole.run().adapter.digest() == federation(PLAN, "without faults").run().adapter.digest()
 
 
 def test_a_refusal_is_a_value_and_the_others_go_on(federation):
     strict = {"site-b": replace(POLICY, allow_without_privacy=False)}
-    result = federation(OPEN, policies=strict).run()
+    result = federation(PLAN, policies=strict).run()
 
     assert result.rounds[0].refusals == {"site-b": ("privacy_off",)}
     assert result.rounds[0].participants == ("site-a", "site-c")
@@ -291,7 +241,7 @@ def test_a_refusal_is_a_value_and_the_others_go_on(federation):
 
 def test_too_few_consents_stop_the_run_before_anybody_trains(federation):
     strict = {site: replace(POLICY, allow_without_privacy=False) for site in ("site-a", "site-b")}
-    whole = federation(OPEN, policies=strict)
+    whole = federation(PLAN, policies=strict)
     with pytest.raises(QuorumError) as caught:
         whole.run()
 
@@ -301,23 +251,23 @@ def test_too_few_consents_stop_the_run_before_anybody_trains(federation):
 
 def test_a_quorum_that_no_link_can_reach_is_said_at_once(federation):
     with pytest.raises(QuorumError) as caught:
-        federation(replace(OPEN, run=replace(OPEN.run, quorum=4))).run()
+        federation(replace(PLAN, run=replace(PLAN.run, quorum=4))).run()
     assert caught.value.code == "quorum-unreachable"
 
 
 def test_no_quorum_in_the_plan_means_every_site(federation):
     with pytest.raises(QuorumError):
-        federation(replace(OPEN, run=replace(OPEN.run, quorum=0)), faults=["site-c=drop@1"]).run()
+        federation(replace(PLAN, run=replace(PLAN.run, quorum=0)), faults=["site-c=drop@1"]).run()
 
 
 def test_a_site_with_another_base_or_other_shapes_takes_no_part(federation):
     whole = federation()
     whole.sites["site-a"].learner.base_digest = lambda: "00" * 32
-    pinned = replace(OPEN, model=replace(OPEN.model, sha256="ba5e" * 16))
+    pinned = replace(PLAN, model=replace(PLAN.model, sha256="ba5e" * 16))
     whole.plan = pinned
     assert whole.run().rounds[0].refusals == {"site-a": ("model_not_allowed",)}
 
-    other = federation(OPEN, "other")
+    other = federation(PLAN, "other")
     other.sites["site-c"].learner._shapes = {**SHAPES, "m.lora_A.weight": (2, 9)}
     assert other.run().rounds[0].failures == {"site-c": "adapter-shape"}
 
@@ -349,7 +299,7 @@ def test_the_record_counts_every_byte_and_names_every_message(federation):
 
 
 def test_the_order_of_the_sites_does_not_change_a_bit(federation):
-    forward, backward = federation(OPEN, "forward"), federation(OPEN, "backward")
+    forward, backward = federation(PLAN, "forward"), federation(PLAN, "backward")
     backward.link = LocalLink(dict(reversed(backward.sites.items())))
 
     assert forward.run().adapter.digest() == backward.run().adapter.digest()
@@ -373,8 +323,8 @@ def test_a_finished_run_asks_nobody(federation):
 
 
 def test_run_ids_differ_and_can_name_a_folder():
-    assert rounds.new_run_id(OPEN, SeededKeys(1)) != rounds.new_run_id(OPEN, SeededKeys(2))
-    assert rounds.new_run_id(OPEN, SeededKeys(1)).startswith("demo-")
+    assert rounds.new_run_id(PLAN, SeededKeys(1)) != rounds.new_run_id(PLAN, SeededKeys(2))
+    assert rounds.new_run_id(PLAN, SeededKeys(1)).startswith("demo-")
 
 
 def test_a_site_that_died_after_paying_costs_the_run_one_round_and_not_the_rest(federation):
@@ -433,9 +383,9 @@ def test_a_candidate_that_the_sites_find_worse_is_undone_and_the_next_one_compar
         figure = next(figures)
         return {"site-a": figure, "site-b": figure}
 
-    whole = federation(OPEN)
-    checkpoints = Checkpoints.create(whole.folder / "run", run_id="run-1", plan=OPEN)
-    result = rounds.run(OPEN, whole.link, checkpoints, examine=examine)
+    whole = federation(PLAN)
+    checkpoints = Checkpoints.create(whole.folder / "run", run_id="run-1", plan=PLAN)
+    result = rounds.run(PLAN, whole.link, checkpoints, examine=examine)
 
     assert [record.outcome for record in result.rounds] == ["accepted", "gate-worse", "accepted"]
     assert result.rounds[1].adapter_digest == result.rounds[0].adapter_digest != seen[1]
@@ -449,29 +399,22 @@ def test_without_figures_of_the_sites_the_record_says_that_nobody_compared(feder
 TEN = {f"site-{letter}": 100 for letter in "abcdefghij"}
 
 
-def ten(folder, robust: str, faults: list[str]) -> float:
+def ten(federation, name: str, robust: str, faults: list[str]) -> float:
     """How far from the mean patient ten sites end, one of them wrong in every round but the last."""
     plan = replace(
-        OPEN,
-        run=replace(OPEN.run, quorum=10),
-        aggregation=replace(OPEN.aggregation, weights="equal", robust=robust, max_update_rms=100.0),
+        PLAN,
+        run=replace(PLAN.run, quorum=10),
+        aggregation=replace(PLAN.aggregation, weights="equal", robust=robust, max_update_rms=100.0),
     )
-    sites = {
-        site: vector_site(site, folder / site, patients(site), shapes=SHAPES, policy=POLICY, declared_patients=100)
-        for site in TEN
-    }
-    link = FaultyLink(LocalLink(sites), [parse_fault(text) for text in faults])
-    result = rounds.run(plan, link, Checkpoints.create(folder / "run", run_id="run-1", plan=plan))
-    for site in sites.values():
-        site.ledger.close()
-    optimum = np.mean([patients(site).mean(axis=0) for site in TEN], axis=0)
+    result = federation(plan, name, declared=TEN, faults=faults).run()
+    optimum = np.mean([patients_of(site).mean(axis=0) for site in TEN], axis=0)
     return float(np.linalg.norm(result.adapter.flatten() - optimum) / np.linalg.norm(start(plan) - optimum))
 
 
 @pytest.mark.parametrize("robust", ["median-norm", "trimmed-mean", "multi-krum"])
-def test_one_of_ten_sites_that_sends_its_update_tenfold_and_turned_round_does_not_decide(tmp_path, robust):
+def test_one_of_ten_sites_that_sends_its_update_tenfold_and_turned_round_does_not_decide(federation, robust):
     faults = ["site-c=flip@1", "site-c=flip@2", "site-c=flip@3"]
-    good, bad = ten(tmp_path / "good", "none", []), ten(tmp_path / "bad", "none", faults)
+    good, bad = ten(federation, "good", "none", []), ten(federation, "bad", "none", faults)
 
     assert good < 0.05 and bad > 0.9
-    assert ten(tmp_path / robust, robust, faults) < 0.3
+    assert ten(federation, robust, robust, faults) < 0.3
