@@ -4,9 +4,10 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 MAX_BYTES = 8 * 2**20
 KEEP = 5
@@ -59,3 +60,16 @@ class JsonLog:
             if older.exists():
                 os.replace(older, self._path.with_name(f"{self._path.name}.{number + 1}"))
         os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
+
+
+def events(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a log, which may not be there yet. A process that was killed may have left half of one."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue

@@ -142,7 +142,7 @@ def ours(folder: Path, rounds: int) -> dict[str, Any]:
     """Rounds of ours, in the open and masked, in one federation."""
     federation = VectorFederation(folder, SITES, NUMBERS)
     folder.mkdir()
-    federation.establish()
+    federation.establish(supervise.free_port())
     federation.keep_running()
     memory = Memory(lambda: [federation.processes["serve"].pid])
     told: dict[str, Any] = {}

@@ -23,6 +23,7 @@ from typing import Any
 from client.folder import CA, TRANSPORT, SiteFolder
 from federation import supervise
 from federation.errors import CarrierError
+from federation.logs import events
 from federation.plan import RunPlan, load_plan, parse_plan
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.terminal import Talk
@@ -294,12 +295,8 @@ def ahead(logs: Mapping[str, Path]) -> str | None:
 
 def _trained(log: Path) -> int:
     """The last round in which this hospital has answered a question to train."""
-    try:
-        lines = log.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    told = [json.loads(line) for line in lines if line.endswith("}")]
-    return max((one["round"] for one in told if one["event"] == "answered" and one["kind"] == "train"), default=0)
+    answered = (one for one in events(log) if one["event"] == "answered")
+    return max((one["round"] for one in answered if one["kind"] == "train"), default=0)
 
 
 def _wait(ready: Callable[[], bool], who: str, place: Path) -> None:

@@ -21,12 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from federation.logs import events
 from federation.plan import RunPlan, parse_plan
 from federation.privacy.ledger import Ledger
+from federation.supervise import free_port
 from server import desk, runs
 from server.runs import RunFolder
 from server.verify import verify
-from sim.vector_federation import VectorFederation, events
+from sim.vector_federation import VectorFederation
 
 SITES = ("a", "b", "c")
 KINDS = ("serve", "superlink", "runner", "daemon", "node", "relay")
@@ -71,7 +73,7 @@ def run(folder: Path, plan: RunPlan, seed: int) -> dict[str, Any]:
     federation = VectorFederation(folder, SITES)
     earlier = runs.every(federation.home / "runs")
     if not earlier:
-        federation.establish()
+        federation.establish(free_port())
     federation.keep_running()
     began = time.monotonic()
     try:

@@ -1,14 +1,12 @@
 """A coordinator and hospitals with vectors for patients, as processes over TLS: for benches and for killing."""
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from client.folder import SiteFolder
 from federation import supervise
@@ -48,21 +46,27 @@ class VectorFederation:
     def home(self) -> Path:
         return self.folder / "coordinator"
 
-    def establish(self) -> None:
-        """What people do at the beginning; here one person does it all."""
-        now, port = time.time(), supervise.free_port()
-        federation = FederationFolder.init(
-            self.home, consortium=CONSORTIUM, address=f"localhost:{port}", officers=(), threshold=1, now_s=now
+    def establish(self, port: int) -> None:
+        """What people do at the beginning; here one person does it all. Hospitals reach the coordinator on `port`."""
+        FederationFolder.init(
+            self.home, consortium=CONSORTIUM, address=f"localhost:{port}", officers=(), threshold=1, now_s=time.time()
         )
-        for name in self.sites:
+        self.admit(*self.sites)
+
+    def admit(self, *names: str) -> None:
+        """Hospitals come in, now or while everything runs, and accept the roster that has all of them."""
+        now, federation = time.time(), FederationFolder.open(self.home)
+        folders = []
+        for name in names:
             site = SiteFolder.init(
                 self.folder / name, site_id=name, declared_patients=100, coordinator=CONSORTIUM, keys=SeededKeys(1)
             )
             invitation = federation.invite(name, token=os.urandom(32), now_s=now)
             said = site.enrol(invitation, organisation="o", contact="c", heard=invitation.words(), now_s=now)
             federation.admit(said, heard=said.words(), now_s=now)
-        for name in self.sites:
-            SiteFolder(self.folder / name).accept_roster(federation.current(), heard=None, now_s=now)
+            folders.append(site)
+        for site in folders:
+            site.accept_roster(federation.current(), heard=None, now_s=now)
 
     def keep_running(self) -> None:
         """Start what is not running: what systemd does."""
@@ -102,23 +106,10 @@ class VectorFederation:
         supervise.end(self.processes.values(), wait_s=20)
 
 
-def events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a JSON log; a process that was killed may have left half of one."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
-
-
 def main() -> None:
     """`python -m sim.vector_federation FOLDER`: one masked round from beginning to end."""
     federation = VectorFederation(Path(sys.argv[1]))
-    federation.establish()
+    federation.establish(supervise.free_port())
     try:
         run = federation.launch(parse_plan(ONE_ROUND))
         while run.standing().state not in runs.OVER:

@@ -4,7 +4,7 @@ import json
 import stat
 from datetime import UTC, datetime
 
-from federation.logs import JsonLog
+from federation.logs import JsonLog, events
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -51,3 +51,17 @@ def test_a_log_that_cannot_be_written_counts_and_does_not_stop_the_work(tmp_path
     log("event")
 
     assert log.failed == 1
+
+
+def test_half_a_line_of_a_process_that_was_killed_is_passed_over(tmp_path):
+    path = tmp_path / "site.jsonl"
+    found = [list(events(path))]
+    JsonLog(path)("first")
+    with path.open("a") as file:
+        file.write('{"event": "answ')
+    found.append([one["event"] for one in events(path)])
+    for event in ("glued to it", "later"):
+        JsonLog(path)(event)
+    found.append([one["event"] for one in events(path)])
+
+    assert found == [[], ["first"], ["first", "later"]]

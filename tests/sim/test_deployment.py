@@ -24,6 +24,7 @@ from client.folder import SiteFolder
 from federation import flower_private, supervise
 from federation.consent import PROTOCOL
 from federation.flower import GridLink, Patience
+from federation.logs import events
 from federation.messages import Question
 from federation.plan import parse_plan
 from federation.privacy.ledger import Ledger
@@ -37,7 +38,8 @@ from server.verify import verify
 from sim.deployment import ahead
 from sim.keys import SeededKeys
 from sim.links import LocalLink
-from sim.vector_hospital import CONSORTIUM, site_of
+from sim.vector_federation import VectorFederation
+from sim.vector_hospital import site_of
 
 # Flower's own build of a bundle, which only a test uses, calls something deprecated.
 pytestmark = [
@@ -116,32 +118,10 @@ class Deployment:
 
     def __init__(self, folder, sites=SITES):
         self.folder, self.home, self.sites = folder, folder / "coordinator", sites
-        now, port = time.time(), free_port()
-        self.wire = Wire(port)
-        federation = FederationFolder.init(
-            self.home, consortium=CONSORTIUM, address=f"localhost:{self.wire.port}", officers=(), threshold=1, now_s=now
-        )
-        for site_id in sites:
-            self.enrol(federation, site_id)
-        for site_id in sites:
-            SiteFolder(folder / site_id).accept_roster(federation.current(), heard=None, now_s=now)
-        self.port, self.processes = port, {}
+        self.port, self.processes = free_port(), {}
+        self.wire = Wire(self.port)
+        VectorFederation(folder, sites).establish(self.wire.port)
         self.serve()
-
-    def enrol(self, federation, site_id):
-        now = time.time()
-        invitation = federation.invite(site_id, token=os.urandom(32), now_s=now)
-        site = SiteFolder.init(
-            self.folder / site_id, site_id=site_id, declared_patients=100, coordinator=CONSORTIUM, keys=SeededKeys(1)
-        )
-        submission = site.enrol(invitation, organisation="o", contact="c", heard=invitation.words(), now_s=now)
-        federation.admit(submission, heard=submission.words(), now_s=now)
-        return site
-
-    def admit(self, site_id):
-        """One more site, while everything runs."""
-        federation = FederationFolder.open(self.home)
-        self.enrol(federation, site_id).accept_roster(federation.current(), heard=None, now_s=time.time())
 
     def serve(self):
         listening = Listening(f"127.0.0.1:{self.port}", self.home / "server.crt", self.home / "server.key")
@@ -175,16 +155,15 @@ class Deployment:
         assert run.standing().state == "finished", run.standing()
         return Checkpoints.open(run.run).last()
 
+    def told(self, site_id, event):
+        return [one for one in events(self.folder / site_id / "logs" / "site.jsonl") if one["event"] == event]
+
     def answered(self, site_id):
-        path = self.folder / site_id / "logs" / "site.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [one for line in lines if (one := json.loads(line))["event"] == "answered"]
+        return self.told(site_id, "answered")
 
     def child(self, site_id, name):
         """The process id of a hospital's node or relay."""
-        path = self.folder / site_id / "logs" / "site.jsonl"
-        told = [json.loads(line) for line in path.read_text().splitlines()]
-        return [one["pid"] for one in told if one["event"] == "child-started" and one["child"] == name][-1]
+        return [one["pid"] for one in self.told(site_id, "child-started") if one["child"] == name][-1]
 
     def spends(self, site_id):
         with_ledger = Ledger.open(self.folder / site_id / "vectors" / "ledger")
@@ -316,7 +295,7 @@ def test_a_roster_signed_in_mid_run_counts_from_the_next_round_and_nobody_starts
     federation.admit(rotated, heard=rotated.words(), now_s=time.time())
     done = len(run.records())
     deployment.until(lambda: len(run.records()) > done, "a round with the new key")
-    deployment.admit("d")
+    VectorFederation(deployment.folder).admit("d")
     deployment.start("d")
 
     deployment.finish(run)
