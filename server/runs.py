@@ -86,7 +86,10 @@ class RunFolder:
         return committed.records if committed else ()
 
     def events(self, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every whole line of the progress behind this offset, with the offset behind it."""
+        """Every whole line of the progress behind this offset, with the offset behind it.
+
+        A loss of power may have left half a line before another one: what cannot be read is passed over.
+        """
         try:
             with (self.path / "progress.jsonl").open("rb") as file:
                 file.seek(after)
@@ -94,7 +97,11 @@ class RunFolder:
                     if not line.endswith(b"\n"):
                         return
                     after += len(line)
-                    yield after, json.loads(line)
+                    try:
+                        event = json.loads(line)
+                    except ValueError:
+                        continue
+                    yield after, event
         except FileNotFoundError:
             return
 

@@ -62,8 +62,12 @@ def test_events_are_read_in_whole_lines_from_where_one_stopped(home):
     made.stand("finished")
     with (made.path / "progress.jsonl").open("ab") as file:
         file.write(b'{"half')
-
     assert [event["state"] for _, event in made.events(at)] == ["finished"]
+
+    with (made.path / "progress.jsonl").open("ab") as file:  # the power came back, and the next event was written
+        file.write(b'{"event": "state"}\n')
+    made.stand("queued")
+    assert [event["state"] for _, event in made.events(at)] == ["finished", "queued"]
 
 
 def test_following_a_run_tells_what_happens_until_it_is_over(home):
