@@ -25,7 +25,7 @@ demo-deployment: setup  ## a coordinator and three hospitals as processes, over 
 	$(BIN)/python -m sim.deployment --out out/deployment
 
 test: setup  ## the fast suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 slow: setup  ## everything, minutes long
 	$(BIN)/python -m pytest

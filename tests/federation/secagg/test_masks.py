@@ -75,7 +75,7 @@ def test_a_box_opens_under_its_own_key_only_and_any_changed_bit_is_noticed():
     assert masks.unseal(key, b"") is None
 
 
-@pytest.mark.parametrize("key", [bytes(32), b"\x01" + bytes(31), bytes(31), os.urandom(33)])
+@pytest.mark.parametrize("key", [bytes(32), b"\x01" + bytes(31), bytes(31), bytes(range(33))])
 def test_impossible_public_keys_are_refused(key):
     assert not masks.is_public_key(key)
     with pytest.raises(ProtocolError):
