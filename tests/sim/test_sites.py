@@ -13,7 +13,7 @@ from sim.sites import FOUR, QUESTIONS, by_site_partition, dirichlet_partition, f
 def test_the_four_hospitals_are_uneven_and_one_hardly_sees_a_pneumothorax() -> None:
     four = four_hospitals()
 
-    assert [hospital.patients for hospital in four] == [600, 400, 270, 130]
+    assert [hospital.patients for hospital in four] == [740, 480, 330, 150]
     assert min(hospital.prevalence.pneumothorax for hospital in four) <= 0.01
     assert len({hospital.layout for hospital in four}) == len({hospital.character_set for hospital in four}) == 4
     assert {hospital.report_style for hospital in four} == {"structured", "sentences", "telegram"}
