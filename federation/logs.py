@@ -63,13 +63,27 @@ class JsonLog:
 
 
 def events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a log, which may not be there yet. A process that was killed may have left half of one."""
+    """The whole lines of a log, which may not be there yet."""
+    return (event for _, event in events_after(path, 0))
+
+
+def events_after(path: Path, after: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every whole line behind this offset, with the offset behind it.
+
+    A killed process, or a loss of power, may have left half a line before another one: what cannot be read is passed
+    over.
+    """
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except OSError:
+        with path.open("rb") as file:
+            file.seek(after)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                after += len(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                yield after, event
+    except FileNotFoundError:
         return
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue

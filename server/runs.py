@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from federation import durable
 from federation.errors import CarrierError, FedError
-from federation.logs import JsonLog
+from federation.logs import JsonLog, events_after
 from federation.messages import RUN_ID
 from federation.plan import RunPlan
 from federation.privacy.keystream import KeySource
@@ -86,24 +86,8 @@ class RunFolder:
         return committed.records if committed else ()
 
     def events(self, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Every whole line of the progress behind this offset, with the offset behind it.
-
-        A loss of power may have left half a line before another one: what cannot be read is passed over.
-        """
-        try:
-            with (self.path / "progress.jsonl").open("rb") as file:
-                file.seek(after)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        return
-                    after += len(line)
-                    try:
-                        event = json.loads(line)
-                    except ValueError:
-                        continue
-                    yield after, event
-        except FileNotFoundError:
-            return
+        """Every whole line of the progress behind this offset, with the offset behind it."""
+        return events_after(self.path / "progress.jsonl", after)
 
 
 def create(runs: Path, plan: RunPlan, keys: KeySource, *, base: Path | None = None) -> RunFolder:
