@@ -39,7 +39,7 @@ import numpy as np
 from federation import canonical
 from federation.adapter import Adapter, factor
 from federation.canonical import Value
-from federation.consent import Consent, patients_most
+from federation.consent import Consent, PrivacyTerms, patients_most
 from federation.plan import RunPlan
 from server.aggregate import Aggregate, partner
 
@@ -130,10 +130,9 @@ def _mean_of_sgd(
     variance = drawn = drawn_variance = largest = 0.0
     for consent, weight in sites.values():
         assert consent.terms is not None
-        divisor = consent.terms.sampling_rate * consent.declared_patients
+        divisor, patients = _drawn(consent, consent.terms)
         share = weight / (whole * divisor)  # a_k
         variance += (share * consent.terms.noise_multiplier) ** 2
-        patients = consent.terms.sampling_rate * patients_most(consent.declared_patients)  # m_k
         drawn += share * patients
         drawn_variance += share**2 * patients * (1 - consent.terms.sampling_rate)
         largest = max(largest, share)
@@ -152,8 +151,7 @@ def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
     if consent.terms is None:
         return refused_above
     steps, rate, norm = plan.training.local_steps, plan.training.learning_rate, plan.privacy.clipping_norm
-    divisor = consent.terms.sampling_rate * consent.declared_patients
-    patients = consent.terms.sampling_rate * patients_most(consent.declared_patients)
+    divisor, patients = _drawn(consent, consent.terms)
     drift, spread = _drawn_most(patients) * norm / divisor, consent.terms.noise_multiplier * norm / divisor
     match plan.training.optimizer:
         case "sgd":
@@ -164,6 +162,12 @@ def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
             floor = math.sqrt(max(0.1 * spread**2, 1e-12))  # federation/privacy/optimizer.py
             derived = rate * steps * (drift + spread * _reach(size)) / floor
     return min(derived * ROUNDING, refused_above)
+
+
+def _drawn(consent: Consent, terms: PrivacyTerms) -> tuple[float, float]:
+    """D_k and m_k: the mean number of drawn patients that the site divides by, and the largest it may have."""
+    rate = terms.sampling_rate
+    return rate * consent.declared_patients, rate * patients_most(consent.declared_patients)
 
 
 def _drawn_most(expected: float) -> float:
