@@ -32,7 +32,7 @@ from sim.vector_federation import VectorFederation
 
 SITES = ("a", "b", "c")
 NUMBERS = 2**18  # float32: 1 MiB
-WAIT_S, IDLE_S = 900.0, 120.0
+WAIT_S, START_S, IDLE_S = 900.0, 60.0, 120.0
 PROGRAMS = Path(sys.executable).parent
 PLAN = """
 [run]
@@ -76,7 +76,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 @client.train()
 def train(message, context):
@@ -269,13 +270,13 @@ def _figures(seconds: list[float]) -> dict[str, float]:
 
 def _until_zero(words: list[str], env: dict[str, str]) -> None:
     """The command, until it works: the SuperLink may still start."""
-    end = time.monotonic() + WAIT_S
+    end = time.monotonic() + START_S
     while True:
         done = subprocess.run([str(PROGRAMS / words[0]), *words[1:]], env=env, capture_output=True)
         if done.returncode == 0:
             return
         if time.monotonic() > end:
-            raise CarrierError("serve-away", "Flower's SuperLink does not answer", hint=done.stderr.decode()[-300:])
+            raise CarrierError("serve-away", "Flower's SuperLink does not answer", hint=(done.stdout + done.stderr).decode()[-300:])
         time.sleep(1.0)
 
 
