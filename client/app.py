@@ -94,8 +94,8 @@ def relay(site_id: str, socket: Path, address: str, secret: Path) -> None:
         if token is not None:
             try:
                 flower_private.answer_task(address, token, app)
-            except ConnectionError:
-                print("a task was lost: the node stopped answering", file=sys.stderr)
+            except ConnectionError as error:
+                print(f"a task was lost: {error}", file=sys.stderr)
             busy_until = time.monotonic() + BUSY_FOR_S
         else:
             time.sleep(BUSY_POLL_S if time.monotonic() < busy_until else IDLE_POLL_S)

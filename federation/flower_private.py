@@ -49,7 +49,11 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    pull_and_inflate_object_from_tree,
+    push_objects,
+)
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -231,6 +235,8 @@ def answer_task(address: str, token: str, app: Callable[[Message, Context], Mess
             )
         except httpx.HTTPError:
             raise ConnectionError("the node stopped answering") from None
+        except ObjectPullError:
+            raise ConnectionError("the message was withdrawn") from None
 
 
 def _identified(given: Any) -> Context:
@@ -404,6 +410,26 @@ def code_free_bundle() -> bytes:
 # The SuperNode.
 
 
+def pull_or_drop(pull: Callable[..., int | None], **named: Any) -> int | None:
+    """Flower's step of receiving a message, made to drop one whose run ends meanwhile like any other that fails.
+
+    Left to itself it forgets the message and keeps its task, and who takes that task waits two hours for the rest.
+    """
+    from flwr.supercore.run import RunNotRunningException
+
+    def failing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(*args: Any) -> Any:
+            try:
+                return call(*args)
+            except RunNotRunningException:  # no Exception to Flower, which so passes its own cleaning up
+                raise ConnectionError("the run is over") from None
+
+        return guarded
+
+    calls = {name: failing(named[name]) for name in ("pull_object", "confirm_message_received")}
+    return pull(**named | calls)
+
+
 def run_supernode(
     superlink: str, address: str, *, ca: str, key: str, secret: str, heartbeat_s: int = NODE_HEARTBEAT_S
 ) -> None:
@@ -419,14 +445,15 @@ def run_supernode(
     import time
     from types import SimpleNamespace
 
+    from flwr.supercore import heartbeat
     from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli import flower_supernode
 
     last = [0.0]
     pull = start_client_internal._pull_and_store_message
 
-    def watched(*args: Any, **named: Any) -> int | None:
-        run_id = pull(*args, **named)
+    def watched(**named: Any) -> int | None:
+        run_id = pull_or_drop(pull, **named)
         if run_id is not None:
             last[0] = time.monotonic()
         return run_id
@@ -436,7 +463,8 @@ def run_supernode(
             last[0] = time.monotonic()
         time.sleep(min(seconds, SOON_S) if time.monotonic() - last[0] < SOON_FOR_S else seconds)
 
-    fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = heartbeat_s  # type: ignore[attr-defined]
+    for module in (fleet_http_connection, heartbeat):  # what it promises, and what it does
+        module.HEARTBEAT_DEFAULT_INTERVAL = heartbeat_s  # type: ignore[attr-defined]
     start_client_internal._pull_and_store_message = watched
     start_client_internal.time = SimpleNamespace(sleep=sleep)  # type: ignore[assignment, attr-defined]
     host, _, port = address.rpartition(":")

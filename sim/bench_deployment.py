@@ -276,7 +276,9 @@ def _until_zero(words: list[str], env: dict[str, str]) -> None:
         if done.returncode == 0:
             return
         if time.monotonic() > end:
-            raise CarrierError("serve-away", "Flower's SuperLink does not answer", hint=(done.stdout + done.stderr).decode()[-300:])
+            raise CarrierError(
+                "serve-away", "Flower's SuperLink does not answer", hint=(done.stdout + done.stderr).decode()[-300:]
+            )
         time.sleep(1.0)
 
 

@@ -5,10 +5,16 @@ import io
 import zipfile
 
 import pytest
+from flwr.app import Message, RecordDict
 from flwr.common.config import get_fab_config
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli import flower_supernode
+from flwr.supernode.nodestate import NodeStateFactory
 
 from federation import flower_private
 from server import superlink
@@ -53,3 +59,33 @@ def _routes(app):
     from fastapi.routing import iter_route_contexts
 
     return [context.route for context in iter_route_contexts(app.routes) if hasattr(context.route, "path")]
+
+
+def test_a_message_whose_run_ends_while_it_arrives_leaves_no_task_behind(monkeypatch):
+    """The bare function of Flower leaves one, and with it a relay that waits for the rest."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 5)
+    left = []
+    for pull in (start_client_internal._pull_and_store_message, _dropping):
+        state = NodeStateFactory(ObjectStoreFactory()).state()
+        state.set_node_id(7)
+        state.store_run(Run.create_empty(5))
+        message = Message(RecordDict(), message_type="train", dst_node_id=7)
+        message.metadata.__dict__["_message_id"] = message.object_id
+
+        def over(*args):
+            raise RunNotRunningException
+
+        pulled = pull(
+            state=state, object_store=state.object_store, node_config={}, trusted_entities=None,
+            receive=lambda message=message: (message, get_object_tree(message)), get_run=over, get_fab=over,
+            pull_object=over, confirm_message_received=over,
+        )  # fmt: skip
+        assert pulled is None
+        left.append([task.status.status for task in state.get_tasks()])
+
+    assert left == [["pending"], ["finished"]]
+
+
+def _dropping(**named):
+    return flower_private.pull_or_drop(start_client_internal._pull_and_store_message, **named)

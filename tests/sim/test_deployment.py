@@ -285,7 +285,7 @@ def test_a_site_that_was_away_joins_the_next_round(deployment):
 
 def test_a_roster_signed_in_mid_run_counts_from_the_next_round_and_nobody_starts_again(deployment):
     """A site takes a new key and a fourth one comes, under masks, while every process goes on."""
-    plan = replace(PLAN, run=replace(PLAN.run, rounds=6), aggregation=replace(PLAN.aggregation, secure=True))
+    plan = replace(PLAN, run=replace(PLAN.run, rounds=8), aggregation=replace(PLAN.aggregation, secure=True))
     federation = FederationFolder.open(deployment.home)
     deployment.start_all()
     run = deployment.launch(plan)
@@ -294,7 +294,7 @@ def test_a_roster_signed_in_mid_run_counts_from_the_next_round_and_nobody_starts
     rotated = site.rotate()
     federation.admit(rotated, heard=rotated.words(), now_s=time.time())
     done = len(run.records())
-    deployment.until(lambda: len(run.records()) > done, "a round with the new key")
+    deployment.until(lambda: len(run.records()) >= done + 2, "a whole round with the new key")
     VectorFederation(deployment.folder).admit("d")
     deployment.start("d")
 
