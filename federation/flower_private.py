@@ -465,7 +465,7 @@ def run_supernode(
 
     for module in (fleet_http_connection, heartbeat):  # what it promises, and what it does
         module.HEARTBEAT_DEFAULT_INTERVAL = heartbeat_s  # type: ignore[attr-defined]
-    start_client_internal._pull_and_store_message = watched
+    start_client_internal._pull_and_store_message = watched  # type: ignore[assignment]
     start_client_internal.time = SimpleNamespace(sleep=sleep)  # type: ignore[assignment, attr-defined]
     host, _, port = address.rpartition(":")
     sys.argv = [
