@@ -268,7 +268,7 @@ def test_whatever_is_killed_the_run_ends_with_the_same_adapter_and_nothing_is_sp
 
 
 def test_a_site_that_was_away_joins_the_next_round(deployment):
-    plan = replace(PLAN, run=replace(PLAN.run, rounds=8, quorum=2))
+    plan = replace(PLAN, run=replace(PLAN.run, rounds=8, quorum=2, deadline_s=60.0))
     deployment.start_all()
     run = deployment.launch(plan)
     deployment.until(lambda: len(run.records()) >= 1, "a round")
