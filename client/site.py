@@ -21,10 +21,10 @@ from federation import canonical, codec, durable, messages
 from federation.adapter import Adapter, AdapterUpdate, Factor, check_update
 from federation.consent import PROTOCOL, Consent, PrivacyTerms, Refusal
 from federation.errors import BudgetError, FedError, FormatError, ModelError, SettingsError, StoreError
-from federation.evaluation import Evaluation
+from federation.evaluation import Evaluation, Validation
 from federation.messages import Answer, Payload, Question, answer_to
 from federation.plan import RunPlan, plan_from_value
-from federation.privacy import accounting, histograms
+from federation.privacy import accounting, histograms, validation
 from federation.privacy.accounting import Event
 from federation.privacy.clipping import FlatClipping, clipping_rule
 from federation.privacy.histograms import Answers
@@ -140,6 +140,8 @@ class Site:
                     return self._consent(question)
                 case "train":
                     return self._train(question)
+                case "validate":
+                    return self._validate(question)
                 case "evaluate":
                     return self._evaluate(question)
                 case _:
@@ -192,10 +194,13 @@ class Site:
             raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
         self._require_space(question.payload.size)
         mechanism = mechanism_of(run.plan, run.noise_multiplier)
+        if run.plan.evaluation.validation_epsilon is not None:  # what this round's candidate will be compared with
+            durable.overwrite(self._folder(question) / "begun.adapter", question.payload.pieces)
 
         if mechanism is not None and decision.terms is not None:
             event = mechanism.event(run.plan.training.local_steps)
-            self._pay(question, event, decision.terms.delta, _trained_part(run.plan))
+            part = _trained_part(run.plan)
+            self._pay(question, event, decision.terms.delta, part, charge=question.round_number)
         else:
             without_privacy.record(self.state_dir, question.run_id, self.cohort_id, _trained_part(run.plan))
         label = f"{question.run_id}/{question.round_number}"
@@ -233,6 +238,40 @@ class Site:
             raise FormatError("message-context", "this site has no roster", hint="start it with its identity")
         return self.masking
 
+    def _validate(self, question: Question) -> Answer:
+        """After a round: decide, pay, and say with noise what its candidate changed for the held-out patients.
+
+        It is compared with the adapter that the round began with, as this site was asked to train it.
+        """
+        kept = read_answer(self._slot(question), question)
+        if kept is not None:
+            return kept
+        run = self._known_run(question)
+        if run is None or question.payload is None:
+            raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
+        wanted, last, plan = run.plan.evaluation.validation_epsilon, run.plan.run.rounds, self._narrowed(run.plan)
+        begun = self._folder(question) / "begun.adapter"
+        if self.examiner is None or wanted is None or not 1 <= question.round_number <= last or not begun.exists():
+            raise _not_due("after a round that this site has trained in, if the plan has a price")
+        before = Payload(begun.read_bytes())
+        if question.body != {"before": before.sha256}:
+            raise FormatError("message-context", "another round began with this adapter", hint="this site sits it out")
+        charge = last + 1 + question.round_number  # as the ledger numbers it: after the rounds, and the evaluation
+        decided = self._decide_held_out(question, plan, charge, epsilon=wanted, looks=last)
+        if isinstance(decided, Refusal):
+            return answer_to(question, "refusal", decided.body())
+        adapters = [self._fitting(plan, payload) for payload in (before, question.payload)]
+
+        mechanism, terms = decided
+        self._pay(question, mechanism.event(1), terms.delta, _held_out_part(plan), charge=charge)
+        stream = KeyStream(self.keys.key(f"{question.run_id}/{question.round_number}/validation"))
+        divisor = plan.evaluation.held_out_patients(self.declared_patients)
+        one, two = (self.examiner.examine(plan, adapter) for adapter in adapters)
+        change = validation.release(one, two, mechanism, stream, divisor=divisor)
+        answer = answer_to(question, "validation", Validation(terms, change).body())
+        durable.overwrite(self._slot(question), messages.pieces(answer))
+        return answer
+
     def _evaluate(self, question: Question) -> Answer:
         """After the last round: decide, pay for the held-out patients, examine them, noise, keep the answer, reply.
 
@@ -244,40 +283,53 @@ class Site:
         run = self._known_run(question)
         if run is None or question.payload is None:
             raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
-        plan, wanted = run.plan, run.plan.evaluation.private_epsilon
-        if self.examiner is None or wanted is None or question.round_number != plan.run.rounds + 1:
-            raise FormatError(
-                "message-kind", "no evaluation is due here", hint="once, after the last round, if the plan has a price"
-            )
-        delta = self._delta(plan)
-        least = accounting.noise_multiplier_for(wanted, delta=delta, sampling_rate=1.0, steps=1)
-        mechanism = Mechanism(PoissonSampling(1.0), FlatClipping(1.0), max(least, self.policy.noise_multiplier_min))
-        event, part = mechanism.event(1), (0.0, plan.evaluation.held_out_share)
-        this_round = (question.run_id, question.round_number)
-        before = [item for item in self.ledger.spends() if (item.run_id, item.round_number) != this_round]
-        after = epsilon_of(before, delta, whom=(self.cohort_id, part), adding=(event,))
-        terms = PrivacyTerms(mechanism.noise_multiplier, 1.0, delta, after, after)
-        approved = (self.state_dir / "approvals" / question.plan_digest).exists()
-        unbounded = without_privacy.touched(self.state_dir, self.cohort_id, part)
-        refusal = policies.decide_evaluation(
-            self.policy, terms, self.declared_patients, approved=approved, unbounded=unbounded
-        )
-        if refusal is not None:
-            return answer_to(question, "refusal", refusal.body())
-        adapter = codec.load_as(Adapter, *question.payload.pieces)
-        if adapter.shapes != {name: tuple(shape) for name, shape in self.learner.adapter_shapes(plan).items()}:
-            raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
-        self._require_space(question.payload.size)
+        plan, wanted, charge = run.plan, run.plan.evaluation.private_epsilon, run.plan.run.rounds + 1
+        if self.examiner is None or wanted is None or question.round_number != charge:
+            raise _not_due("once, after the last round, if the plan has a price")
+        decided = self._decide_held_out(question, plan, charge, epsilon=wanted, looks=1)
+        if isinstance(decided, Refusal):
+            return answer_to(question, "refusal", decided.body())
+        adapter = self._fitting(plan, question.payload)
 
-        self._pay(question, event, delta, part)
+        mechanism, terms = decided
+        self._pay(question, mechanism.event(1), terms.delta, _held_out_part(plan), charge=charge)
         answers = self.examiner.examine(plan, adapter)
-        label = f"{question.run_id}/{question.round_number}"
+        label = f"{question.run_id}/{charge}"
         made = histograms.release(
             answers, mechanism, lambda name: KeyStream(self.keys.key(f"{label}/evaluation/{name}"))
         )
         answer = answer_to(question, "evaluation", Evaluation(terms, made).body())
         durable.overwrite(self._slot(question), messages.pieces(answer))
         return answer
+
+    def _decide_held_out(
+        self, question: Question, plan: RunPlan, charge: int, *, epsilon: float, looks: int
+    ) -> tuple[Mechanism, PrivacyTerms] | Refusal:
+        """The noise of one of so many looks at the held-out patients, which cost this epsilon together; or why not."""
+        delta, part = self._delta(plan), _held_out_part(plan)
+        least = accounting.noise_multiplier_for(epsilon, delta=delta, sampling_rate=1.0, steps=looks)
+        mechanism = Mechanism(PoissonSampling(1.0), FlatClipping(1.0), max(least, self.policy.noise_multiplier_min))
+        before = [
+            item for item in self.ledger.spends() if (item.run_id, item.round_number) != (question.run_id, charge)
+        ]
+        after = epsilon_of(before, delta, whom=(self.cohort_id, part), adding=(mechanism.event(1),))
+        terms = PrivacyTerms(mechanism.noise_multiplier, 1.0, delta, after, after)
+        refusal = policies.decide_evaluation(
+            self.policy,
+            terms,
+            self.declared_patients,
+            approved=(self.state_dir / "approvals" / question.plan_digest).exists(),
+            unbounded=without_privacy.touched(self.state_dir, self.cohort_id, part),
+        )
+        return refusal or (mechanism, terms)
+
+    def _fitting(self, plan: RunPlan, payload: Payload) -> Adapter:
+        """The adapter in this payload, if it fits this site's base."""
+        adapter = codec.load_as(Adapter, *payload.pieces)
+        if adapter.shapes != {name: tuple(shape) for name, shape in self.learner.adapter_shapes(plan).items()}:
+            raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
+        self._require_space(payload.size)
+        return adapter
 
     def _decide(self, question: Question, run: _Run) -> Consent | Refusal:
         plan = run.plan
@@ -349,14 +401,15 @@ class Site:
     def _delta(self, plan: RunPlan) -> float:
         return plan.privacy.delta if plan.privacy.delta is not None else 1 / (10 * self.declared_patients)
 
-    def _pay(self, question: Question, event: Event, delta: float, part: tuple[float, float]) -> None:
-        """Reserve the whole round in the ledger. A round that is paid and has no kept answer is over: the process died
-        in between, and training again would be a second release for one payment."""
-        if self.ledger.find(question.run_id, question.round_number) is not None:
+    def _pay(self, question: Question, event: Event, delta: float, part: tuple[float, float], *, charge: int) -> None:
+        """Reserve the whole charge in the ledger, under its number in the run: a round's is the round's own. What is
+        paid and has no kept answer is over: the process died in between, and training again would be a second release
+        for one payment."""
+        if self.ledger.find(question.run_id, charge) is not None:
             raise BudgetError("round-closed", "this round is already paid for", hint="this site joins the next round")
         spend = Spend(
             run_id=question.run_id,
-            round_number=question.round_number,
+            round_number=charge,
             coordinator=self.coordinator,
             cohort_id=self.cohort_id,
             event=event,
@@ -377,7 +430,8 @@ class Site:
 
     def _slot(self, question: Question) -> Path:
         """Odd and even rounds take turns: a question of this round proves that the answer before the last arrived."""
-        return self._folder(question) / ("odd.answer" if question.round_number % 2 else "even.answer")
+        kind = "validation" if question.kind == "validate" else "answer"
+        return self._folder(question) / f"{'odd' if question.round_number % 2 else 'even'}.{kind}"
 
     def _known_run(self, question: Question) -> _Run | None:
         """The run as agreed; refuses another plan under the same run id."""
@@ -426,6 +480,14 @@ def mechanism_of(plan: RunPlan, noise_multiplier: float | None) -> Mechanism | N
 def _trained_part(plan: RunPlan) -> tuple[float, float]:
     """Whom a round can touch: everybody but the held-out patients (client/training/cohort.py)."""
     return (plan.evaluation.held_out_share, 1.0)
+
+
+def _held_out_part(plan: RunPlan) -> tuple[float, float]:
+    return (0.0, plan.evaluation.held_out_share)
+
+
+def _not_due(when: str) -> FormatError:
+    return FormatError("message-kind", "no look at held-out patients is due here", hint=when)
 
 
 def _read_run(path: Path) -> _Run:

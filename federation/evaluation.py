@@ -1,4 +1,7 @@
-"""What a site answers about its held-out patients: its terms, and one noisy histogram per question of the plan."""
+"""What a site answers about its held-out patients: its terms, and noisy numbers.
+
+After a round one change (federation/privacy/validation.py), after the last one a histogram per question of the plan.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +22,29 @@ class Evaluation:
 
     def body(self) -> dict[str, Value]:
         return {"privacy": terms_body(self.terms), "histograms": [_histogram_body(item) for item in self.histograms]}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How much better a round's candidate is than what the round began with: the change of the mean score, noisy."""
+
+    terms: PrivacyTerms
+    change: float
+
+    def body(self) -> dict[str, Value]:
+        return {"privacy": terms_body(self.terms), "change": canonical.decimal(self.change)}
+
+
+def validation_from(body: Mapping[str, Value]) -> Validation:
+    """Raises: FormatError `not-canonical` for anything that `Validation.body` would not write."""
+    match body:
+        case {"privacy": written, "change": change, **rest} if not rest:
+            made = Validation(terms_from(written), canonical.number(change))
+        case _:
+            raise _refused()
+    if canonical.dump(made.body()) != canonical.dump(body):
+        raise _refused()
+    return made
 
 
 def evaluation_from(body: Mapping[str, Value], questions: int) -> Evaluation:

@@ -22,9 +22,12 @@ from federation.errors import FedError, FormatError, QuorumError
 from federation.messages import Answer, MaskedStage, Payload, Question
 
 MASKED_TYPE = "query.masked"  # the five questions of a masked round
-MESSAGE_TYPES = {"consent": "query.consent", "train": "train", "evaluate": "evaluate"} | dict.fromkeys(
-    get_args(MaskedStage), MASKED_TYPE
-)
+MESSAGE_TYPES = {
+    "consent": "query.consent",
+    "train": "train",
+    "validate": "query.validate",
+    "evaluate": "evaluate",
+} | dict.fromkeys(get_args(MaskedStage), MASKED_TYPE)
 NAME_TYPE = "query.name"
 CODE = re.compile(r"[a-z][a-z-]{0,31}")
 # How long Flower keeps a question and its reply beyond the deadline, because answers are added up one after the other.

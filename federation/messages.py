@@ -22,8 +22,8 @@ VERSION = "wardround-messages/1"
 HEADER_BYTES_MAX = 2**20
 
 MaskedStage = Literal["ready", "shares", "masked", "agree", "unmask"]  # docs/spec/secagg-1.md
-QuestionKind = Literal["consent", "train", MaskedStage, "evaluate"]
-AnswerKind = Literal["consent", "refusal", "update", "trained", MaskedStage, "evaluation", "failure"]
+QuestionKind = Literal["consent", "train", MaskedStage, "validate", "evaluate"]
+AnswerKind = Literal["consent", "refusal", "update", "trained", MaskedStage, "validation", "evaluation", "failure"]
 
 SITE_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")

@@ -134,16 +134,22 @@ class Evaluation:
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
     minimum_count: Annotated[int, Field(ge=1, le=100_000)] = 10
     free_text: bool = False
+    validation_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None  # of the looks at every round's candidate
     private_epsilon: Annotated[float, Field(gt=0, le=100)] | None = None  # of one release about held-out patients
-    questions: Annotated[tuple[Asked, ...], Field(max_length=64)] = ()  # what that release is about; public
+    questions: Annotated[tuple[Asked, ...], Field(max_length=64)] = ()  # what they are about; public
 
     def __post_init__(self) -> None:
         if len({asked[:2] for asked in self.questions}) != len(self.questions):
             raise ValueError("a question is asked twice for the same answer")
         if any(len(set(asked[1:])) != len(asked) - 1 for asked in self.questions):
             raise ValueError("a question has an answer twice")
-        if self.private_epsilon is not None and not (self.questions and self.held_out_share > 0):
-            raise ValueError("private_epsilon needs questions, and a held_out_share above 0")
+        for name in ("validation_epsilon", "private_epsilon"):
+            if getattr(self, name) is not None and not (self.questions and self.held_out_share > 0):
+                raise ValueError(f"{name} needs questions, and a held_out_share above 0")
+
+    def held_out_patients(self, declared: int) -> float:
+        """The public number that a sum over the held-out patients is divided by."""
+        return self.held_out_share * declared
 
 
 @dataclass(frozen=True)

@@ -79,13 +79,12 @@ def _gate(record: RoundRecord) -> dict[str, Any] | None:
         name: None if record.gate.get(name) is None else canonical.number(record.gate[name])
         for name in ("norm", "bound", "energy_cut")
     }
-    metrics = record.gate.get("metrics")
-    return numbers | {
-        "metrics": {site: canonical.number(figure) for site, figure in metrics.items()}
-        if isinstance(metrics, Mapping)
-        else None,
-        "not_checked": [] if isinstance(metrics, Mapping) else ["metrics"],
-    }
+    validation: dict[str, Any] | None = None
+    match record.gate.get("validation"):
+        case {"change": change, "noise": noise, "sites": dict(sites)}:
+            told = {site: canonical.number(figure) for site, figure in sites.items()}
+            validation = {"change": canonical.number(change), "noise": canonical.number(noise), "sites": told}
+    return numbers | {"validation": validation}
 
 
 def site_entries(

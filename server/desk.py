@@ -37,6 +37,9 @@ def check_lines(plan: RunPlan, model: Path, sizes: list[int]) -> list[str]:
     if plan.evaluation.private_epsilon is not None:
         spent = f"epsilon {plan.evaluation.private_epsilon:g}, once, after the last round"
         lines.append(f"examined  held-out patients of every site, {len(plan.evaluation.questions)} questions: {spent}")
+    if plan.evaluation.validation_epsilon is not None:
+        spent = f"epsilon {plan.evaluation.validation_epsilon:g} for all rounds together"
+        lines.append(f"looked at held-out patients of every site, after every round: {spent}")
     size = cost.wire_bytes(plan, model)
     if size is None:
         lines.append("bytes     unknown here: the base's folder is not on this machine")

@@ -26,7 +26,7 @@ beside one site's tenfold. In a single step drift and noise add up in squares to
 their product is one Gaussian number. L = 30: an honest round is rejected with a probability below 4·e^-30 per site and
 step. For the other optimisers, and for the rules of robust.py (they choose by the noise), bounds are added without
 squares. No update may be longer than max_update_rms · sqrt(d); without privacy that is all there is. What no bound can
-see is a wrong update of the right length: for that there is the sites' own metric, where they send one.
+see is a wrong update of the right length: for that the sites look at the candidate themselves, if the plan pays for it.
 """
 
 import math
@@ -40,7 +40,9 @@ from federation import canonical
 from federation.adapter import Adapter, factor
 from federation.canonical import Value
 from federation.consent import Consent, PrivacyTerms, patients_most
+from federation.evaluation import Validation
 from federation.plan import RunPlan
+from federation.privacy.validation import CUT, noise_std
 from server.aggregate import Aggregate, partner
 
 UNLIKELY = 30.0  # L above
@@ -49,7 +51,7 @@ ROUNDING = 1 + 1e-3  # float32 sums
 REJECTIONS_IN_A_ROW = 2  # after so many the run stops and a person looks
 
 Rejection = Literal["gate-not-finite", "gate-bound", "gate-worse"]
-Metrics = Mapping[str, float]  # site -> its private figure for an adapter, from 0 to 1; larger is better
+SURE = 3.0  # standard deviations of noise
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,20 @@ class Verdict:
     rejection: Rejection | None
     norm: float | None  # None: not finite
     bound: float
-    metrics: Metrics | None = None  # None: no site measured, so that was not checked
+    changes: Mapping[str, float] | None = None  # of the held-out score, as each site says; None: nobody was asked
+    change: float = 0.0  # of all sites
+    noise: float = 0.0  # its standard deviation
 
     def value(self) -> dict[str, Value]:
         return {
             "norm": None if self.norm is None else canonical.decimal(self.norm),
             "bound": canonical.decimal(self.bound),
-            "metrics": None if self.metrics is None else {s: canonical.decimal(m) for s, m in self.metrics.items()},
+            "validation": self._validation() if self.changes else None,
         }
+
+    def _validation(self) -> Value:
+        sites: dict[str, Value] = {site: canonical.decimal(change) for site, change in (self.changes or {}).items()}
+        return {"change": canonical.decimal(self.change), "noise": canonical.decimal(self.noise), "sites": sites}
 
 
 def judge(aggregate: Aggregate, *, bound: float) -> Verdict:
@@ -76,19 +84,28 @@ def judge(aggregate: Aggregate, *, bound: float) -> Verdict:
     return Verdict(None if aggregate.movement <= bound else "gate-bound", aggregate.movement, bound)
 
 
-def compare(verdict: Verdict, metrics: Metrics, before: Metrics | None, *, drop_max: float) -> Verdict:
-    """The verdict after a look at the sites' own figures of the candidate, beside those of the adapter before it.
+def compare(
+    verdict: Verdict, told: Mapping[str, Validation], held_out: Mapping[str, float], *, drop_max: float
+) -> Verdict:
+    """The verdict after a look at what the candidate changed for each site's held-out patients.
 
-    | case                                                    | verdict                |
-    |---------------------------------------------------------|------------------------|
-    | no site has a figure of both                            | as before: not checked |
-    | the mean over such sites fell by more than `drop_max`   | gate-worse             |
-    | a figure is NaN                                         | gate-worse             |
+    Sites weigh by the precision of what they say, which is public: `held_out` is what each has divided by. What a site
+    says counts up to `CUT`, the most that it can be without noise.
+
+    | case                                                                  | verdict                |
+    |-----------------------------------------------------------------------|------------------------|
+    | no site says anything                                                 | as before: not checked |
+    | the mean fell by more than `drop_max`, and by more than noise can     | gate-worse             |
     """
-    falls = [before[site] - figure for site, figure in metrics.items() if site in before] if before else []
-    worse = bool(falls) and not sum(falls) / len(falls) <= drop_max
-    finite = {site: figure for site, figure in metrics.items() if math.isfinite(figure)}
-    return replace(verdict, rejection="gate-worse" if worse else verdict.rejection, metrics=finite)
+    if not told:
+        return verdict
+    stds = {site: noise_std(said.terms.noise_multiplier, held_out[site]) for site, said in told.items()}
+    weights = {site: std**-2 for site, std in stds.items()}
+    changes = {site: min(max(said.change, -CUT), CUT) for site, said in told.items()}
+    change = sum(weights[site] * changes[site] for site in told) / sum(weights.values())
+    noise = sum(weights.values()) ** -0.5
+    rejection = "gate-worse" if change < -(drop_max + SURE * noise) else verdict.rejection
+    return replace(verdict, rejection=rejection, changes=changes, change=change, noise=noise)
 
 
 def allowed(

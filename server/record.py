@@ -15,7 +15,7 @@ OUTCOMES: Mapping[str, str] = {  # what a round came to, and the words for peopl
     "masked-closed": "the masked sum could not be opened: too few sites were left, or somebody broke its protocol",
     "gate-not-finite": "the sum holds NaN or infinity",
     "gate-bound": "the sum is longer than clipping and noise of these sites allow",
-    "gate-worse": "the sites' own metric fell by more than the plan allows",
+    "gate-worse": "the sites' held-out patients are served worse than the plan allows",
 }
 
 
@@ -64,20 +64,12 @@ class RoundRecord:
     downlink_bytes: Mapping[str, int]
     messages: tuple[SentMessage, ...]
     outcome: str  # "accepted", or why the round left the adapter as it was: a word of OUTCOMES
-    gate: Mapping[str, Value]  # what the gate measured: norm, bound, metric, energy_cut; empty if nothing reached it
+    gate: Mapping[str, Value]  # norm, bound, validation, energy_cut; empty if nothing reached the gate
     update_rms: float  # of the mean update
     adapter_digest: str  # after the round
     seconds: float
     masked: MaskedRecord | None = None  # None without secure aggregation, or if the masked round was closed
     closed: str = ""  # the code that closed a masked round without a result
-
-    @property
-    def metrics(self) -> Mapping[str, float] | None:
-        """The sites' private figures of the adapter after this round, if they gave any and it was accepted."""
-        figures = self.gate.get("metrics")
-        if self.outcome != "accepted" or not isinstance(figures, Mapping):
-            return None
-        return {site: canonical.number(figure) for site, figure in figures.items()}
 
     def value(self) -> dict[str, Value]:
         return {

@@ -12,8 +12,9 @@ specificity, kappa, accuracy):
     data        {source: "phantom" | "hospital", statement}
     base        {digest, family, parameters}        adapter  {method, rank, alpha, targets[], parameters, digest}
     rounds[]    {round, participants[], refusals{site: [reason]}, accepted, reason (null, or why it was rejected),
-                gate {norm, bound, energy_cut, metrics{site}, not_checked[]}, loss, seconds, uplink_bytes{site},
-                downlink_bytes{site}, macro_auroc, epsilon{site}, masked, closed (code or null), suspects{site: code}}
+                gate {norm, bound, energy_cut, validation {change, noise, sites{site}} or null}, loss, seconds,
+                uplink_bytes{site}, downlink_bytes{site}, macro_auroc, epsilon{site}, masked, closed (code or null),
+                suspects{site: code}}
     sites{}     {epsilon, delta, steps, noise_multiplier, sampling_rate, declared_patients, refusals[],
                 left[] {round, kind, bytes, sha256}}
     evaluation  {base: E, federated: E, pooled: E, local_only: {mean: E, site: E}, per_site: {site: {row: E}},
@@ -311,12 +312,16 @@ def _rounds(report: Report) -> list[dict[str, Any]]:
 
 
 def _gate_words(gate: Mapping[str, Any]) -> str:
-    """How long the sum was beside what is allowed, and what was not looked at."""
+    """How long the sum was beside what is allowed, and what the sites said of the candidate."""
     norm, bound = words.number(gate.get("norm")), words.number(gate.get("bound"))
     said = [] if norm is None or not bound else [f"length {norm / bound:.0%} of what is allowed"]
     energy_cut = words.number(gate.get("energy_cut"))
     said += [] if energy_cut is None else [f"{energy_cut:.1%} of the energy cut"]
-    return "; ".join([*said, *(f"{name} not checked: no site sent any" for name in gate.get("not_checked") or ())])
+    looked = words.part(gate, "validation")
+    change, noise = words.number(looked.get("change")), words.number(looked.get("noise"))
+    if change is None or noise is None:
+        return "; ".join([*said, "not checked on held-out patients"])
+    return "; ".join([*said, f"score of held-out patients {change:+.3f}, noise {noise:.3f}"])
 
 
 def _reasons(value: object) -> list[str]:

@@ -5,6 +5,7 @@ answer: each is checked against its question, the plan and the adapter, and a si
 out of the round. It decides nothing about privacy: noise is added at the sites, before anything arrives here.
 """
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from federation.adapter import Adapter, AdapterUpdate, at_rank, check_update, fa
 from federation.canonical import Value
 from federation.consent import PROTOCOL, Consent, consent_from, refusal_from
 from federation.errors import FedError, FormatError, GateError, QuorumError, StoreError
+from federation.evaluation import Validation, validation_from
 from federation.messages import Answer, Link, MaskedStage, Payload, Question, check_answers, size_bytes
 from federation.plan import SECURE_SITES_MIN, RunPlan
 from federation.privacy.keystream import KeySource
@@ -35,7 +37,6 @@ from server.robust import FEWEST
 from server.start import first_adapter
 
 Observer = Callable[[RoundRecord, Adapter], None]
-Examine = Callable[[int, Adapter], gate.Metrics]  # what the sites say, privately, of a round's candidate
 FAILURE_CODES = frozenset({"internal"}).union(*(kind.codes for kind in FedError.__subclasses__()))
 T = TypeVar("T")
 
@@ -81,15 +82,13 @@ def run(
     *,
     base: Path | None = None,
     roster: Mapping[str, bytes] | None = None,
-    examine: Examine | None = None,
     observer: Observer = lambda record, adapter: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> RunResult:
     """Every round that is not committed yet, the first one included: to resume is to run again.
 
     `base` is the base model's folder, needed where the plan starts A from its weights. `roster` names the Ed25519
-    public key of every site; a plan with secure aggregation needs it. `examine` asks the sites for private figures of a
-    candidate; without it the gate does not check them, and the record says so.
+    public key of every site; a plan with secure aggregation needs it.
 
     Guarantees: the result is bit for bit that of an uninterrupted run, if the sites answer alike. After any exception
     the checkpoint is that of the last whole round.
@@ -145,8 +144,9 @@ def run(
 
         # 8 the gate: what it rejects never happened, but for the privacy that was paid; the next adapter, the commit
         if aggregate is not None:
-            before = next((record.metrics for record in reversed(records) if record.metrics), None)
-            adapter, server = _through_the_gate(plan, this, adapter, server, aggregate, weights, before, examine)
+            adapter, server = _through_the_gate(
+                plan, link, checkpoints.run_id, this, adapter, server, aggregate, weights
+            )
         if this.masked is not None and this.outcome != "accepted":  # what was rejected makes no bounds
             this.masked = _without_sizes(this.masked, latest([record.masked for record in records]))
         record = _record(this, weights, adapter, seconds=clock() - started)
@@ -170,13 +170,13 @@ def _aggregate(plan: RunPlan, adapter: Adapter, updates: Updates, folder: Path) 
 
 def _through_the_gate(
     plan: RunPlan,
+    link: Link,
+    run_id: str,
     this: _Round,
     adapter: Adapter,
     server: ServerState,
     aggregate: Aggregate,
     weights: Mapping[str, int],
-    before: gate.Metrics | None,
-    examine: Examine | None,
 ) -> tuple[Adapter, ServerState]:
     """The next adapter and optimiser state; both as they are if the gate rejects what was made."""
     counts = this.shares or weights
@@ -187,14 +187,39 @@ def _through_the_gate(
         optimizer, rate = plan.aggregation.server_optimizer, plan.aggregation.server_learning_rate
         moved = next_adapter(adapter, aggregate.update, server, optimizer=optimizer, learning_rate=rate)
         this.update_rms = aggregate.update.norm() / math.sqrt(aggregate.update.size)
-        if examine is not None:
-            metrics = examine(this.number, moved[0])
-            verdict = gate.compare(verdict, metrics, before, drop_max=plan.aggregation.metric_drop_max)
+        told = _ask_validation(plan, link, run_id, this, adapter, moved[0])
+        held_out = {site: plan.evaluation.held_out_patients(this.consents[site].declared_patients) for site in told}
+        verdict = gate.compare(verdict, told, held_out, drop_max=plan.aggregation.metric_drop_max)
     this.outcome = verdict.rejection or "accepted"
     this.gate = verdict.value()
     if aggregate.energy_cut is not None:
         this.gate["energy_cut"] = canonical.decimal(aggregate.energy_cut)
     return moved if verdict.rejection is None else (adapter, server)
+
+
+def _ask_validation(
+    plan: RunPlan, link: Link, run_id: str, this: _Round, adapter: Adapter, candidate: Adapter
+) -> dict[str, Validation]:
+    """What every site of the mean says, with noise, that the candidate changes for its held-out patients.
+
+    Nobody is asked by a plan that does not pay for it. Who does not answer, or refuses, stays in the round.
+    """
+    if plan.evaluation.validation_epsilon is None:
+        return {}
+    consents = {site: this.consents[site] for site in this.accepted}
+    began, payloads = _payloads(plan, adapter, consents), _payloads(plan, candidate, consents)
+    digest = plan.digest()
+    questions = [
+        Question("validate", run_id, this.number, site, digest, {"before": began[site].sha256}, payloads[site])
+        for site in sorted(consents)
+    ]
+    aside = replace(this, failures={})
+    told: dict[str, Validation] = {}
+    for answer in _answers(link, questions, aside, deadline_s=plan.run.deadline_s):
+        with contextlib.suppress(FedError):
+            _require_kind(answer, "validation")
+            told[answer.site_id] = validation_from(answer.body)
+    return told
 
 
 def _stop_if_rejected_again(records: Sequence[RoundRecord], plan: RunPlan) -> None:

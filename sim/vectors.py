@@ -73,9 +73,10 @@ class VectorLearner:
         return AdapterUpdate(trained.unflatten(point - start).arrays)
 
     def examine(self, plan: RunPlan, adapter: Adapter) -> Sequence[Answers]:
-        """A patient's case is positive if their first number is above the median, and is scored by that number."""
-        score = self._patients[:, 0].astype(np.float64)
-        made = Answers(np.arange(len(score)), score, score > np.median(score))
+        """A patient's case is positive if their first number is above the median; the adapter's is taken for it."""
+        number = self._patients[:, 0].astype(np.float64)
+        threshold = float(adapter.flatten()[0])
+        made = Answers(np.arange(len(number)), number - threshold, number > np.median(number))
         return [made] * len(plan.evaluation.questions)
 
     def _noisy_mean(self, point: Array, mechanism: Mechanism, keys: KeySource, label: str) -> Array:

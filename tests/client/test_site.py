@@ -16,6 +16,7 @@ from federation import codec
 from federation.adapter import Adapter, AdapterUpdate, initial_adapter
 from federation.consent import PROTOCOL, consent_from
 from federation.errors import StoreError
+from federation.evaluation import validation_from
 from federation.messages import Payload, Question
 from federation.plan import parse_plan
 from federation.privacy import accounting
@@ -253,6 +254,61 @@ def test_people_whose_keys_were_made_anew_are_another_cohort_and_the_ledger_adds
     examined = replace(spent, run_id="run-2", cohort_id=hospital.site.cohort_id, part=held_out)
     both = epsilon_of([spent, examined], spent.delta, whom=(hospital.site.cohort_id, held_out))
     assert both == accounting.epsilon([spent.event] * 2, spent.delta)  # in new keys they may be the same people
+
+
+LOOKS = replace(
+    PLAN, evaluation=replace(PLAN.evaluation, validation_epsilon=3.0, questions=(("Above?", "Yes.", "No."),))
+)
+
+
+def look(hospital, *, round_number=1, before=None, candidate=None):
+    start = Payload(codec.dump(initial_adapter(SHAPES, a_init="kaiming", seed=0)))
+    candidate = candidate or start
+    body = {"before": (before or start).sha256}
+    return hospital.site.answer(
+        Question("validate", "run-1", round_number, "site-a", LOOKS.digest(), body, payload=candidate)
+    )
+
+
+def test_a_look_at_the_held_out_patients_is_charged_to_them_once_and_said_again_for_nothing(hospital):
+    hospital.consent(LOOKS)
+    hospital.train(LOOKS)
+    first = look(hospital)
+    hospital.restart()
+
+    assert first.kind == "validation" and look(hospital) == first
+    trained, looked = hospital.spends()
+    assert (trained.round_number, looked.round_number) == (1, LOOKS.run.rounds + 2)
+    assert looked.part == (0.0, LOOKS.evaluation.held_out_share) and looked.event.steps == 1
+    said = validation_from(first.body)
+    whole = accounting.epsilon([looked.event] * LOOKS.run.rounds, looked.delta)
+    assert said.terms.noise_multiplier == looked.event.noise_multiplier and 2.9 < whole <= 3.0
+
+
+def test_a_look_is_answered_only_for_the_adapter_that_this_site_trained(hospital):
+    hospital.consent(LOOKS)
+    assert look(hospital).body == {"code": "message-kind"}  # it has not trained yet
+    hospital.train(LOOKS)
+    other = Payload(codec.dump(initial_adapter(SHAPES, a_init="kaiming", seed=1)))
+
+    assert look(hospital, before=other).body == {"code": "message-context"}
+    assert look(hospital, round_number=4).body == {"code": "message-kind"}
+    wrong = Payload(
+        codec.dump(initial_adapter({"m.lora_A.weight": (1, 3), "m.lora_B.weight": (3, 1)}, a_init="kaiming", seed=1))
+    )
+    assert look(hospital, candidate=wrong).body == {"code": "adapter-shape"}
+    assert len(hospital.spends()) == 1  # nothing of all this was charged
+    assert look(hospital, candidate=other).kind == "validation"
+    assert look(hospital).body == {"code": "round-closed"}  # a second candidate of the same round
+
+
+def test_a_look_that_the_held_out_patients_cannot_pay_is_refused(hospital):
+    hospital.consent(LOOKS)
+    hospital.train(LOOKS)
+    hospital.site.policy = replace(POLICY, epsilon_max=0.1)
+
+    assert look(hospital).body == {"reasons": ["budget_exhausted"]}
+    assert len(hospital.spends()) == 1
 
 
 def test_a_plan_waits_for_a_persons_approval(tmp_path):

@@ -28,7 +28,8 @@ def record(number: int) -> RoundRecord:
     return RoundRecord(
         number, ("site-a", "site-b"), ("site-a",), ("site-a",), {"site-b": ("privacy_off",)}, {"site-c": "no-answer"},
         {"site-a": 255}, {"site-a": 500}, terms, {"site-a": 123}, {"site-a": 456}, sent, "gate-worse",
-        {"norm": "1.5", "bound": "2.0", "metrics": {"site-a": "0.5"}}, 0.25, "cd" * 32, 1.75,
+        {"norm": "1.5", "bound": "2.0", "validation": {"change": "0.5", "noise": "0.1", "sites": {}}}, 0.25,
+        "cd" * 32, 1.75,
         MaskedRecord(16, 3, 2, {"m.lora_A.weight": 1e-3}, {"site-b": "secagg-bad-share"}), "secagg-mask-residue",
     )  # fmt: skip
 

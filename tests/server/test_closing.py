@@ -153,6 +153,8 @@ def test_a_plan_without_a_price_asks_nobody_and_the_report_claims_nothing(ended)
 
 
 def test_check_says_what_an_evaluation_will_cost(tmp_path):
-    lines = desk.check_lines(PLAN, tmp_path, [300])
+    plan = replace(PLAN, evaluation=replace(PLAN.evaluation, validation_epsilon=3.0))
+    lines = desk.check_lines(plan, tmp_path, [300])
 
     assert any(line.startswith("examined") and "epsilon 2, once" in line for line in lines)
+    assert any(line.startswith("looked at") and "epsilon 3 for all rounds together" in line for line in lines)

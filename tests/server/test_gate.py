@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation import canonical
 from federation.adapter import Adapter, AdapterUpdate, initial_adapter
 from federation.consent import Consent, PrivacyTerms, patients_most
+from federation.evaluation import Validation
 from federation.plan import parse_plan
 from federation.privacy.optimizer import Adam, DpAdamBC, Sgd
+from federation.privacy.validation import CUT
 from server.aggregate import METHODS, Aggregate, Average
 from server.gate import UNLIKELY, allowed, compare, judge
 
@@ -202,23 +205,40 @@ def test_under_stack_no_mean_of_products_moves_further_than_its_bound(tmp_path_f
     assert judge(made, bound=bound).rejection is None
 
 
+HELD_OUT = {"a": 20.0, "b": 40.0}
+
+
+def said(change: float, noise: float = 2.0) -> Validation:
+    return Validation(PrivacyTerms(noise, 1.0, 1e-4, 1.0, 1.0), change)
+
+
 @pytest.mark.parametrize(
-    "before, after, drop_max, rejection",
+    "told, drop_max, rejection",
     [
-        ({"a": 0.8, "b": 0.8}, {"a": 0.75, "b": 0.77}, 0.05, None),
-        ({"a": 0.8, "b": 0.8}, {"a": 0.70, "b": 0.77}, 0.05, "gate-worse"),
-        ({"a": 0.8}, {"a": math.nan}, 1.0, "gate-worse"),
-        ({"a": 0.8}, {"a": 0.8, "b": 0.1}, 0.0, None),  # b was not there before
-        ({"a": 0.8}, {"b": 0.1}, 0.0, None),
-        (None, {"a": 0.1}, 0.0, None),
+        ({}, 0.0, None),
+        ({"a": said(0.01), "b": said(0.02)}, 0.05, None),
+        ({"a": said(-0.2), "b": said(-0.2)}, 0.05, "gate-worse"),
+        ({"a": said(-0.08), "b": said(-0.08)}, 0.05, None),  # within three standard deviations of the noise
+        ({"a": said(-0.08, 0.5), "b": said(-0.08, 0.5)}, 0.05, "gate-worse"),
+        ({"a": said(-0.2, 0.2), "b": said(1e9, 0.2)}, 0.05, None),  # the larger site says otherwise
+        ({"a": said(1e9, 0.2), "b": said(-0.2, 0.2)}, 0.05, "gate-worse"),  # the smaller one is not believed beyond CUT
     ],
 )
-def test_the_sites_own_figures_are_compared_site_by_site(before, after, drop_max, rejection):
-    verdict = compare(judge(of(np.zeros(SIZE)), bound=1.0), after, before, drop_max=drop_max)
+def test_a_candidate_is_worse_if_the_held_out_patients_say_so_through_the_noise(told, drop_max, rejection):
+    verdict = compare(judge(of(np.zeros(SIZE)), bound=1.0), told, HELD_OUT, drop_max=drop_max)
 
     assert verdict.rejection == rejection
-    assert verdict.value()["metrics"] is not None
+    assert (verdict.value()["validation"] is None) == (not told)
 
 
-def test_what_nobody_measured_is_recorded_as_not_checked():
-    assert judge(of(np.zeros(SIZE)), bound=1.0).value()["metrics"] is None
+def test_sites_weigh_by_how_precise_they_are_and_the_noise_is_that_of_the_mean():
+    told = {"a": said(0.1), "b": said(-0.05)}
+    verdict = compare(judge(of(np.zeros(SIZE)), bound=1.0), told, HELD_OUT, drop_max=0.05)
+
+    precisions = [(20 / (CUT * 2)) ** 2, (40 / (CUT * 2)) ** 2]
+    assert verdict.change == pytest.approx((0.1 * precisions[0] - 0.05 * precisions[1]) / sum(precisions))
+    assert verdict.noise == pytest.approx(sum(precisions) ** -0.5)
+    assert verdict.value()["validation"] == {
+        "change": canonical.decimal(verdict.change), "noise": canonical.decimal(verdict.noise),
+        "sites": {"a": canonical.decimal(0.1), "b": canonical.decimal(-0.05)},
+    }  # fmt: skip

@@ -266,13 +266,18 @@ def test_a_run_that_ended_early_says_so_and_why():
 
 def test_a_rejected_round_says_why_and_the_gate_what_it_could_not_check():
     given = run_report()
-    measured = {"norm": 3.0, "bound": 2.0, "energy_cut": None, "metrics": None, "not_checked": ["metrics"]}
+    measured = {"norm": 3.0, "bound": 2.0, "energy_cut": None, "validation": None}
     given["rounds"][1] |= {"accepted": False, "reason": "gate-bound", "gate": measured}
     given["rounds"][2] |= {"accepted": True, "reason": None, "gate": {**measured, "norm": 1.0, "energy_cut": 0.012}}
     words = Reader(report.page(given)).words
 
     assert "rejected: the sum is longer than clipping and noise of these sites allow" in words
-    assert "length 50% of what is allowed; 1.2% of the energy cut; metrics not checked: no site sent any" in words
+    assert "length 50% of what is allowed; 1.2% of the energy cut; not checked on held-out patients" in words
+
+    looked = {"change": -0.0126, "noise": 0.0041, "sites": {"site-a": -0.0126}}
+    given["rounds"][2]["gate"] |= {"energy_cut": None, "validation": looked}
+    words = Reader(report.page(given)).words
+    assert "length 50% of what is allowed; score of held-out patients -0.013, noise 0.004" in words
 
 
 def test_a_round_that_too_few_answered_says_so():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from federation import codec
-from federation.adapter import initial_adapter
+from federation.adapter import AdapterUpdate, initial_adapter
 from federation.errors import GateError, QuorumError, StoreError
 from federation.plan import parse_plan
 from server import rounds
@@ -374,26 +374,87 @@ def test_a_rejected_round_leaves_the_server_optimiser_as_it_was(federation):
     assert Checkpoints.open(whole.folder / "run").last().server.steps == {"A": 2, "B": 2}
 
 
-def test_a_candidate_that_the_sites_find_worse_is_undone_and_the_next_one_compared_with_the_last_good(federation):
-    figures = iter([0.80, 0.70, 0.78])
-    seen = []
-
-    def examine(round_number, candidate):
-        seen.append(candidate.digest())
-        figure = next(figures)
-        return {"site-a": figure, "site-b": figure}
-
-    whole = federation(PLAN)
-    checkpoints = Checkpoints.create(whole.folder / "run", run_id="run-1", plan=PLAN)
-    result = rounds.run(PLAN, whole.link, checkpoints, examine=examine)
-
-    assert [record.outcome for record in result.rounds] == ["accepted", "gate-worse", "accepted"]
-    assert result.rounds[1].adapter_digest == result.rounds[0].adapter_digest != seen[1]
-    assert result.rounds[2].metrics == {"site-a": 0.78, "site-b": 0.78}
+WATCHED = replace(
+    PLAN, evaluation=replace(PLAN.evaluation, validation_epsilon=50.0, questions=(("Above?", "Yes.", "No."),))
+)
 
 
-def test_without_figures_of_the_sites_the_record_says_that_nobody_compared(federation):
-    assert all(record.gate["metrics"] is None for record in federation().run().rounds)
+def test_a_wrong_update_of_the_right_length_is_seen_by_the_held_out_patients_and_undone(federation):
+    """Nothing bounds these rounds but `max_update_rms`, and the flipped update is below it."""
+    plan = replace(WATCHED, aggregation=replace(PLAN.aggregation, max_update_rms=50.0))
+    honest = federation(plan, "honest", declared=dict.fromkeys(DECLARED, 20)).run()
+    whole = federation(plan, "turned", declared=dict.fromkeys(DECLARED, 20))
+    whole.sites["site-b"].learner = Turned(whole.sites["site-b"].learner, in_update=1)
+    after = []
+    result = whole.run(lambda record, adapter: after.append(adapter.flatten()))
+
+    assert [record.outcome for record in honest.rounds] == ["accepted"] * 3
+    assert [record.outcome for record in result.rounds] == ["gate-worse", "accepted", "accepted"]
+    assert np.array_equal(after[0], start(plan)) and not np.array_equal(after[1], after[0])
+    told = result.rounds[0].gate["validation"]
+    assert sorted(told["sites"]) == list(DECLARED) and float(told["change"]) < -0.05 - 3 * float(told["noise"])
+    for site in whole.sites.values():  # one look after every round, charged to those held out
+        held_out = [spend for spend in site.ledger.spends() if spend.part == (0.0, 0.2)]
+        assert [spend.round_number for spend in held_out] == [5, 6, 7]
+
+
+class Turned:
+    """A learner whose one update goes the wrong way, tenfold."""
+
+    def __init__(self, learner, *, in_update):
+        self._learner, self._in_update = learner, in_update
+
+    def __getattr__(self, name):
+        return getattr(self._learner, name)
+
+    def update(self, *given):
+        made = self._learner.update(*given)
+        wrong = self._learner.updates == self._in_update
+        return AdapterUpdate({name: array * np.float32(-10) for name, array in made.arrays.items()}) if wrong else made
+
+
+def test_a_site_that_may_not_look_stays_in_the_round(federation):
+    """Its held-out patients have nothing left to spend, so the others say whether the candidate is worse."""
+    poor = replace(POLICY, epsilon_max=1.0)
+    masked = replace(WATCHED, run=replace(WATCHED.run, quorum=3), aggregation=replace(PLAN.aggregation, secure=True))
+    whole = federation(masked, policies={"site-a": poor})
+    result = whole.run()
+
+    for record in result.rounds:
+        assert record.outcome == "accepted" and "site-a" in record.accepted and not record.failures
+        assert sorted(record.gate["validation"]["sites"]) == ["site-b", "site-c"]
+
+
+def test_a_run_that_was_killed_after_the_look_asks_again_and_is_charged_once(federation):
+    whole, uninterrupted = federation(WATCHED), federation(WATCHED, "whole").run()
+
+    class Killed(Exception):
+        pass
+
+    class Dies:
+        def __init__(self, link):
+            self._link = link
+            self.site_ids = link.site_ids
+
+        def ask(self, questions, *, deadline_s):
+            yield from self._link.ask(questions, deadline_s=deadline_s)
+            if questions[0].kind == "validate" and questions[0].round_number == 2:
+                raise Killed
+
+    with pytest.raises(Killed):
+        whole.run(link=Dies(whole.link))
+    whole.restart(*DECLARED)
+    result = whole.run()
+
+    assert result.adapter.digest() == uninterrupted.adapter.digest()
+    assert [record.gate for record in result.rounds] == [record.gate for record in uninterrupted.rounds]
+    for site in whole.sites.values():
+        charged = [spend.round_number for spend in site.ledger.spends() if spend.part == (0.0, 0.2)]
+        assert charged == [5, 6, 7]
+
+
+def test_without_a_price_for_it_nobody_is_asked_and_the_record_says_so(federation):
+    assert all(record.gate["validation"] is None for record in federation().run().rounds)
 
 
 TEN = {f"site-{letter}": 100 for letter in "abcdefghij"}
