@@ -19,6 +19,8 @@ from client.inspection.server import Inspection
 from client.releases import Release
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
+from sim.browser import Browser as RealBrowser
+from sim.browser import found
 
 SITE = """
 [site]
@@ -189,3 +191,25 @@ def test_a_real_browser_shows_the_page(page: Inspection, tmp_path: Path) -> None
     text = done.stdout.decode()
 
     assert "Nothing trains on this yet" in text and text.count('class="card"') == 3
+
+
+@pytest.mark.skipif(found() is None, reason="needs Chromium")
+def test_a_person_looks_through_it_in_a_real_browser_by_keyboard(page: Inspection, tmp_path: Path) -> None:
+    with RealBrowser(tmp_path, width=1000) as browser:
+        browser.open(page.address)
+        browser.until("document.querySelectorAll('a.card img').length == 3")
+        browser.until("[...document.querySelectorAll('a.card img')].every(one => one.naturalWidth > 0)")
+        browser.press("ArrowRight")
+        first = browser.tell("document.activeElement.href")
+        browser.press("ArrowRight")
+        second = browser.tell("document.activeElement.href")
+        browser.press("Enter")
+        browser.until(f"location.href == {second!r} && document.readyState == 'complete'")
+        words = browser.tell("document.body.innerText")
+        browser.press("Escape")
+        browser.until("document.querySelectorAll('a.card').length == 3")
+
+        assert first != second and "What is there?" in words
+        assert browser.tell("typeof window.alerted") == "undefined" and browser.complaints == []
+        own = f"http://127.0.0.1:{page.port}/"
+        assert all(request.startswith((own, "data:")) for request in browser.requests)

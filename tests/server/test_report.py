@@ -13,6 +13,7 @@ import pytest
 from federation.errors import FormatError
 from server import report
 from server.report import GalleryItem
+from sim.browser import Browser, found
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
 HOSTILE = "</bdi></style><script>alert(1)</script><img src=x onerror=alert(1)> {{ 7 * 7 }} \" onload='x'"
@@ -382,3 +383,17 @@ def test_a_private_evaluation_stands_with_its_interval_beside_the_exact_value_th
     assert "0.765" in page and "[0.60–0.90]" in page
     assert "0.781" in page and "exact (simulation only)" in page
     assert "What the hospitals would say" not in report.page(run_report())
+
+
+@pytest.mark.skipif(found() is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_real_browser_shows_it_whole_and_asks_nobody(tmp_path, width):
+    path = tmp_path / "report.html"
+    path.write_text(report.page(run_report()))
+    with Browser(tmp_path, width=width) as browser:
+        browser.open(path.as_uri())
+
+        assert "Chest films" in browser.tell("document.querySelector('h1').innerText")
+        assert browser.tell("document.documentElement.scrollWidth") <= width
+        assert browser.complaints == []
+        assert {address for address in browser.requests if not address.startswith("data:")} == {path.as_uri()}
