@@ -5,6 +5,7 @@ and not run again, so an interrupted table goes on where it stopped.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -18,6 +19,7 @@ from sim.run import Options, Talk, simulate
 EPSILONS: tuple[float | None, ...] = (1.0, 3.0, 8.0, None)
 METHODS = ("fedavg", "ffa")
 RANKS = (4, 16)
+SHARED = ("hospitals", "truth", "sites")  # of a run's folder: before anything is learned
 COLOURS = ("#2f6f4f", "#8fb99f", "#b3472c", "#dda08f")
 
 
@@ -60,14 +62,34 @@ def table(plan: RunPlan, options: Options, docs: Path, talk: Talk) -> list[dict[
         report = known(folder, wanted)
         if report is None:
             talk.line(f"{cell.name}: running")
-            resume = folder.exists() and any(folder.iterdir())
-            report = simulate(wanted, replace(options, out=folder, compare=False, resume=resume), talk)
+            _share(options.out / "hospitals", folder)
+            report = simulate(wanted, replace(options, out=folder, compare=False, resume=folder.exists()), talk)
+            _keep(folder, options.out / "hospitals")
         rows.append(row(cell, report))
         talk.line(f"{cell.name}: macro AUROC {figure(rows[-1]['auroc'])}")
     docs.mkdir(parents=True, exist_ok=True)
     durable.write(docs / "utility.md", [page(plan, rows, options.command).encode()])
     durable.write(docs / "utility.svg", [picture(rows).encode()])
     return rows
+
+
+def _keep(folder: Path, shared: Path) -> None:
+    """The first cell's hospitals, and what they have de-identified: it is the same for all."""
+    if not shared.exists():
+        unfinished = shared.with_name(shared.name + ".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for name in SHARED:
+            shutil.copytree(folder / name, unfinished / name, ignore=shutil.ignore_patterns("state", "trust"))
+        unfinished.rename(shared)
+
+
+def _share(shared: Path, folder: Path) -> None:
+    """A new cell begins with its own copy of them: what it would make again, byte for byte, in minutes."""
+    if shared.exists() and not folder.exists():
+        unfinished = folder.with_name(folder.name + ".new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(shared, unfinished)
+        unfinished.rename(folder)
 
 
 def known(folder: Path, plan: RunPlan) -> dict[str, Any] | None:

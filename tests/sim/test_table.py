@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from federation.plan import parse_plan
+from sim import table
 from sim.cli import PACKAGE
 from sim.table import Cell, cells, known, losses, page, picture, row
 
@@ -60,3 +61,21 @@ def test_a_withheld_figure_is_said_to_be_one() -> None:
 
     assert "withheld" in page(PLAN, rows, "x") and losses(rows) == {}
     assert ET.fromstring(picture(rows)).tag.endswith("svg")
+
+
+def test_a_new_cell_begins_with_what_the_first_one_has_de_identified_and_with_no_charge(tmp_path: Path) -> None:
+    first, shared, next_cell = tmp_path / "first", tmp_path / "hospitals", tmp_path / "next"
+    for name in ("hospitals/a/1.dcm", "truth/a.json", "sites/a/store/store.json", "sites/a/state/ledger/ledger.log"):
+        (first / name).parent.mkdir(parents=True, exist_ok=True)
+        (first / name).write_text(name)
+    table._share(shared, next_cell)
+    assert not next_cell.exists()  # nothing is there to be shared yet
+
+    table._keep(first, shared)
+    table._share(shared, next_cell)
+    (first / "truth" / "a.json").write_text("changed later")
+    table._keep(first, shared)
+
+    kept = {str(path.relative_to(next_cell)) for path in next_cell.rglob("*") if path.is_file()}
+    assert kept == {"hospitals/a/1.dcm", "truth/a.json", "sites/a/store/store.json"}
+    assert (shared / "truth" / "a.json").read_text() == "truth/a.json"
