@@ -58,7 +58,7 @@ class SharedNoise:
             a Gaussian of variance V - 4, around a whole number, and then rounded at random to y with probability
             ∝ exp(-(y-c)²/8), has those of D(V) within the same factor.
         With every share at least 8 the honest sum of total variance V is thus post-processing of a Gaussian with the
-        variance V - 4, up to a factor that adds less than 1e-15 to epsilon over 2^31 numbers, 128 sites and 1e7 steps.
+        variance V - 4, up to a factor that adds less than 1e-14 to epsilon over 2^31 numbers, 128 sites and 1e7 steps.
         More shares, and other patients, are independent of the patient and only add to it. Any sampling rate will do.
         The same sums: Canonne, Kamath & Steinke 2020, section 2; Kairouz, Liu & Steinke 2021, theorem 9.
         """

@@ -19,7 +19,7 @@ from federation.privacy.keystream import KeyStream
 from federation.privacy.noise import discrete_gaussian
 from federation.secagg import transcript
 from federation.secagg.server import ServerRound
-from server import masked_evidence, rounds
+from server import gate, masked_evidence, rounds
 from server.checkpoint import Checkpoints
 from server.masked_round import require_room
 from server.start import seed_of
@@ -269,3 +269,15 @@ def test_a_coordinators_folder_tells_of_the_shared_noise_when_it_is_opened_again
     [*_, last] = Checkpoints.open(whole_run.folder / "run", plan=PLAN).last().records
 
     assert last.privacy == result.rounds[1].privacy
+
+
+def test_the_gate_allows_for_the_noise_of_shares_and_so_for_less_of_a_wrong_update():
+    shapes = {"m.lora_A.weight": (8, 20_000), "m.lora_B.weight": (20_000, 8)}
+    own = Consent("ba5e" * 16, shapes, 100, PrivacyTerms(5.0, 1.0, 1e-3, 1.0, 1.0))
+    shared = replace(own, terms=replace(own.terms, shared=SharedNoise(4, 16)))
+    adapter = initial_adapter(shapes, a_init="kaiming", seed=0)
+    wide, narrow = (
+        gate.allowed(PLAN, adapter, 1, dict.fromkeys(DECLARED, (consent, 100.0))) for consent in (own, shared)
+    )
+
+    assert wide / narrow == pytest.approx(2.0, rel=0.05)  # the square root of four, but for the patients' own part
