@@ -57,6 +57,7 @@ noise_multiplier_min = 0.5         # less noise than this is refused, whatever a
 # delta_max = 0.01                 # and never above 1/(10 x declared_patients)
 # models = ["…64 hex digits…"]     # allowed bases; without, only the one that this site has loaded itself
 quorum_min = 3                     # fewest hospitals in a mean
+# honest_sites_max = 4             # hospitals that may be counted on for a part of the noise; without: none
 # secure_required = true           # only masked rounds: nobody sees this site's update by itself
 approve = "each-plan"              # a person here approves every plan; or "matching": the rules above are enough
 

@@ -78,6 +78,7 @@ def charge(spend: Spend) -> dict[str, Any]:
         "sampling_rate": event.sampling_rate,
         "noise_multiplier": event.noise_multiplier,
         "sensitivity_rule": event.sensitivity_rule,
+        "honest_sites": None if event.shared is None else event.shared.honest_sites,
         "delta": spend.delta,
         "declared_patients": spend.declared_patients,
     }
@@ -113,6 +114,7 @@ def lines(account: dict[str, Any]) -> list[str]:
         told.append(
             f"{first['time_utc']}  {first['coordinator']}  {first['run_id']}  round {numbers}  {first['patients']}  "
             f"{steps} steps at rate {first['sampling_rate']:g}, noise {first['noise_multiplier']:g}"
+            + (f" shared by {first['honest_sites']} honest sites" if first["honest_sites"] else "")
         )
     told.append(f"accountant   {account['accountant']}")
     return told
@@ -120,7 +122,7 @@ def lines(account: dict[str, Any]) -> list[str]:
 
 def grouped(charges: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Neighbouring rounds of one run on the same terms, together."""
-    same = ("coordinator", "run_id", "patients", "sampling_rate", "noise_multiplier", "steps")
+    same = ("coordinator", "run_id", "patients", "sampling_rate", "noise_multiplier", "steps", "honest_sites")
     groups: list[list[dict[str, Any]]] = []
     for one in charges:
         if groups and all(groups[-1][-1][name] == one[name] for name in same):

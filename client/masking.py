@@ -2,30 +2,44 @@
 
 The protocol is in federation/secagg/site.py; here is what must survive a restart, and the order of writes:
 
-    <slot>.update   the noised update, from training until it is masked; then deleted
+    <slot>.update   the noised update, or this site's share of a sum, from training until it is masked; then deleted
     ready           the last round in which this site showed keys: written before it does
     <slot>.masked   the answer with the masked vector: on disk before it is sent, and sent again as these bytes
 
 The secrets of a round are in memory only, so a restarted site has dropped out of that round.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from federation import canonical, codec, durable, messages
+import numpy as np
+
+from federation import canonical, codec, durable, messages, private_step
 from federation.adapter import AdapterUpdate
 from federation.canonical import Value
 from federation.errors import FedError, FormatError, ProtocolError
 from federation.messages import Answer, Question, answer_to
 from federation.plan import SECURE_SITES_MIN, RunPlan
+from federation.privacy.accounting import SharedNoise
 from federation.privacy.keystream import KeySource, KeyStream
+from federation.privacy.mechanism import NoisyShare
 from federation.secagg import ring
 from federation.secagg.bodies import Identity, RoundId, inputs_digest
 from federation.secagg.masks import Vector
-from federation.secagg.ring import Encoding
+from federation.secagg.ring import Encoding, Shapes
 from federation.secagg.site import SiteRound
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What was trained in a round and waits to be masked."""
+
+    adapter_digest: str  # trained from
+    shapes: Shapes
+    update: AdapterUpdate | NoisyShare
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,27 @@ class Masking:
         head = canonical.dump({"adapter": start, "round_number": question.round_number})
         durable.write(slot.with_suffix(".update"), [head, b"\n", *update.pieces()])
 
-    def answer(self, question: Question, slot: Path, plan: RunPlan, *, base_digest: str, quorum: int) -> Answer:
+    def keep_share(self, slot: Path, question: Question, share: NoisyShare, shapes: Shapes) -> None:
+        """As `keep`, of a sum whose noise is not all there yet: this file tells more than any that leaves."""
+        data = share.words.astype("<u4").tobytes()
+        head = canonical.dump({
+            "adapter": question.payload.sha256 if question.payload else "",
+            "round_number": question.round_number,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "shapes": {name: list(shape) for name, shape in sorted(shapes.items())},
+        })  # fmt: skip
+        durable.write(slot.with_suffix(".update"), [head, b"\n", data])
+
+    def answer(
+        self,
+        question: Question,
+        slot: Path,
+        plan: RunPlan,
+        *,
+        base_digest: str,
+        quorum: int,
+        shared: SharedNoise | None = None,
+    ) -> Answer:
         """The answer to one of the five questions; the same question again gets the same bytes.
 
         Whatever is refused is kept as evidence: the question as it came, signatures included.
@@ -70,7 +104,7 @@ class Masking:
             return again
         try:
             if question.kind == "ready":
-                answer = self._ready(question, slot, plan, base_digest=base_digest, quorum=quorum)
+                answer = self._ready(question, slot, plan, base_digest=base_digest, quorum=quorum, shared=shared)
             elif question.kind == "masked":
                 return self._masked(question, slot)  # kept on disk, not in memory
             else:
@@ -81,18 +115,31 @@ class Masking:
         self._answered[question.run_id][question.digest()] = answer
         return answer
 
-    def _ready(self, question: Question, slot: Path, plan: RunPlan, *, base_digest: str, quorum: int) -> Answer:
-        """Once per round, ever; and only with an update of this very round that was not masked before."""
+    def _ready(
+        self,
+        question: Question,
+        slot: Path,
+        plan: RunPlan,
+        *,
+        base_digest: str,
+        quorum: int,
+        shared: SharedNoise | None,
+    ) -> Answer:
+        """Once per round, ever; and only with an update of this very round that was not masked before.
+
+        Where the noise is shared, this site goes on only with so many others that the sum has all of it, also if a
+        fourth of them work together with the coordinator: it checks that at every stage, the last one included.
+        """
         self._require_new(question, slot)
-        head, update = _kept_update(slot, question)
-        encoding, identity = _encoding(question, plan, update), self._identity()
+        kept = _kept_update(slot, question)
+        encoding, identity = _encoding(question, plan, kept.shapes, shared), self._identity()
         if not set(encoding.weights) <= set(identity.roster):
             raise ProtocolError("secagg-unknown-site", "a weight for a site that is not on the roster", hint="keep it")
         inputs = inputs_digest(
             base_digest=base_digest,
-            adapter_digest=str(head["adapter"]),
+            adapter_digest=kept.adapter_digest,
             encoding=encoding.value(),
-            shapes=update.shapes,
+            shapes=kept.shapes,
             roster=identity.roster,
         )
         durable.write(slot.with_name("ready"), [canonical.dump({"round_number": question.round_number})])
@@ -103,7 +150,7 @@ class Masking:
             RoundId(question.run_id, question.round_number, question.plan_digest),
             identity,
             inputs=inputs,
-            quorum=quorum,
+            quorum=max(quorum, plan.privacy.sites_least(len(encoding.weights))),
             keys=self._keys,
             label=_label(question),
         )
@@ -133,7 +180,9 @@ class Masking:
             raise _misfit("a question is not in its agreed form")
 
         def encode(sites: tuple[str, ...]) -> Vector:
-            _, update = _kept_update(slot, question)
+            update = _kept_update(slot, question).update
+            if isinstance(update, NoisyShare):
+                return ring.whole(update.words, here.encoding, sites=sites)
             rounding = KeyStream(self._keys.key(f"{_label(question)}/secagg/rounding"))
             return ring.encode(update, here.encoding, site_id=question.site_id, sites=sites, rounding=rounding)
 
@@ -183,27 +232,35 @@ def read_answer(path: Path, question: Question) -> Answer | None:
     return None
 
 
-def _encoding(question: Question, plan: RunPlan, update: AdapterUpdate) -> Encoding:
+def _encoding(question: Question, plan: RunPlan, shapes: Shapes, shared: SharedNoise | None) -> Encoding:
     """The round's public encoding, as far as a site can judge it: it fits the plan, and hides no site's dominance."""
     if set(question.body) != {"encoding"} or question.payload is not None:
         raise _misfit("a question is not in its agreed form")
-    encoding = Encoding.from_value(question.body["encoding"], update.shapes)
+    encoding = Encoding.from_value(question.body["encoding"], shapes)
+    if encoding.unit != (None if shared is None else private_step.unit_of(plan, shared)):
+        raise _misfit("another kind of sum than the plan's, or of another unit")
     total, count = sum(encoding.weights.values()), len(encoding.weights)
     if encoding.bits < plan.aggregation.ring_bits or count < max(SECURE_SITES_MIN, plan.aggregation.group_size):
         raise _misfit("a ring below the plan's, or too few sites")
+    # Whole numbers are added as they are: there a weight is what the sum is divided by, and nobody's share of it.
     if question.site_id not in encoding.weights or any(
-        weight * count > 2 * total + count for weight in encoding.weights.values()
+        encoding.unit is None and weight * count > 2 * total + count for weight in encoding.weights.values()
     ):
         raise _misfit("a site weighs more than twice its equal share, so the sum would nearly be its update")
     return encoding
 
 
-def _kept_update(slot: Path, question: Question) -> tuple[Mapping[str, Value], AdapterUpdate]:
+def _kept_update(slot: Path, question: Question) -> _Kept:
     path = slot.with_suffix(".update")
     head, _, data = path.read_bytes().partition(b"\n") if path.exists() else (b"{}", b"", b"")
     match canonical.load(head):
-        case {"round_number": int(number)} as fields if number == question.round_number:
-            return cast(Mapping[str, Value], fields), codec.load_as(AdapterUpdate, data)
+        case {"round_number": int(number), "adapter": str(start), **rest} if number == question.round_number:
+            if not rest:
+                update = codec.load_as(AdapterUpdate, data)
+                return _Kept(start, update.shapes, update)
+            if hashlib.sha256(data).hexdigest() == rest.get("sha256"):
+                shapes = {name: tuple(shape) for name, shape in cast(Mapping[str, list[int]], rest["shapes"]).items()}
+                return _Kept(start, shapes, NoisyShare(np.frombuffer(data, "<u4")))
     raise ProtocolError("secagg-wrong-context", "no update of this round waits to be masked", hint="train first")
 
 

@@ -23,6 +23,7 @@ class Policy:
     secure_required: bool = False
     rank_max: Annotated[int, Field(ge=1, le=1024)] = 1024  # memory of this site; under `stack` it trains this many
     approve: Literal["each-plan", "matching"] = "each-plan"
+    honest_sites_max: Annotated[int, Field(ge=0, le=128)] = 0  # on whom a patient's epsilon may rest; 0: this site only
     allow_without_privacy: bool = False  # for simulation: an update without noise can give patients away
 
 
@@ -49,7 +50,9 @@ def decide(
         "privacy_off": offer.terms is None and not policy.allow_without_privacy,
         "model_not_allowed": not _model_allowed(policy, plan, offer.base_digest),
         "quorum_too_small": quorum < max(policy.quorum_min, SECURE_SITES_MIN if plan.aggregation.secure else 1)
-        or 0 < plan.aggregation.group_size < policy.quorum_min,
+        or 0 < plan.aggregation.group_size < policy.quorum_min
+        or quorum < plan.privacy.sites_least(quorum),
+        "noise_shared": (plan.privacy.honest_sites or 0) > policy.honest_sites_max,
         "secure_required": policy.secure_required and not plan.aggregation.secure,
         "rank_too_large": plan.adapter.rank > policy.rank_max and plan.adapter.method != "stack",
         "roster_absent": plan.aggregation.secure and not can_mask,

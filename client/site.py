@@ -25,14 +25,15 @@ from federation.evaluation import Evaluation, Validation
 from federation.messages import Answer, Payload, Question, answer_to
 from federation.plan import RunPlan, plan_from_value
 from federation.privacy import accounting, histograms, validation
-from federation.privacy.accounting import Event
-from federation.privacy.clipping import FlatClipping, clipping_rule
+from federation.privacy.accounting import Event, SharedNoise
+from federation.privacy.clipping import FlatClipping
 from federation.privacy.histograms import Answers
 from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.ledger import Ledger, Spend, ensure_within_budget, epsilon_of, events_per_person
-from federation.privacy.mechanism import Mechanism
+from federation.privacy.mechanism import Mechanism, NoisyShare
 from federation.privacy.records import dump_head, load_head
 from federation.privacy.sampling import PoissonSampling
+from federation.private_step import mechanism_of, shared_of
 from federation.secagg.bodies import Identity
 
 PAID = "paid.json"  # the ledger's head when this site last paid: the next start must find it in the ledger
@@ -65,6 +66,18 @@ class Learner(Protocol):
         label: str,
     ) -> AdapterUpdate:
         """The update of one round, of these factors only; `mechanism` is None only for a plan without privacy."""
+        ...
+
+    def share(
+        self,
+        plan: RunPlan,
+        factors: frozenset[Factor],
+        adapter: Adapter,
+        mechanism: Mechanism,
+        keys: KeySource,
+        label: str,
+    ) -> NoisyShare:
+        """This site's part of one step that the sites take together: its sum with its share of the noise."""
         ...
 
 
@@ -193,7 +206,7 @@ class Site:
         if adapter.shapes != dict(decision.shapes):
             raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
         self._require_space(question.payload.size)
-        mechanism = mechanism_of(run.plan, run.noise_multiplier)
+        mechanism = self._mechanism(run)
         if run.plan.evaluation.validation_epsilon is not None:  # what this round's candidate will be compared with
             durable.overwrite(self._folder(question) / "begun.adapter", question.payload.pieces)
 
@@ -205,6 +218,10 @@ class Site:
             without_privacy.record(self.state_dir, question.run_id, self.cohort_id, _trained_part(run.plan))
         label = f"{question.run_id}/{question.round_number}"
         factors = run.plan.adapter.trained_factors(question.round_number)
+        if mechanism is not None and mechanism.shared is not None:  # no look at it: most of its noise is elsewhere
+            share = self.learner.share(run.plan, factors, adapter, mechanism, self.keys, label)
+            self._masking().keep_share(self._slot(question), question, share, adapter.part(factors).shapes)
+            return self._trained(question)
         update = self.learner.update(self._narrowed(run.plan), factors, adapter, mechanism, self.keys, label)
         check_update(
             update,
@@ -214,9 +231,13 @@ class Site:
         )
         if run.plan.aggregation.secure:  # the update stays here until it is masked
             self._masking().keep(self._slot(question), question, update)
-            answer = answer_to(question, "trained", {})
-        else:
-            answer = answer_to(question, "update", {}, Payload(*update.pieces()))
+            return self._trained(question)
+        answer = answer_to(question, "update", {}, Payload(*update.pieces()))
+        durable.overwrite(self._slot(question), messages.pieces(answer))
+        return answer
+
+    def _trained(self, question: Question) -> Answer:
+        answer = answer_to(question, "trained", {})
         durable.overwrite(self._slot(question), messages.pieces(answer))
         return answer
 
@@ -231,6 +252,7 @@ class Site:
             run.plan,
             base_digest=self.learner.base_digest(),
             quorum=max(self.policy.quorum_min, run.plan.aggregation.group_size),
+            shared=self._shared(run.plan),
         )
 
     def _masking(self) -> Masking:
@@ -362,7 +384,7 @@ class Site:
 
     def _terms(self, question: Question, run: _Run) -> PrivacyTerms | None:
         """Epsilon of everything in the ledger with this round, and with the rest of the run. None without privacy."""
-        mechanism = mechanism_of(run.plan, run.noise_multiplier)
+        mechanism = self._mechanism(run)
         if mechanism is None:
             return None
         plan, delta = run.plan, self._delta(run.plan)
@@ -377,7 +399,18 @@ class Site:
             delta=delta,
             epsilon_after_round=epsilon_of(spent, delta, whom=whom, adding=(round_event,)),
             epsilon_at_end=epsilon_of(spent, delta, whom=whom, adding=(round_event,) * rounds_left),
+            shared=mechanism.shared,
         )
+
+    def _mechanism(self, run: _Run) -> Mechanism | None:
+        """The private step that the plan and this site's noise mean; None for a plan without privacy."""
+        if run.noise_multiplier is None:
+            return None
+        return mechanism_of(run.plan, run.noise_multiplier, self._shared(run.plan))
+
+    def _shared(self, plan: RunPlan) -> SharedNoise | None:
+        """How the sites share the noise, if the plan says so: what was agreed at the consent, found anew."""
+        return shared_of(plan, self.learner.adapter_shapes(plan)) if plan.privacy.honest_sites else None
 
     def _noise_multiplier(self, plan: RunPlan) -> float | None:
         """The plan's noise, or the least that keeps the whole run, on top of all earlier runs, within its target.
@@ -467,14 +500,6 @@ def approve(state_dir: Path, plan_digest: str) -> None:
     folder = state_dir / "approvals"
     folder.mkdir(parents=True, exist_ok=True)
     durable.write(folder / plan_digest, [])
-
-
-def mechanism_of(plan: RunPlan, noise_multiplier: float | None) -> Mechanism | None:
-    """The private step that a plan and a site's noise mean; None for a plan without privacy."""
-    if noise_multiplier is None:
-        return None
-    clipping = clipping_rule(plan.privacy.clipping, plan.privacy.clipping_norm)
-    return Mechanism(PoissonSampling(plan.training.sampling_rate), clipping, noise_multiplier)
 
 
 def _trained_part(plan: RunPlan) -> tuple[float, float]:

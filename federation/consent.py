@@ -12,6 +12,7 @@ from federation.adapter import NAME
 from federation.canonical import Value
 from federation.errors import FormatError
 from federation.messages import DIGEST
+from federation.privacy.accounting import SharedNoise
 
 PROTOCOL = "wardround/1"  # named in every consent question; a site of another version refuses
 
@@ -21,6 +22,7 @@ Reason = Literal[
     "delta_too_large",
     "model_not_allowed",
     "quorum_too_small",
+    "noise_shared",
     "secure_required",
     "rank_too_large",
     "roster_absent",
@@ -47,6 +49,10 @@ class PrivacyTerms:
     delta: float
     epsilon_after_round: float  # everything in the site's ledger and this round
     epsilon_at_end: float  # everything in the site's ledger and the rest of the run
+    shared: SharedNoise | None = None  # with it, the noise is that of the masked sum, and epsilon rests on others too
+
+
+NUMBERS = ("noise_multiplier", "sampling_rate", "delta", "epsilon_after_round", "epsilon_at_end")
 
 
 @dataclass(frozen=True)
@@ -111,15 +117,24 @@ def refusal_from(body: Mapping[str, Value]) -> Refusal:
 
 
 def terms_body(terms: PrivacyTerms) -> dict[str, Value]:
-    return {name: canonical.decimal(value) for name, value in vars(terms).items()}
+    body: dict[str, Value] = {name: canonical.decimal(getattr(terms, name)) for name in NUMBERS}
+    return body if terms.shared is None else body | {"shared": dict(vars(terms.shared))}
 
 
 def terms_from(written: Value) -> PrivacyTerms:
     """The opposite of `terms_body`. Raises: FormatError `not-canonical`."""
-    names = list(PrivacyTerms.__dataclass_fields__)
-    if not isinstance(written, Mapping) or sorted(written) != sorted(names):
+    if not isinstance(written, Mapping) or {*written} - {"shared"} != {*NUMBERS}:
         raise _refused()
-    terms = PrivacyTerms(**{name: canonical.number(written[name]) for name in names})
+    match written.get("shared", ()):
+        case ():
+            shared = None
+        case {"honest_sites": int(honest), "grid_bits": int(bits), **rest} if (
+            not rest and {type(honest), type(bits)} == {int}  # true is an integer to Python
+        ):
+            shared = SharedNoise(honest, bits)
+        case _:
+            raise _refused()
+    terms = PrivacyTerms(**{name: canonical.number(written[name]) for name in NUMBERS}, shared=shared)
     if not (terms.noise_multiplier > 0 and 0 < terms.sampling_rate <= 1 and 0 < terms.delta < 1):
         raise _refused()
     return terms

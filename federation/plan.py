@@ -32,6 +32,11 @@ Asked = Annotated[tuple[Line, ...], Field(min_length=3, max_length=7)]  # a ques
 Target = Literal["attention", "shared_expert", "vision_attention", "vision_mlp", "projector"]
 
 
+def colluding(sites: int) -> int:
+    """c: so many sites of a masked round are assumed to work together with the coordinator."""
+    return sites // 4
+
+
 @dataclass(frozen=True)
 class Run:
     __pydantic_config__ = strict_toml.STRICT
@@ -93,6 +98,8 @@ class Privacy:
     delta: Annotated[float, Field(ge=1e-12, lt=1)] | None = None  # absent: 1/(10 × the site's declared patients)
     clipping: Literal["flat", "auto-s"] = "auto-s"
     clipping_norm: Positive = 1.0  # flat: the norm C; auto-s: the radius R
+    noise: Literal["own", "shared"] = "own"  # shared: the sites add the noise of their masked sum together
+    honest_sites: Annotated[int, Field(ge=2, le=128)] | None = None  # so many of them are counted on to add their share
 
     def __post_init__(self) -> None:
         chosen = sum(value is not None for value in (self.target_epsilon, self.noise_multiplier))
@@ -100,6 +107,14 @@ class Privacy:
             raise ValueError("give exactly one of target_epsilon and noise_multiplier")
         if self.unit == "none" and (chosen or self.delta is not None):
             raise ValueError("a plan without privacy has no epsilon, noise or delta")
+        if (self.noise == "shared") != (self.honest_sites is not None):
+            raise ValueError("honest_sites is needed with noise = shared, and means nothing without")
+        if self.noise == "shared" and self.noise_multiplier is None:
+            raise ValueError("shared noise needs noise_multiplier: it has to be the same at every site")
+
+    def sites_least(self, sites: int) -> int:
+        """The fewest in a masked sum of a round of `sites`: those counted on for noise, and those who may collude."""
+        return 0 if self.honest_sites is None else self.honest_sites + colluding(sites)
 
 
 @dataclass(frozen=True)
@@ -255,6 +270,32 @@ def combinations(plan: RunPlan) -> Iterator[tuple[bool, str, str]]:
             f"robust = {rule} leaves updates out, so it needs a quorum of at least {fewest}",
             f"set [run] quorum = {fewest} or more, or take robust = median-norm",
         )
+    yield from _shared_combinations(plan)
+
+
+def _shared_combinations(plan: RunPlan) -> Iterator[tuple[bool, str, str]]:
+    """What does not go together with noise that the sites share."""
+    shared, quorum = plan.privacy.noise == "shared", plan.run.quorum
+    yield (
+        shared and not plan.aggregation.secure,
+        "shared noise protects the sum only, and without secure aggregation every update is seen",
+        "set [aggregation] secure = true, or [privacy] noise = own",
+    )
+    yield (
+        shared and bool(plan.aggregation.group_size),
+        "every group's sum is opened, and shared noise is that of one sum of all",
+        "leave group_size out, or set [privacy] noise = own",
+    )
+    yield (
+        shared and (plan.training.local_steps != 1 or plan.training.optimizer != "sgd"),
+        "with shared noise only the masked sum is private, so a site takes one plain step in each round",
+        "set [training] local_steps = 1 and optimizer = sgd; the server's optimizer is free",
+    )
+    yield (
+        0 < quorum < plan.privacy.sites_least(quorum),
+        f"a quorum of {quorum} does not hold honest_sites and the fourth of all sites that may collude",
+        f"lower honest_sites to {quorum - colluding(quorum)} or less, or raise [run] quorum",
+    )
 
 
 def _supported(plan: RunPlan) -> RunPlan:

@@ -96,8 +96,8 @@ def site_entries(
         for site in record.asked:
             entry = sites.setdefault(
                 site,
-                {"epsilon": None, "delta": None, "steps": 0, "noise_multiplier": None, "sampling_rate": None,
-                 "declared_patients": None, "refusals": [], "left": []},
+                {"epsilon": None, "delta": None, "steps": 0, "noise_multiplier": None, "honest_sites": None,
+                 "sampling_rate": None, "declared_patients": None, "refusals": [], "left": []},
             )  # fmt: skip
             entry["refusals"] += [r for r in record.refusals.get(site, ()) if r not in entry["refusals"]]
             if site in record.failures and record.failures[site] not in entry["refusals"]:
@@ -111,6 +111,7 @@ def site_entries(
                 entry["epsilon"] = terms.epsilon_after_round
                 entry["delta"] = terms.delta
                 entry["noise_multiplier"] = terms.noise_multiplier
+                entry["honest_sites"] = None if terms.shared is None else terms.shared.honest_sites
         for message in record.messages:
             sites[message.site_id]["left"].append(_left(record.round_number, message))
     for message in examined:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from federation.adapter import Adapter, AdapterUpdate, Factor, factor
 from federation.consent import Consent
 from federation.errors import QuorumError
+from federation.plan import RunPlan
 from server.held import Held, Updates
 from server.robust import RULES, clip_factors
 
@@ -175,6 +176,14 @@ def _product_change(adapter: Adapter, update: AdapterUpdate) -> float:
 
 def _moved(update: AdapterUpdate) -> Aggregate:
     return Aggregate(update, update.norm())
+
+
+def weights_of(plan: RunPlan, consents: Mapping[str, Consent]) -> dict[str, int]:
+    """What each site counts in the mean, by the plan's rule. Where the sites share the noise their sums are added as
+    they are, as if all patients were in one place, and divided by the declared patients of all: nothing is capped."""
+    if plan.privacy.noise == "shared":
+        return {site: consent.declared_patients for site, consent in consents.items()}
+    return public_weights(plan.aggregation.weights, consents)
 
 
 def public_weights(kind: str, consents: Mapping[str, Consent]) -> dict[str, int]:

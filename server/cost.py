@@ -14,9 +14,7 @@ from pathlib import Path
 from federation.errors import BudgetError
 from federation.plan import RunPlan
 from federation.privacy import accounting
-from federation.privacy.clipping import AutoS, FlatClipping
-from federation.privacy.mechanism import Mechanism
-from federation.privacy.sampling import PoissonSampling
+from federation.private_step import mechanism_of
 
 HEADER_BYTES_MAX = 100 * 2**20
 _VISION = re.compile(r"(^|\.)(vision_\w+|visual)\.")
@@ -59,9 +57,8 @@ def _site_cost(plan: RunPlan, declared: int) -> SiteCost:
         except BudgetError as error:
             return SiteCost(declared, delta, None, None, error.message)
     assert noise is not None
-    norm = plan.privacy.clipping_norm
-    clipping = FlatClipping(norm) if plan.privacy.clipping == "flat" else AutoS(radius=norm)
-    event = Mechanism(PoissonSampling(plan.training.sampling_rate), clipping, noise).event(plan.total_steps)
+    # Of shared noise too, to the last digit that is shown: how fine the grid is, is known once there is an adapter.
+    event = mechanism_of(plan, noise, None).event(plan.total_steps)
     return SiteCost(declared, delta, noise, accounting.epsilon([event], delta))
 
 

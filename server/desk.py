@@ -34,6 +34,8 @@ def check_lines(plan: RunPlan, model: Path, sizes: list[int]) -> list[str]:
             lines.append(
                 f"epsilon   {who}: {one.epsilon:.3f} at delta {one.delta:.1e}, noise {one.noise_multiplier:.3f}"
             )
+    if plan.privacy.honest_sites is not None:
+        lines.append(f"noise     shared: every epsilon rests on {plan.privacy.honest_sites} sites that add their part")
     if plan.evaluation.private_epsilon is not None:
         spent = f"epsilon {plan.evaluation.private_epsilon:g}, once, after the last round"
         lines.append(f"examined  held-out patients of every site, {len(plan.evaluation.questions)} questions: {spent}")

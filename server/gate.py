@@ -25,8 +25,9 @@ so the clipping norms add up, and the noise of independent sites adds up in squa
 beside one site's tenfold. In a single step drift and noise add up in squares too: the noise does not know the drift, so
 their product is one Gaussian number. L = 30: an honest round is rejected with a probability below 4·e^-30 per site and
 step. For the other optimisers, and for the rules of robust.py (they choose by the noise), bounds are added without
-squares. No update may be longer than max_update_rms · sqrt(d); without privacy that is all there is. What no bound can
-see is a wrong update of the right length: for that the sites look at the candidate themselves, if the plan pays for it.
+squares. Where the sites share the noise, s_k is that of a site's share, and w_k its declared patients. No update may be
+longer than max_update_rms · sqrt(d); without privacy that is all there is. What no bound can see is a wrong update of
+the right length: for that the sites look at the candidate themselves, if the plan pays for it.
 """
 
 import math
@@ -149,7 +150,7 @@ def _mean_of_sgd(
         assert consent.terms is not None
         divisor, patients = _drawn(consent, consent.terms)
         share = weight / (whole * divisor)  # a_k
-        variance += (share * consent.terms.noise_multiplier) ** 2
+        variance += (share * _noise(consent.terms)) ** 2
         drawn += share * patients
         drawn_variance += share**2 * patients * (1 - consent.terms.sampling_rate)
         largest = max(largest, share)
@@ -169,7 +170,7 @@ def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
         return refused_above
     steps, rate, norm = plan.training.local_steps, plan.training.learning_rate, plan.privacy.clipping_norm
     divisor, patients = _drawn(consent, consent.terms)
-    drift, spread = _drawn_most(patients) * norm / divisor, consent.terms.noise_multiplier * norm / divisor
+    drift, spread = drawn_most(patients) * norm / divisor, _noise(consent.terms) * norm / divisor
     match plan.training.optimizer:
         case "sgd":
             derived = rate * (steps * drift + math.sqrt(steps) * spread * _reach(size))
@@ -181,13 +182,20 @@ def _longest(plan: RunPlan, consent: Consent, size: int) -> float:
     return min(derived * ROUNDING, refused_above)
 
 
+def _noise(terms: PrivacyTerms) -> float:
+    """s_k / C. A share of the noise is a Gaussian rounded at random by two units (federation/privacy/accounting.py)."""
+    if terms.shared is None:
+        return terms.noise_multiplier
+    return terms.noise_multiplier / math.sqrt(terms.shared.honest_sites) + 2.0 ** (1 - terms.shared.grid_bits)
+
+
 def _drawn(consent: Consent, terms: PrivacyTerms) -> tuple[float, float]:
     """D_k and m_k: the mean number of drawn patients that the site divides by, and the largest it may have."""
     rate = terms.sampling_rate
     return rate * consent.declared_patients, rate * patients_most(consent.declared_patients)
 
 
-def _drawn_most(expected: float) -> float:
+def drawn_most(expected: float) -> float:
     """So many patients are drawn in a step at most."""
     return expected + _above_mean(1.0, expected)
 

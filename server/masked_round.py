@@ -7,12 +7,14 @@ from pathlib import Path
 
 from federation import canonical, durable
 from federation.canonical import Value
-from federation.consent import Consent
-from federation.errors import FedError, FormatError
+from federation.consent import Consent, patients_most
+from federation.errors import FedError, FormatError, PlanError
 from federation.messages import Answer, MaskedStage
 from federation.plan import RunPlan
+from federation.private_step import unit_of
 from federation.secagg.ring import BYTE_SITES_MAX, Encoding, Shapes
 from federation.secagg.server import MaskedSum, ServerRound
+from server import gate
 from server.record import MaskedRecord
 
 # One question of this stage to each of these sites; the answers that fit, one at a time.
@@ -21,6 +23,7 @@ Ask = Callable[[MaskedStage, Mapping[str, Mapping[str, Value]]], Iterator[Answer
 DEVIATIONS = 8.0  # a bound, in root mean squares of one site's update
 BYTE_DEVIATIONS = 5.0  # in 8 bits, where room costs precision
 FIRST_BOUND = 16.0  # in `max_update_rms`, where nobody knows a matrix's size; in 32 bits that costs no precision
+NOISE_DEVIATIONS = 10.0  # beyond which no number of shared noise comes, whatever the size of the adapter
 CLIPPED_MOST = 10  # of 10 000 coordinates; more, and the bounds of the next round are twice as wide
 
 
@@ -88,8 +91,12 @@ def encoding_for(
     | clipping, noise and steps of sgd only | the same of what they allow (`_most_by_the_plan`) | at least 16   |
     | nothing                               | what no update within `max_update_rms` meets      | 32            |
 
+    Where the sites share the noise, their whole numbers are added as they are: in 32 bits, without a bound.
     docs/spec/secagg-1.md, section 5.
     """
+    shared = next(iter(consents.values())).terms
+    if shared is not None and shared.shared is not None:
+        return Encoding(32, shapes, {}, weights, unit_of(plan, shared.shared))
     seen = {} if before is None else before.rms
     known = {name: seen[name] for name in shapes if seen.get(name, 0) > 0}
     told = {name: _most_by_the_plan(plan, math.prod(shapes[name]), weights, consents) for name in shapes}
@@ -103,6 +110,25 @@ def encoding_for(
     ratio, widest = _largest_over_mean(weights, consents), FIRST_BOUND * plan.aggregation.max_update_rms
     sizes = {name: ratio * known[name] if name in known else told[name] for name in shapes}
     return Encoding(bits, shapes, {name: min(widest, reach * size or widest) for name, size in sizes.items()}, weights)
+
+
+def require_room(plan: RunPlan, consents: Mapping[str, Consent]) -> None:
+    """Whether whole sums with shared noise fit into 32 bits: all drawn patients pulling at one number, and the noise.
+
+    Before anybody trains: what wraps around is private all the same, and no mean of anything.
+    """
+    terms = next(iter(consents.values())).terms
+    if terms is None or terms.shared is None:
+        return
+    rate = plan.training.sampling_rate
+    drawn = gate.drawn_most(sum(rate * patients_most(consent.declared_patients) for consent in consents.values()))
+    noise = NOISE_DEVIATIONS * math.sqrt(len(consents) * terms.shared.share_variance(terms.noise_multiplier))
+    if drawn * 2.0**terms.shared.grid_bits + noise >= 2.0**31:
+        raise PlanError(
+            "plan-combination",
+            "the sums of so many patients, with shared noise, do not fit into 32 bits",
+            hint="lower training.sampling_rate, or set [privacy] noise = own",
+        )
 
 
 def record_of(found: MaskedSum, encoding: Encoding, before: MaskedRecord | None) -> MaskedRecord:

@@ -6,7 +6,7 @@ from typing import cast
 
 from federation import canonical
 from federation.canonical import Value
-from federation.consent import PrivacyTerms
+from federation.consent import PrivacyTerms, terms_body, terms_from
 from federation.errors import StoreError
 
 OUTCOMES: Mapping[str, str] = {  # what a round came to, and the words for people
@@ -145,11 +145,11 @@ def record_from(value: Value) -> RoundRecord:
 
 
 def _terms_value(terms: PrivacyTerms | None) -> Value:
-    return None if terms is None else {name: canonical.decimal(value) for name, value in vars(terms).items()}
+    return None if terms is None else terms_body(terms)
 
 
-def _terms_from(value: Mapping[str, Value] | None) -> PrivacyTerms | None:
-    return None if value is None else PrivacyTerms(**{name: canonical.number(text) for name, text in value.items()})
+def _terms_from(value: Value) -> PrivacyTerms | None:
+    return None if value is None else terms_from(value)
 
 
 def _masked_from(value: Mapping[str, Value] | None) -> MaskedRecord | None:

@@ -15,7 +15,8 @@ specificity, kappa, accuracy):
                 gate {norm, bound, energy_cut, validation {change, noise, sites{site}} or null}, loss, seconds,
                 uplink_bytes{site}, downlink_bytes{site}, macro_auroc, epsilon{site}, masked, closed (code or null),
                 suspects{site: code}}
-    sites{}     {epsilon, delta, steps, noise_multiplier, sampling_rate, declared_patients, refusals[],
+    sites{}     {epsilon, delta, steps, noise_multiplier, honest_sites (null: all of the noise is its own),
+                sampling_rate, declared_patients, refusals[],
                 left[] {round, kind, bytes, sha256}}
     evaluation  {base: E, federated: E, pooled: E, local_only: {mean: E, site: E}, per_site: {site: {row: E}},
                 text: {row: {rouge_l: M}}, notes: {row: words}, private: {epsilon_of_release, macro, weights{site},
@@ -175,6 +176,7 @@ def privacy_state(report: Report) -> dict[str, Any]:
         "epsilon": None if off else max(known, default=None),
         "lowest": None if off else min(known, default=None),
         "delta": max((d for d in deltas if d is not None), default=None),
+        "honest_sites": max((int(words.number(sites[site].get("honest_sites")) or 0) for site in trained), default=0),
         "target": words.number(stated.get("target_epsilon")),
     }
 

@@ -23,15 +23,16 @@ from federation.evaluation import Validation, validation_from
 from federation.messages import Answer, Link, MaskedStage, Payload, Question, check_answers, size_bytes
 from federation.plan import SECURE_SITES_MIN, RunPlan
 from federation.privacy.keystream import KeySource
+from federation.private_step import shared_of
 from federation.secagg.bodies import RoundId, inputs_digest
 from federation.secagg.ring import SITES_MAX
 from federation.secagg.server import MaskedSum, ServerRound
 from server import gate
-from server.aggregate import METHODS, Aggregate, Average, ServerState, next_adapter, public_weights
+from server.aggregate import METHODS, Aggregate, Average, ServerState, next_adapter, weights_of
 from server.checkpoint import Checkpoints
 from server.groups import groups_of, joined, shares_of
 from server.held import Updates
-from server.masked_round import KeptRound, encoding_for, latest, masked_sum, record_of
+from server.masked_round import KeptRound, encoding_for, latest, masked_sum, record_of, require_room
 from server.record import OUTCOMES, MaskedRecord, RoundRecord, SentMessage
 from server.robust import FEWEST
 from server.start import first_adapter
@@ -117,7 +118,8 @@ def run(
         # 3 stop below the quorum, before anybody trains
         _require(len(this.consents) >= quorum, "quorum-consent", "consented", this, quorum)
         adapter = adapter or first_adapter(plan, shapes, base, {c.base_digest for c in this.consents.values()})
-        weights = public_weights(plan.aggregation.weights, this.consents)
+        weights = weights_of(plan, this.consents)
+        require_room(plan, this.consents)
 
         # 4, 5 sites pay their ledgers and train
         answers = _ask_training(plan, link, checkpoints.run_id, this, adapter)
@@ -272,7 +274,9 @@ def _choose(plan: RunPlan, this: _Round, given: Mapping[str, Consent], shapes: M
             this.failures[site_id] = "base-digest"
         elif not _fits(plan, consent, shapes):
             this.failures[site_id] = "adapter-shape"
-        elif (consent.terms is None) != (plan.privacy.unit == "none"):
+        elif (consent.terms is None) != (plan.privacy.unit == "none") or (
+            consent.terms is not None and consent.terms.shared != shared_of(plan, shapes)
+        ):
             this.failures[site_id] = "message-context"
         else:
             this.consents[site_id] = consent
@@ -355,7 +359,7 @@ def _masked_mean(
             this.closed = "secagg-roster-too-small"
             this.failures |= dict.fromkeys(consents, this.closed)
             continue
-        within = public_weights(plan.aggregation.weights, consents) if size else {s: weights[s] for s in consents}
+        within = weights_of(plan, consents) if size else {s: weights[s] for s in consents}
         try:
             found, masked = _one_sum(
                 plan, link, checkpoints.run_id, this, adapter, within, roster, before, kept, quorum=size or quorum
@@ -523,6 +527,7 @@ def _quorum(plan: RunPlan, this: _Round, roster: Mapping[str, bytes]) -> int:
             hint="run with fewer sites, or set [aggregation] secure = false in the plan",
         )
     quorum = plan.run.quorum or max(1, len(this.site_ids))
+    quorum = max(quorum, plan.privacy.sites_least(len(this.site_ids)))  # or the sum would lack noise
     _require(quorum <= len(this.site_ids), "quorum-unreachable", "can be asked", this, quorum)
     return quorum
 

@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 from federation import canonical
 from federation.canonical import Value
+from federation.consent import PrivacyTerms
 from federation.errors import FedError, TrustError
 from federation.plan import RunPlan
 from federation.privacy import accounting
 from federation.privacy.accounting import Event
-from federation.privacy.clipping import AutoS, FlatClipping
-from federation.privacy.mechanism import Mechanism
-from federation.privacy.sampling import PoissonSampling
+from federation.private_step import mechanism_of
 from federation.secagg.bodies import RoundId
 from federation.trust import entries, envelope, fingerprint, translog
 from federation.trust import roster as rosters
@@ -288,7 +287,7 @@ def _privacy(this: _Run) -> str:
             terms = record.privacy.get(site)
             if terms is None:
                 raise _wrong(f"round {record.round_number}: {site} is in the mean without privacy")
-            events.setdefault(site, []).append(_event(plan, terms.noise_multiplier))
+            events.setdefault(site, []).append(_event(plan, terms))
             stated[site] = (terms.epsilon_after_round, terms.delta)
     for site, (epsilon, delta) in stated.items():
         key = (tuple(events[site]), delta)
@@ -349,12 +348,9 @@ CHECKS: dict[str, Callable[[_Run], str]] = {
 }
 
 
-def _event(plan: RunPlan, noise_multiplier: float) -> Event:
+def _event(plan: RunPlan, terms: PrivacyTerms) -> Event:
     """One round of a site, as the plan and its stated noise mean it."""
-    norm = plan.privacy.clipping_norm
-    clipping = FlatClipping(norm) if plan.privacy.clipping == "flat" else AutoS(radius=norm)
-    mechanism = Mechanism(PoissonSampling(plan.training.sampling_rate), clipping, noise_multiplier)
-    return mechanism.event(plan.training.local_steps)
+    return mechanism_of(plan, terms.noise_multiplier, terms.shared).event(plan.training.local_steps)
 
 
 def _of(log: Log, kind: str) -> list[Entry]:

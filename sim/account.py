@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from client.site import mechanism_of
 from client.training.model import Base
 from federation.plan import RunPlan
 from federation.privacy import accounting
+from federation.private_step import mechanism_of
 from server.account import per_site_round, round_entry, site_entries
 from server.evaluation import Examined
 from server.record import RoundRecord
@@ -91,13 +91,18 @@ def _privacy(plan: RunPlan, records: tuple[RoundRecord, ...]) -> dict[str, Any]:
         for site, terms in record.privacy.items():
             if terms is None or site not in record.participants:
                 continue
-            mechanism = mechanism_of(plan, terms.noise_multiplier)
-            assert mechanism is not None
+            mechanism = mechanism_of(plan, terms.noise_multiplier, terms.shared)
             events.setdefault(site, []).append(mechanism.event(plan.training.local_steps))
             deltas.append(terms.delta)
     spent = list(events.values())
     # A patient known at m sites: the events of the m most expensive ones, at the largest delta in use.
-    honest = {str(m): accounting.epsilon_for_m_sites(spent, max(deltas), m) for m in M_SITES if m <= len(spent)}
+    # Of one sum in which a patient is several times the fine interval takes minutes; the other is an upper bound too.
+    interval = accounting.INTERVAL if plan.privacy.noise == "own" else accounting.LIVE_INTERVAL
+    honest = {
+        str(m): accounting.epsilon_for_m_sites(spent, max(deltas), m, interval=interval)
+        for m in M_SITES
+        if m <= len(spent)
+    }
     return {
         "unit": plan.privacy.unit,
         "target_epsilon": plan.privacy.target_epsilon,

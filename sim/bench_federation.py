@@ -39,9 +39,10 @@ from client.settings import Data, Settings, SiteIdentity
 from client.site import Site
 from federation.adapter import Adapter, AdapterUpdate, Array, Factor
 from federation.plan import AdapterPlan, Aggregation, Model, Privacy, Run, RunPlan
-from federation.privacy.keystream import KeySource
+from federation.privacy.grid import WholeSum
+from federation.privacy.keystream import KeySource, KeyStream
 from federation.privacy.ledger import Ledger
-from federation.privacy.mechanism import Mechanism
+from federation.privacy.mechanism import Mechanism, NoisyShare
 from server import rounds
 from server.checkpoint import Checkpoints
 from server.record import RoundRecord
@@ -171,6 +172,18 @@ class PassLearner:
         for array in arrays.values():
             array.flags.writeable = False  # handed over, not copied
         return AdapterUpdate(arrays)
+
+    def share(
+        self,
+        plan: RunPlan,
+        factors: frozenset[Factor],
+        adapter: Adapter,
+        mechanism: Mechanism,
+        keys: KeySource,
+        label: str,
+    ) -> NoisyShare:
+        nobody = WholeSum(np.zeros(adapter.part(factors).size, np.int64), mechanism.grid_bits)
+        return mechanism.add_share(nobody, KeyStream(keys.key(label)))
 
 
 def _one_pass(array: Array, number: int) -> Array:

@@ -215,6 +215,23 @@ def bench_secagg(
         print(f"{name:<36} {value:.4g}")
 
 
+@bench.command("noise", epilog="Example: wardround sim bench noise --json")
+def bench_noise(
+    seeds: Annotated[int, typer.Option(min=1, help="of every cell; the figures are their mean")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
+    """Accuracy with noise of each site's own, with noise that sites share, and with one trusted party."""
+    from sim.bench_noise import bench as measure
+
+    with Talk().progress("runs") as progress:
+        measured = measure(seeds=seeds, progress=progress)
+    if as_json:
+        print(json.dumps(measured, indent=2))
+        return
+    for name, value in measured["figures"].items():
+        print(f"{name:<36} {value:.3f} ± {measured['standard_error'][name]:.3f}")
+
+
 @bench.command("deid", epilog="Example: wardround sim bench deid --json")
 def bench_deid(
     files: Annotated[int, typer.Option(min=4, help="made radiographs of 1 MB")] = 60,
@@ -282,6 +299,12 @@ def _privacy(privacy: Privacy, epsilon: str) -> Privacy:
         target = 0.0
     if not 0.0 < target <= 100.0:
         raise PlanError("plan-value", "epsilon is not a number above 0", hint="such as --epsilon 8, or --epsilon none")
+    if privacy.noise == "shared":
+        raise PlanError(
+            "plan-combination",
+            "an epsilon for each site means another noise at each, and shared noise is the same at all",
+            hint="set privacy.noise_multiplier in the plan, and leave --epsilon out",
+        )
     return replace(privacy, unit="patient", target_epsilon=target, noise_multiplier=None)
 
 

@@ -38,7 +38,8 @@ class Cell:
     def plan(self, plan: RunPlan) -> RunPlan:
         """The given plan with this cell's three changes, and without figures that the table does not show."""
         privacy = Privacy(unit="none") if self.epsilon is None else replace(
-            plan.privacy, unit="patient", target_epsilon=self.epsilon, noise_multiplier=None
+            plan.privacy, unit="patient", target_epsilon=self.epsilon, noise_multiplier=None, noise="own",
+            honest_sites=None,
         )  # fmt: skip
         scale = plan.adapter.alpha / plan.adapter.rank  # the same in every cell
         adapter = replace(plan.adapter, method=self.method, rank=self.rank, alpha=scale * self.rank)  # type: ignore[arg-type]

@@ -8,9 +8,9 @@
     <folder>/site.json   facts of the simulation: id, declared patients, seed or none
 
 What differs from a real hospital: the data set is released without a look, plans that match the policy need no
-person's approval, a plan without privacy is allowed (the simulator compares with and without), and all keys come from
-the seed, if there is one. Whoever knows the seed can subtract the noise, so real folders are opened without one: then
-keys are the operating system's.
+person's approval, a plan without privacy is allowed (the simulator compares with and without), so is noise that the
+sites share, and all keys come from the seed, if there is one. Whoever knows the seed can subtract the noise, so real
+folders are opened without one: then keys are the operating system's.
 """
 
 import json
@@ -42,6 +42,7 @@ from federation.plan import RunPlan, plan_from_value
 from federation.privacy.keystream import OperatingSystemKeys
 from federation.privacy.ledger import Ledger
 from federation.secagg.bodies import Identity
+from federation.secagg.ring import SITES_MAX
 from sim import trust
 from sim.keys import SeededKeys
 
@@ -165,8 +166,9 @@ def open_site(
     """
     facts = Facts.read(folder)
     policy = Policy(
-        epsilon_max=EPSILON_MAX, delta_max=0.05, quorum_min=1, approve="matching", allow_without_privacy=not private
-    )
+        epsilon_max=EPSILON_MAX, delta_max=0.05, quorum_min=1, approve="matching", allow_without_privacy=not private,
+        honest_sites_max=SITES_MAX,
+    )  # fmt: skip
     settings = Settings(
         SiteIdentity(facts.site_id), Data("store", "secret", declared_patients=facts.declared_patients), policy
     )

@@ -13,13 +13,13 @@ from client.training.cohort import split
 from client.training.evaluate import Question, answers
 from client.training.examples import Encoder, Example
 from client.training.model import AdapterSpec, Base
-from client.training.train import Patients, Work, train
+from client.training.train import Patients, Work, noisy_share, train
 from federation.adapter import Adapter, AdapterUpdate, Factor
 from federation.errors import DataError
 from federation.plan import RunPlan
 from federation.privacy.histograms import Answers
 from federation.privacy.keystream import KeySource
-from federation.privacy.mechanism import Mechanism
+from federation.privacy.mechanism import Mechanism, NoisyShare
 
 CACHE_BYTES = 256 * 2**20
 
@@ -167,3 +167,17 @@ class LoraLearner:
         model = self._base.with_adapter(AdapterSpec.of(plan, factors))
         work = Work.of(plan, self._declared_patients)
         return train(model, adapter, self._data, cohort.training, work, mechanism, keys, label=label)
+
+    def share(
+        self,
+        plan: RunPlan,
+        factors: frozenset[Factor],
+        adapter: Adapter,
+        mechanism: Mechanism,
+        keys: KeySource,
+        label: str,
+    ) -> NoisyShare:
+        cohort = split(self._data.patients(), held_out_share=plan.evaluation.held_out_share)
+        model = self._base.with_adapter(AdapterSpec.of(plan, factors))
+        work = Work.of(plan, self._declared_patients)
+        return noisy_share(model, adapter, self._data, cohort.training, work, mechanism, keys, label=label)

@@ -264,6 +264,12 @@ class TrainableModel:
             start = end
         return result
 
+    def in_order_of_names(self, vector: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """A flat vector with the matrices in the order of their sorted names, as an update has them."""
+        starts = np.cumsum([0, *(leaf.weight.numel() for leaf in self.gradients.leaves.values())])
+        at = {_plain(name): place for place, name in enumerate(self.gradients.leaves)}
+        return np.concatenate([vector[starts[at[name]] : starts[at[name] + 1]] for name in sorted(at)])
+
     def _tensors(self) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = get_peft_model_state_dict(self.model)
         return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in sorted(state.items())}

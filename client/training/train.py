@@ -4,6 +4,9 @@
                       -> divide by a public constant -> optimiser
     at the end:       adapter after minus adapter before
 
+Where the sites share the noise (`noisy_share`) there is one step, which they take together: the gradients are added in
+whole units, the noise is this site's share, and dividing and moving the adapter is left to the masked sum.
+
 The ledger was charged for all of it before this file runs (client/site.py). Nothing in here logs, prints or keeps
 anything that was computed from data; losses, norms and counts live and die within a step. Abadi et al. 2016,
 Algorithm 1, with the patient as the unit; what is private about it is stated in federation/privacy/mechanism.py.
@@ -22,9 +25,11 @@ from client.training.model import TrainableModel
 from federation.adapter import Adapter, AdapterUpdate
 from federation.errors import DataError
 from federation.plan import RunPlan
+from federation.privacy import grid
 from federation.privacy.clipping import AutoS, BoundedSum, FlatClipping, clipping_rule
+from federation.privacy.grid import WholeSum
 from federation.privacy.keystream import KeySource, KeyStream
-from federation.privacy.mechanism import Mechanism
+from federation.privacy.mechanism import Mechanism, NoisyShare
 from federation.privacy.optimizer import Adam, DpAdamBC, Sgd
 from federation.privacy.sampling import PoissonSampling
 
@@ -114,6 +119,37 @@ def train(
     return AdapterUpdate({name: after - before[name] for name, after in model.named(vector).items()})
 
 
+def noisy_share(
+    model: TrainableModel,
+    start: Adapter,
+    data: Patients,
+    cohort: Sequence[str],
+    work: Work,
+    mechanism: Mechanism,
+    keys: KeySource,
+    *,
+    label: str,
+) -> NoisyShare:
+    """This site's part of one step from `start`: its drawn patients' gradients and its share of the noise, in units.
+
+    The words are in the order of the sorted names of the trained matrices, as all sites add them.
+    """
+    if not cohort:
+        raise DataError("too-few-patients", "the site has no patients to train on", hint="ingest and release studies")
+    encoder = Encoder(model.base.processor, model.base.dtype)
+    model.load(start)
+    draws = KeyStream(keys.key(f"{label}/draw/0"))
+    drawn = mechanism.sampling.draw(cohort, draws)
+    chosen = [_choose(data.examples(patient), work, draws) for patient in drawn]
+
+    total = np.zeros(model.gradients.size, np.int64)
+    for start_at in range(0, len(chosen), work.micro_batch_patients):
+        gradients = patient_gradients(model, encoder, chosen[start_at : start_at + work.micro_batch_patients])
+        add_whole(total, gradients, mechanism.clipping, bits=mechanism.grid_bits)
+    whole = WholeSum(model.in_order_of_names(total), mechanism.grid_bits)
+    return mechanism.add_share(whole, KeyStream(keys.key(f"{label}/noise/0")))
+
+
 def clipped_sum(
     model: TrainableModel,
     encoder: Encoder,
@@ -149,6 +185,13 @@ def add_clipped(total: torch.Tensor, gradients: torch.Tensor, clipping: FlatClip
     for row, factor in zip(gradients, clipping.factors(norms).tolist(), strict=True):
         if factor > 0.0:
             total.add_(row, alpha=factor)
+
+
+def add_whole(total: NDArray[np.int64], gradients: torch.Tensor, clipping: FlatClipping | AutoS, *, bits: int) -> None:
+    """Add each patient's row, scaled and cut to whole units, to `total`; a row whose norm is not finite is left out."""
+    norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64).cpu().numpy()
+    for row, factor in zip(gradients.cpu().numpy(), clipping.factors(norms).tolist(), strict=True):
+        total += grid.whole(row, factor, sensitivity=clipping.sensitivity, bits=bits)
 
 
 def patient_gradients(model: TrainableModel, encoder: Encoder, drawn: Sequence[Sequence[Example]]) -> torch.Tensor:

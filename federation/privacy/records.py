@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from federation.errors import BudgetError, StoreError
-from federation.privacy.accounting import Event, require_delta
+from federation.privacy.accounting import Event, SharedNoise, require_delta
 
 FORMAT, HEAD_FORMAT = "wardround/ledger/1", "wardround/ledger-head/1"
 
@@ -86,6 +86,8 @@ def dump(spend: Spend, before: Head) -> bytes:
     record["part"] = [float(end) for end in spend.part]
     record["event"]["sampling_rate"] = float(spend.event.sampling_rate)
     record["event"]["noise_multiplier"] = float(spend.event.noise_multiplier)
+    if spend.event.shared is None:  # a key of shared noise only: other lines are as they always were
+        del record["event"]["shared"]
     return _canonical(record)
 
 
@@ -94,13 +96,17 @@ def load(line: bytes, before: Head) -> Spend:
     try:
         record = json.loads(line.decode("ascii"))
         fields = {key: record[key] for key in _SPEND_KEYS}
-        spend = Spend(**fields | {"event": Event(**fields["event"]), "part": tuple(fields["part"])})
+        spend = Spend(**fields | {"event": _event(fields["event"]), "part": tuple(fields["part"])})
         written = dump(spend, before)
     except (TypeError, KeyError, AttributeError, RecursionError, BudgetError) as error:
         raise ValueError("not a spend") from error
     if written != line:
         raise ValueError("not canonical, or not the next record")
     return spend
+
+
+def _event(fields: dict[str, Any]) -> Event:
+    return Event(**fields | ({"shared": SharedNoise(**fields["shared"])} if "shared" in fields else {}))
 
 
 def dump_head(head: Head) -> bytes:

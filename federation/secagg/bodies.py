@@ -14,6 +14,7 @@ from federation.canonical import Value
 from federation.errors import FormatError, ProtocolError
 from federation.messages import SITE_ID
 from federation.messages import MaskedStage as Stage
+from federation.plan import colluding
 from federation.trust.keys import SigningKey, prefix
 
 DOMAIN = prefix("secagg")
@@ -143,7 +144,7 @@ def inputs_digest(
 
 def threshold(sites: int) -> int:
     """t = ⌊(n + c)/2⌋ + 1 with c = ⌊n/4⌋: computed by everybody, told by nobody."""
-    return (sites + sites // 4) // 2 + 1
+    return (sites + colluding(sites)) // 2 + 1
 
 
 def not_canonical() -> FormatError:

@@ -1,5 +1,7 @@
 """An update as integers modulo 2^8, 2^16 or 2^32, and a sum of them as a mean. docs/spec/secagg-1.md, section 5.
 
+Where the sites share the noise they have whole numbers already, of one `unit`, and nothing is scaled or rounded here.
+
 Scales follow from public numbers only: a bound per matrix, and the weights of the round's sites. Rounding and clipping
 come after a site's own noise, so they cost no privacy.
 """
@@ -25,6 +27,7 @@ assert sys.byteorder == "little"  # vectors are read where they lie
 
 SITES_MIN, SITES_MAX = SECURE_SITES_MIN, 128  # more, and a bundle would not fit into a message's header
 WEIGHT_MAX = 255
+DECLARED_MAX = 100_000_000  # patients of one site
 BYTE_SITES_MAX = 12  # in 8 bits; with more, rounding would be a twentieth of the variance of the mean
 CLIPPED_MAX = 100  # of 10 000: more is not told
 BLOCK = 32_768  # numbers at a time: everything between float and integer stays in the cache
@@ -41,16 +44,19 @@ class Encoding:
     bits: int  # 8, 16 or 32
     shapes: Shapes  # of the trained matrices
     bounds: Mapping[str, float]  # c_j: a coordinate beyond is clipped, and counted
-    weights: Mapping[str, int]
+    weights: Mapping[str, int]  # with a unit: what each site's sum is divided by
+    unit: float | None = None  # of the whole numbers that the sites add up, where they share the noise
 
     def __post_init__(self) -> None:
+        weight_max = WEIGHT_MAX if self.unit is None else DECLARED_MAX
         good = (
             self.bits in (8, 16, 32)
             and (self.bits > 8 or len(self.weights) <= BYTE_SITES_MAX)
+            and (self.unit is None or (self.bits == 32 and self.unit != 0 and math.isfinite(self.unit)))
             and bool(self.shapes)
-            and set(self.bounds) == set(self.shapes)
+            and set(self.bounds) == (set(self.shapes) if self.unit is None else set())
             and all(0 < bound < math.inf for bound in self.bounds.values())
-            and all(type(weight) is int and 1 <= weight <= WEIGHT_MAX for weight in self.weights.values())
+            and all(type(weight) is int and 1 <= weight <= weight_max for weight in self.weights.values())
             and all(SITE_ID.fullmatch(site) for site in self.weights)
             and all(NAME.fullmatch(name) for name in self.shapes)
         )
@@ -59,11 +65,12 @@ class Encoding:
 
     def value(self) -> dict[str, Value]:
         """What travels in the `ready` question; the shapes are those of the adapter that everybody has."""
-        return {
-            "bits": self.bits,
+        scales: dict[str, Value] = {
             "bounds": {name: canonical.decimal(bound) for name, bound in self.bounds.items()},
-            "weights": dict(self.weights),
         }
+        if self.unit is not None:
+            scales = {"unit": canonical.decimal(self.unit)}
+        return {"bits": self.bits, "weights": dict(self.weights), **scales}
 
     @staticmethod
     def from_value(value: Value, shapes: Shapes) -> "Encoding":
@@ -71,6 +78,8 @@ class Encoding:
             case {"bits": 8 | 16 | 32 as bits, "bounds": dict(bounds), "weights": dict(weights), **rest} if not rest:
                 numbers = {name: canonical.number(bound) for name, bound in bounds.items()}
                 encoding = Encoding(bits, dict(shapes), numbers, weights)
+            case {"bits": 32, "unit": unit, "weights": dict(weights), **rest} if not rest:
+                encoding = Encoding(32, dict(shapes), {}, weights, canonical.number(unit))
             case _:
                 raise _refused("an encoding is not in its agreed form")
         if canonical.dump(encoding.value()) != canonical.dump(value):
@@ -94,6 +103,11 @@ class Encoding:
     @property
     def dtype(self) -> "np.dtype[np.unsignedinteger]":
         return np.dtype(f"<u{self.bits // 8}")
+
+    def factor(self, name: str, sites: Sequence[str], survivors: Sequence[str]) -> float:
+        """What turns the survivors' sum into their mean."""
+        weight = sum(self.weights[site] for site in survivors)
+        return 1 / (self.scale(name, sites) * weight) if self.unit is None else self.unit / weight
 
     def scale(self, name: str, sites: Sequence[str]) -> float:
         """s_j. Guarantees: whatever the sites hold, Σ |q| ≤ W·c_j·s_j + n < 2^(bits−1): the sum cannot wrap."""
@@ -137,6 +151,21 @@ def encode(
     return vector
 
 
+def whole(words: Vector, encoding: Encoding, *, sites: Sequence[str]) -> Vector:
+    """The vector of a site's whole numbers, which have their share of the noise; not masked yet.
+
+    `sites` are those of the round; all must be in the encoding: how many may collude was counted there.
+
+    The clip counter stays 0: nothing is clipped, and what single numbers are like is not for anybody to know.
+    """
+    if not set(sites) <= set(encoding.weights):
+        raise _refused("a round with a site that has no weight")
+    if encoding.unit is None or words.shape != (encoding.size,) or words.dtype != encoding.dtype:
+        raise FormatError("update-shape", "a share does not fit the round's encoding", hint="compare the plans")
+    ends = np.array([*[1] * encoding.count_words, 0], encoding.dtype)
+    return np.concatenate([words, ends])
+
+
 def decode(total: Vector, encoding: Encoding, *, sites: Sequence[str], survivors: Sequence[str]) -> Decoded:
     """The weighted mean of the survivors' updates: integers first, one multiplication per number at the end.
 
@@ -149,13 +178,12 @@ def decode(total: Vector, encoding: Encoding, *, sites: Sequence[str], survivors
             "the unmasked sum does not count its sites: a mask is left in it, or a site lied",
             hint="the round is discarded; if it happens again, leave out sites until it does not",
         )
-    weight = sum(encoding.weights[site] for site in survivors)
     signed = total.view(f"<i{encoding.bits // 8}")
     arrays, start = {}, 0
     for name, shape in sorted(encoding.shapes.items()):
         here = signed[start : start + math.prod(shape)]
         out = np.empty(here.size, np.float32)
-        factor = 1 / (encoding.scale(name, sites) * weight)
+        factor = encoding.factor(name, sites, survivors)
         if encoding.bits < 32:
             np.multiply(here, np.float32(factor), out=out)
         else:

@@ -8,7 +8,7 @@ import pytest
 from client import without_privacy
 from client.ledger_view import lines, view
 from federation.errors import StoreError
-from federation.privacy.accounting import Event
+from federation.privacy.accounting import Event, SharedNoise
 from federation.privacy.ledger import Ledger, Spend
 from sim.wardround import call
 
@@ -96,3 +96,14 @@ def test_a_site_that_has_not_begun_has_spent_nothing(tmp_path):
 
     assert account["epsilon"] == 0.0 and account["epsilon_left"] == 4.0
     assert "charges      none" in lines(account)
+
+
+def test_noise_that_was_shared_is_named_with_those_it_rests_on(folder):
+    event = Event(0.1, 2.0, 1, "flat clipping at 1.0", shared=SharedNoise(4, 12))
+    with Ledger.open(folder / "state" / "ledger") as ledger:
+        for number in (1, 2):
+            ledger.reserve(replace(TRAINED, run_id="run-3", round_number=number, event=event))
+    account = view(folder)
+
+    assert [one["honest_sites"] for one in account["charges"]][-2:] == [4, 4]
+    assert sum("noise 2 shared by 4 honest sites" in line for line in lines(account)) == 1

@@ -53,6 +53,17 @@ def test_each_rule_refuses_with_its_own_reason(reason, changes):
     assert reasons(**changes) == (reason,)
 
 
+SHARED = replace(PLAN, privacy=replace(PLAN.privacy, noise="shared", honest_sites=4))
+
+
+@pytest.mark.parametrize(
+    "most, quorum, refused",
+    [(4, 6, ()), (0, 6, ("noise_shared",)), (3, 6, ("noise_shared",)), (4, 4, ("quorum_too_small",)), (4, 5, ())],
+)
+def test_a_hospital_says_on_how_many_a_patients_epsilon_may_rest(most, quorum, refused):
+    assert reasons(policy=replace(POLICY, honest_sites_max=most), plan=SHARED, quorum=quorum) == refused
+
+
 def test_all_reasons_are_given_at_once():
     policy = replace(POLICY, epsilon_max=1.0, quorum_min=9, approve="each-plan")
 

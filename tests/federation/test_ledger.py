@@ -23,7 +23,7 @@ import federation
 from federation.errors import BudgetError, StoreError
 from federation.privacy import ledger as ledger_module
 from federation.privacy import records
-from federation.privacy.accounting import Event, epsilon
+from federation.privacy.accounting import Event, SharedNoise, epsilon
 from federation.privacy.ledger import Head, Ledger, Spend, ensure_within_budget, epsilon_of, events_per_person, read
 
 EVENT = Event(0.05, 1.71, 50, sensitivity_rule="flat clipping at 1.0")
@@ -674,3 +674,26 @@ def test_in_another_cohort_a_person_of_any_part_may_be_meant():
 def test_a_part_that_is_none_is_refused(part):
     with pytest.raises(BudgetError):
         replace(SPEND, part=part)
+
+
+def test_a_charge_with_shared_noise_is_there_after_a_restart_and_costs_what_it_did(tmp_path):
+    shared = replace(EVENT, sampling_rate=1.0, steps=1, shared=SharedNoise(4, 10))
+    with Ledger.open(tmp_path) as ledger:
+        ledger.reserve(nth(1, event=shared))
+        ledger.reserve(nth(2))
+    with Ledger.open(tmp_path) as ledger:
+        assert ledger.spends() == (nth(1, event=shared), nth(2))
+    with_, without = (tmp_path / "ledger.jsonl").read_bytes().splitlines()[1:]
+
+    assert b'"shared":{"grid_bits":10,"honest_sites":4},"steps":1' in with_
+    assert b"shared" not in without, "other lines are as they were"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"null", b"{}", b'{"grid_bits":10}', b'{"grid_bits":10,"honest_sites":1}', b'{"grid_bits":2,"honest_sites":9}'],
+)
+def test_a_charge_with_noise_shared_in_an_impossible_way_is_damage(tmp_path, wrong):
+    line = records.dump(nth(1, event=replace(EVENT, shared=SharedNoise(4, 10))), records.FIRST)
+    with pytest.raises(ValueError):
+        records.load(line.replace(b'{"grid_bits":10,"honest_sites":4}', wrong), records.FIRST)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import federation
 from federation.errors import FormatError
 from federation.privacy.keystream import KeyStream, OperatingSystemKeys
-from federation.privacy.noise import gaussian
+from federation.privacy.noise import discrete_gaussian, gaussian
 
 KEY = bytes(range(32))
 
@@ -185,3 +185,48 @@ def test_no_noise_is_zeros():
 def test_noise_of_no_scale_is_refused(scale):
     with pytest.raises(FormatError, match="scale"):
         gaussian(np.zeros(10), noise_std=scale, stream=KeyStream(KEY))
+
+
+def probabilities(variance, reach):
+    """The discrete Gaussian by its definition, on [-reach, reach]."""
+    raw = np.exp(-(np.arange(-reach, reach + 1.0) ** 2) / (2 * variance))
+    return raw / raw.sum()
+
+
+@pytest.mark.parametrize("variance", [1.0, 8.0, 52.3])
+def test_whole_noise_has_the_probabilities_of_the_discrete_gaussian(variance):
+    count, reach = 200_000, round(4 * math.sqrt(variance))
+    drawn = discrete_gaussian(count, variance=variance, stream=KeyStream(KEY))
+    seen = np.bincount(np.clip(drawn, -reach, reach) + reach, minlength=2 * reach + 1)
+    expected = count * probabilities(variance, 12 * reach)
+    tails = expected[: 11 * reach + 1].sum()  # all that lies at the end or beyond
+    expected = np.array([tails, *expected[11 * reach + 1 : 13 * reach], tails])
+    distance = float(((seen - expected) ** 2 / expected).sum())
+
+    # Chi-square with 2·reach degrees of freedom: mean 2·reach, deviation 2·sqrt(reach); five of them.
+    assert distance < 2 * reach + 10 * math.sqrt(reach)
+
+
+@pytest.mark.parametrize("variance", [8.0, 1e4, 3.7e9])
+def test_whole_noise_has_its_mean_its_variance_and_the_fourth_moment_of_a_bell_curve(variance):
+    count = 400_000
+    drawn = discrete_gaussian(count, variance=variance, stream=KeyStream(KEY)) / math.sqrt(variance)
+
+    # Of n standard normals: the mean has deviation 1/sqrt(n), the mean square sqrt(2/n), the fourth power sqrt(96/n).
+    assert abs(drawn.mean()) < 5 / math.sqrt(count)
+    assert abs((drawn**2).mean() - 1) < 5 * math.sqrt(2 / count)
+    assert abs((drawn**4).mean() - 3) < 5 * math.sqrt(96 / count)
+
+
+def test_whole_noise_comes_in_any_size_and_equal_keys_give_equal_noise():
+    long = discrete_gaussian(100_000, variance=99.0, stream=KeyStream(KEY))
+
+    assert long.dtype == np.int64
+    assert discrete_gaussian(0, variance=99.0, stream=KeyStream(KEY)).size == 0
+    np.testing.assert_array_equal(long, discrete_gaussian(100_000, variance=99.0, stream=KeyStream(KEY)))
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.99, -1.0, math.nan, math.inf, 2.0**62])
+def test_whole_noise_of_an_impossible_variance_is_refused(variance):
+    with pytest.raises(FormatError, match="whole noise"):
+        discrete_gaussian(3, variance=variance, stream=KeyStream(KEY))

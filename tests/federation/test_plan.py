@@ -212,3 +212,57 @@ def test_absent_and_unreadable_files_are_named_as_such(tmp_path):
     with pytest.raises(PlanError) as caught:
         load_plan(tmp_path / "binary.toml")
     assert caught.value.code == "plan-not-toml"
+
+
+SHARED = """
+[run]
+name = "demo"
+rounds = 3
+quorum = 6
+[model]
+path = "base"
+[training]
+local_steps = 1
+optimizer = "sgd"
+[privacy]
+noise = "shared"
+honest_sites = 4
+noise_multiplier = 2.0
+[aggregation]
+secure = true
+"""
+
+
+def test_a_plan_can_share_the_noise_and_says_how_many_sites_are_counted_on():
+    plan = parse_plan(SHARED)
+
+    assert plan_from_value(plan.value()) == plan
+    assert [plan.privacy.sites_least(sites) for sites in (6, 8, 12)] == [5, 6, 7]
+    assert parse_plan(SMALLEST).privacy.sites_least(8) == 0
+
+
+@pytest.mark.parametrize(
+    "old, new, code",
+    [
+        ("secure = true", "secure = false", "plan-combination"),
+        ("secure = true", "group_size = 5", "plan-combination"),
+        ("secure = true", 'robust = "median-norm"', "plan-combination"),
+        ("local_steps = 1", "local_steps = 2", "plan-combination"),
+        ('"sgd"', '"adam"', "plan-combination"),
+        ('"sgd"', '"dp-adambc"', "plan-combination"),
+        ("honest_sites = 4", "honest_sites = 6", "plan-combination"),  # and one of six may collude
+        ("[training]", '[adapter]\nmethod = "stack"\n[training]', "plan-combination"),
+        ("honest_sites = 4", "honest_sites = 1", "plan-value"),
+        ("honest_sites = 4", "", "plan-value"),
+        ('"shared"', '"own"', "plan-value"),
+        ("noise_multiplier = 2.0", "target_epsilon = 3.0", "plan-value"),
+        ("noise_multiplier = 2.0", 'unit = "none"', "plan-value"),
+    ],
+)
+def test_what_does_not_go_with_shared_noise_is_refused(old, new, code):
+    assert old in SHARED and refusal(SHARED.replace(old, new)).code == code
+
+
+def test_the_most_honest_sites_that_a_quorum_holds_are_allowed():
+    assert parse_plan(SHARED.replace("honest_sites = 4", "honest_sites = 5")).privacy.honest_sites == 5
+    assert parse_plan(SHARED.replace("quorum = 6", "quorum = 0")).run.quorum == 0  # counted when the sites are known

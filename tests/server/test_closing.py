@@ -158,3 +158,10 @@ def test_check_says_what_an_evaluation_will_cost(tmp_path):
 
     assert any(line.startswith("examined") and "epsilon 2, once" in line for line in lines)
     assert any(line.startswith("looked at") and "epsilon 3 for all rounds together" in line for line in lines)
+
+
+def test_check_says_on_whom_an_epsilon_rests_where_the_noise_is_shared(tmp_path):
+    sharing = replace(PLAN.privacy, noise="shared", honest_sites=4)
+    told = [desk.check_lines(replace(PLAN, privacy=privacy), tmp_path, [300]) for privacy in (PLAN.privacy, sharing)]
+
+    assert [any("rests on 4 sites" in line for line in lines) for lines in told] == [False, True]

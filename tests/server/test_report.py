@@ -397,3 +397,14 @@ def test_a_real_browser_shows_it_whole_and_asks_nobody(tmp_path, width):
         assert browser.tell("document.documentElement.scrollWidth") <= width
         assert browser.complaints == []
         assert {address for address in browser.requests if not address.startswith("data:")} == {path.as_uri()}
+
+
+def test_noise_that_the_hospitals_share_is_said_with_whom_it_rests_on():
+    given = run_report()
+    alone = report.page(given)
+    for site in given["sites"].values():
+        site["honest_sites"] = 4
+    shared = report.page(given)
+
+    assert "made by each hospital alone" in alone and "made by each hospital alone" not in shared
+    assert "4 of them are counted on" in shared and "as long as 4 of the hospitals" in shared

@@ -119,6 +119,23 @@ def test_flowers_engine_gives_the_same_adapter_to_the_bit(plan: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_eight_hospitals_share_the_noise_of_the_real_model_and_a_dropout_is_repaired(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    shared = 'noise = "shared"\nhonest_sites = 4\nnoise_multiplier = 3.0\ndelta = 0.01'
+    plan.write_text(PLAN.replace("target_epsilon = 8.0", shared).replace("rounds = 2", "rounds = 2\nquorum = 6"))
+    words = ("sim", "run", plan, "--sites", 8, "--patients", 80, "--threads", 1, "--no-compare", "--seed", 0)
+    assert wardround(*words, "--out", tmp_path / "out", "--fault", "hospital-03=drop-masked@1") == 0
+    told = report(tmp_path / "out")
+
+    assert [one["accepted"] for one in told["rounds"]] == [True, True]
+    assert told["rounds"][0]["refusals"] == {"hospital-03": ["no-answer"]}
+    assert {site["honest_sites"] for site in told["sites"].values()} == {4}
+    assert told["privacy"]["epsilon_for_m_sites"]["2"] > max(site["epsilon"] for site in told["sites"].values())
+    assert "4 of them are counted on" in (tmp_path / "out" / "report.html").read_text()
+    assert wardround("verify", tmp_path / "out") == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rolora", "stack"])
 def test_the_other_methods_run_on_the_real_model_with_a_from_its_own_weights(tmp_path: Path, method: str) -> None:
     plan = tmp_path / "plan.toml"

@@ -2,11 +2,15 @@
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from federation.errors import PlanError
 from federation.plan import parse_plan
 from sim import table
-from sim.cli import PACKAGE
+from sim.cli import PACKAGE, _privacy
 from sim.table import Cell, cells, known, losses, page, picture, row
 
 PLAN = parse_plan((PACKAGE / "demo.toml").read_text(encoding="utf-8"))
@@ -35,6 +39,15 @@ def test_a_cell_changes_the_privacy_the_method_and_the_rank() -> None:
     assert (plan.privacy.target_epsilon, plan.adapter.method, plan.adapter.rank) == (3.0, "fedavg", 16)
     assert plan.adapter.alpha / plan.adapter.rank == PLAN.adapter.alpha / PLAN.adapter.rank
     assert Cell(None, "ffa", 4).plan(PLAN).privacy.unit == "none"
+
+
+def test_a_given_epsilon_means_noise_of_each_sites_own(tmp_path: Path) -> None:
+    sharing = replace(PLAN.privacy, target_epsilon=None, noise_multiplier=2.0, noise="shared", honest_sites=3)
+    with pytest.raises(PlanError) as caught:
+        _privacy(sharing, "3")
+
+    assert caught.value.code == "plan-combination" and "noise_multiplier" in caught.value.hint
+    assert Cell(3.0, "ffa", 4).plan(replace(PLAN, privacy=sharing)).privacy.noise == "own"
 
 
 def test_a_finished_run_of_the_same_plan_is_known_and_of_another_is_not(tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ import torch
 
 from client.training.examples import Encoder, Example, answer_loss
 from client.training.model import AdapterSpec, Base, TrainableModel
-from client.training.train import Work, clipped_sum, patient_gradients, train
+from client.training.train import Work, clipped_sum, noisy_share, patient_gradients, train
 from federation import codec
 from federation.adapter import Adapter, AdapterUpdate, initial_adapter
 from federation.errors import DataError
+from federation.privacy.accounting import SharedNoise
 from federation.privacy.clipping import AutoS, FlatClipping
 from federation.privacy.keystream import KeyStream
 from federation.privacy.mechanism import Mechanism
-from federation.privacy.noise import gaussian
+from federation.privacy.noise import discrete_gaussian, gaussian
 from federation.privacy.sampling import PoissonSampling
 
 TARGETS = ("attention", "vision_mlp")
@@ -170,6 +171,42 @@ def test_a_step_is_the_clipped_sum_of_those_drawn_with_the_mechanisms_noise(mode
     noisy = NOISY.add_noise(bounded, KeyStream(keys.key("run/1/noise/0")))
     assert 0 < len(drawn) < len(data.of)
     np.testing.assert_allclose(update, -0.5 * noisy.total / (0.5 * 5), rtol=1e-4, atol=1e-5)
+
+
+SHARING = Mechanism(PoissonSampling(1.0), FlatClipping(0.05), 1.0, SharedNoise(4, 14))
+
+
+def test_a_share_is_the_whole_sum_with_its_part_of_the_noise_in_the_order_of_an_update(
+    model: TrainableModel, data: Made
+) -> None:
+    begin, keys = started(model), Keys()
+    share = noisy_share(model, begin, data, data.patients(), Work(**vars(PLAIN)), SHARING, keys, label="run/1")
+    noise = discrete_gaussian(share.words.size, variance=2.0**28 / 4, stream=KeyStream(keys.key("run/1/noise/0")))
+    whole = (share.words - noise.astype(np.uint32)).view(np.int32)
+    mean = Mechanism(PoissonSampling(1.0), FlatClipping(0.05), 1.0)
+    model.load(begin)
+    encoder = Encoder(model.base.processor, model.base.dtype)
+    chosen = [data.of[key] for key in data.patients()]
+    exact = clipped_sum(model, encoder, chosen, mean.clipping, micro_batch_patients=4).total
+    ordered = AdapterUpdate(model.named(exact.astype(np.float32))).flatten() * (2.0**14 / 0.05)
+
+    assert keys.labels[:2] == ["run/1/draw/0", "run/1/noise/0"]
+    assert np.abs(whole).max() > 100, "there is something to compare"
+    np.testing.assert_allclose(whole, ordered, atol=len(chosen) + 1e-3)  # each patient's number was cut by below one
+
+
+def test_the_shares_of_draws_that_differ_in_one_patient_differ_by_at_most_the_bound(
+    model: TrainableModel, data: Made
+) -> None:
+    begin, work = started(model), Work(**(vars(PLAIN) | {"micro_batch_patients": 1}))
+    patients = data.patients()
+    one, other = (
+        noisy_share(model, begin, data, cohort, work, SHARING, Keys(), label="run/1").words
+        for cohort in (patients, patients[1:])
+    )
+    moved = (one - other).view(np.int32)
+
+    assert 0 < sum(int(number) ** 2 for number in moved) <= 4**14
 
 
 def test_an_empty_draw_with_privacy_is_noise_alone(model: TrainableModel, data: Made) -> None:

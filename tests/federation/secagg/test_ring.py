@@ -132,3 +132,54 @@ def test_an_update_of_other_shapes_is_refused():
     with pytest.raises(FormatError) as caught:
         encode([0.0] * 5, encoding(4))
     assert caught.value.code == "update-shape"
+
+
+def whole_encoding(weights=None, **changes):
+    made = {"bits": 32, "shapes": {NAME: (1, 3)}, "bounds": {}, "weights": weights or {"a": 7, "b": 300, "c": 80_000}}
+    return Encoding(**(made | {"unit": -0.25} | changes))
+
+
+def test_whole_numbers_are_added_as_they_are_and_wrap_as_the_ring_does():
+    made = whole_encoding()
+    shares = {"a": [5, -7, 2**31 - 1], "b": [-5, 3, 1], "c": [100, 0, 7]}
+    total = np.zeros(made.length, made.dtype)
+    for numbers in shares.values():
+        words = np.array(numbers, np.int64).astype(np.uint32)
+        total += ring.whole(words, made, sites=("a", "b", "c"))
+    decoded = ring.decode(total, made, sites=("a", "b", "c"), survivors=("a", "b", "c"))
+    factor = -0.25 / (7 + 300 + 80_000)
+
+    assert total[-1] == 0, "nothing is told of single numbers"
+    expected = (np.array([100.0, -4.0, 7 - 2.0**31]) * factor).astype(np.float32)
+    np.testing.assert_array_equal(decoded.mean.flatten(), expected)
+
+
+def test_an_encoding_of_whole_numbers_is_read_back_and_has_one_form():
+    value = whole_encoding().value()
+
+    assert Encoding.from_value(value, {NAME: (1, 3)}) == whole_encoding()
+    assert set(value) == {"bits", "unit", "weights"}
+    assert set(encoding(3).value()) == {"bits", "bounds", "weights"}, "the other form is as it was"
+    for wrong in ({"bits": 16}, {"bounds": {NAME: "1.0"}}, {"unit": "0.0"}, {"unit": "-0.250"}, {"unit": None}):
+        with pytest.raises(FormatError):
+            Encoding.from_value(value | wrong, {NAME: (1, 3)})
+
+
+@pytest.mark.parametrize(
+    "change", [{"unit": 0.0}, {"unit": float("nan")}, {"bits": 16}, {"bounds": {NAME: 1.0}}, {"weights": {"a": 0}}]
+)
+def test_an_impossible_encoding_of_whole_numbers_is_refused(change):
+    with pytest.raises(FormatError):
+        whole_encoding(**change)
+
+
+def test_whole_numbers_that_do_not_fit_the_round_are_refused():
+    words = np.zeros(3, np.uint32)
+    for numbers, made, sites in (
+        (words[:2], whole_encoding(), "abc"),
+        (words.astype(np.uint64), whole_encoding(), "abc"),
+        (words, encoding(3, bits=32), "abc"),
+        (words, whole_encoding(), "abcd"),  # who is not in the encoding was not counted among those who may collude
+    ):
+        with pytest.raises(FormatError):
+            ring.whole(numbers, made, sites=tuple(sites))
