@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from client.imaging.header import refusal
 from client.imaging.png import Grey
-from client.imaging.strokes import Rectangle, noise_of, places, smoothed
+from client.imaging.strokes import Mask, Rectangle, filled, levelled, noise_of, places, smoothed, thin
 
 WEIGHTS = {
     "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
@@ -34,6 +34,7 @@ WEIGHTS = {
 _DETECTOR, _SECOND_DETECTOR = "PP-OCRv6_det_small.onnx", "ch_PP-OCRv4_det_infer.onnx"
 _RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
 _ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
@@ -155,40 +156,49 @@ class Reader:
             sessions[name] = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return cls(sessions[_DETECTOR], sessions[_SECOND_DETECTOR], sessions[_RECOGNISER])
 
-    def lines(self, picture: Grey) -> list[Line]:
-        """All that looks like text in a grey picture, read.
+    def lines(self, picture: Grey, hidden: Mask | None = None) -> list[Line]:
+        """All that looks like text in a grey picture, read. What is `hidden` has been blanked.
 
         Large letters are found in a small copy of the picture, and others where the picture has strokes. The first
         detector sees more text than the second, and sometimes takes a whole body for one letter. Only then is the
         second one asked, which is not misled but needs to see the picture larger. Under strong noise all of the
-        picture is searched as it is and once more smoothed and enlarged.
+        picture is searched as it is and once more smoothed and enlarged. Whatever the noise, all of it is searched
+        once more in three colours, of which one is the picture, one is levelled and one shows strokes only: letters
+        stand out there that are fainter than the body around them.
         """
         scale = _scale(picture)
         seen = _resized(picture, scale)
         all_of_it = (0, 0, *seen.shape)
+        calm = seen if hidden is None else filled(seen, _resized_mask(hidden, seen.shape))
+        level = levelled(calm)
+        boxes, _ = self._found(self._detector, np.dstack([calm, level, thin(calm)]), all_of_it, 1.0)
+        views: tuple[Grey, ...] = (seen, level)
         if noise_of(picture) > _NOISY:
             quiet = smoothed(seen)
-            boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
-            boxes += self._found(self._detector, quiet, all_of_it, _ENLARGED)[0]
+            views = (seen, quiet, level)
+            found, whole = self._found(self._detector, seen, all_of_it, 1.0)
+            boxes += found + self._found(self._detector, quiet, all_of_it, _ENLARGED)[0]
             boxes += self._found(self._second, quiet, all_of_it, _ENLARGED)[0] if whole else []
-            return [self._line(box, (seen, quiet), picture.shape) for box in _apart(boxes)]
+            return [self._line(box, views, picture.shape) for box in _apart(boxes)]
         parts = _enlarged(places(picture if scale > 1 else seen), max(1.0, scale), seen.shape)
         larger = max(1.0, _ENLARGED / scale)
         if parts == [all_of_it] or min(seen.shape) < 1.5 * _SIDE_MIN:
-            boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
+            found, whole = self._found(self._detector, seen, all_of_it, 1.0)
+            boxes += found
             for part in parts if whole else ():
                 boxes += self._found(self._second, seen, part, larger)[0]
         else:
             coarse = _SIDE_MIN / min(seen.shape)
-            boxes, whole = self._found(self._detector, seen, all_of_it, coarse)
+            found, whole = self._found(self._detector, seen, all_of_it, coarse)
+            boxes += found
             if whole:
                 boxes += self._found(self._second, seen, all_of_it, coarse)[0]
             for part in parts:
                 found, whole = self._found(self._detector, seen, part, 1.0)
                 boxes += found + (self._found(self._second, seen, part, larger)[0] if whole else [])
-        return [self._line(box, (seen,), picture.shape) for box in _apart(boxes)]
+        return [self._line(box, views, picture.shape) for box in _apart(boxes)]
 
-    def _found(self, session: Any, picture: Grey, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
+    def _found(self, session: Any, picture: Grey | Colours, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
         """What a detector makes of a part of the picture at another scale, in the picture's own pixels."""
         top, left, bottom, right = part
         view = _resized(picture[top:bottom, left:right], min(scale, _SIDE_MAX / max(bottom - top, right - left)))
@@ -206,13 +216,15 @@ class Reader:
             text, confidence, box.score, None if box.slant is None else box.slant.scaled(max(down, across)),
         )  # fmt: skip
 
-    def _map(self, session: Any, picture: Grey) -> Floats:
+    def _map(self, session: Any, picture: Grey | Colours) -> Floats:
         """For every pixel how sure the detector is that it is text; (rows, columns) of the picture."""
         mean, std = (_MEAN, _STD) if session is self._detector else ((0.5,) * 3, (0.5,) * 3)
-        rows, columns = picture.shape
+        rows, columns = picture.shape[:2]
         size = (max(32, round(columns / 32) * 32), max(32, round(rows / 32) * 32))
-        grey = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        planes = np.stack([(grey - one) / other for one, other in zip(mean, std, strict=True)]).astype(np.float32)
+        image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
+        shades = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # one plane of grey, or three
+        even = (shades - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
+        planes = np.moveaxis(even, 2, 0)
         sure = session.run(None, {session.get_inputs()[0].name: planes[None]})[0][0, 0]
         return np.asarray(Image.fromarray(sure).resize((columns, rows), Image.Resampling.BILINEAR))
 
@@ -341,9 +353,13 @@ def _enlarged(parts: list[Rectangle], scale: float, shape: tuple[int, ...]) -> l
 def _resized(picture: Grey, scale: float) -> Grey:
     if scale == 1.0:
         return picture
-    rows, columns = picture.shape
+    rows, columns = picture.shape[:2]
     size = (max(8, round(columns * scale)), max(8, round(rows * scale)))
     return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.LANCZOS))
+
+
+def _resized_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    return np.asarray(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
 
 
 def _weights(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from client.imaging.burned_in import blanked, identifies, searched, ultrasound_mask
+from client.imaging.burned_in import blanked, doubtful, identifies, searched, ultrasound_mask
 from client.imaging.ocr import Line, Reader
 from client.imaging.png import Grey
 from federation.errors import DeidError
@@ -63,6 +63,16 @@ def test_text_is_blanked_whatever_its_place_size_shade_and_turn(
     assert found.share < 0.1
 
 
+@pytest.mark.parametrize("ground", [0, 255])
+def test_text_that_only_a_stretched_contrast_shows_is_blanked(reader: Reader, ground: int) -> None:
+    plain = body()
+    plain[330:] = ground
+    dirty = lettered(plain, "DOB 12.03.1950", (345, 20), 20, abs(ground - 4))
+    ink = np.abs(plain.astype(int) - dirty.astype(int)) >= 2
+
+    assert ink.sum() > 500 and searched(dirty, reader).mask[ink].mean() > 0.97
+
+
 def test_markers_of_side_and_view_stay_and_so_does_everything_else(reader: Reader) -> None:
     marked = lettered(lettered(body(), "R", (20, 20), 30, 255), "ERECT", (20, 290), 18, 255)
     found = searched(marked, reader)
@@ -104,6 +114,21 @@ def test_a_page_full_of_text_is_refused(reader: Reader) -> None:
 )  # fmt: skip
 def test_what_a_line_says_decides(text: str, confidence: float, score: float, goes: bool) -> None:
     assert identifies(Line(0, 0, 10, 30, text, confidence, score), (400, 400)) is goes
+
+
+@pytest.mark.parametrize(
+    ("line", "holds_back"),
+    [
+        (Line(0, 0, 10, 30, "", 0.0, 0.7), True),
+        (Line(0, 0, 10, 30, "kn", 0.45, 0.62), True),
+        (Line(0, 0, 10, 30, "3890", 0.29, 0.55), False),
+        (Line(0, 0, 10, 12, "?", 0.2, 0.7), False),
+        (Line(0, 0, 60, 140, "OD", 0.38, 0.7), False),
+        (Line(0, 0, 10, 30, "AP", 0.9, 0.9), False),
+    ],
+)
+def test_what_may_be_text_holds_the_study_back(line: Line, holds_back: bool) -> None:
+    assert doubtful(line, (400, 400)) is holds_back
 
 
 def test_an_outline_that_looks_like_a_letter_is_no_text() -> None:
