@@ -71,10 +71,13 @@ def thin(picture: Grey) -> Grey:
 
     Edges leave nothing here, so that letters beside one are seen that `levelled` loses in its glare.
     """
-    calm = _calm(picture)
-    size = (_THIN, _THIN)
-    strokes = 2 * calm - ndimage.grey_opening(calm, size) - ndimage.grey_closing(calm, size)
-    return _stretched(strokes, _AROUND // 2)
+    return _stretched(stroked(picture), _AROUND // 2)
+
+
+def stroked(picture: Grey) -> Floats:
+    """By how many shades every pixel is brighter or darker than both of its sides: the two top-hats."""
+    calm, size = _calm(picture), (_THIN, _THIN)
+    return np.asarray(2 * calm - ndimage.grey_opening(calm, size) - ndimage.grey_closing(calm, size))
 
 
 def filled(picture: Grey, hidden: Mask) -> Grey:
