@@ -37,7 +37,8 @@ _LARGE, _LARGE_SURE = 0.15, 0.75  # letters as tall as this, as a share of the p
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _SMALL, _SMALL_BOTH = 10, 1.2  # pixels; lower lines are made up by noise now and then, and take more to be sure
-_DOUBT_SCORE, _DOUBT_SMALL = 0.5, 0.8  # of a long line that is not blanked, but may be text: it holds the study back
+_DOUBT_SCORE, _DOUBT_SMALL = 0.65, 0.8  # of a long line that is not blanked, but may be text: it holds the study back
+_DOUBT_ANY = 0.88  # of a detection, whatever its shape
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
 _DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
 _FOLLOWED = 8  # heights that a line is followed beyond its ends
@@ -130,6 +131,8 @@ def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
     if is_marker(line) or line.height > _DOUBT_HEIGHT * min(picture):
         return False
     small = line.height < _SMALL
+    if line.score >= _DOUBT_ANY and not small:
+        return True
     if line.score >= (_DOUBT_SMALL if small else _DOUBT_SCORE) and line.length >= 2 * line.height:
         return True
     letters = sum(letter.isalnum() for letter in line.text)

@@ -117,6 +117,8 @@ class _Box:
         return (self.bottom - self.top) * (self.right - self.left)
 
     def is_like(self, other: "_Box") -> bool:
+        if (self.slant is None) != (other.slant is None):
+            return False  # an upright box around an askew line cannot be read
         down = min(self.bottom, other.bottom) - max(self.top, other.top)
         across = min(self.right, other.right) - max(self.left, other.left)
         return down > 0 and across > 0 and down * across >= _SAME * max(self.area, other.area)

@@ -47,6 +47,7 @@ def inked(picture: Grey, changed: Grey) -> Grey:
         ("DOB 12.03.1950", (355, 200), 14, 0, 0),
         ("Vandermolen 77213", (60, 350), 18, 255, 90),
         ("Vandermolen 77213", (40, 30), 16, 255, 35),
+        ("MRN 063088", (60, 40), 12, 255, 40),
     ],
 )
 def test_text_is_blanked_whatever_its_place_size_shade_and_turn(
@@ -122,11 +123,12 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
     [
         (Line(0, 0, 10, 30, "", 0.0, 0.7), True),
         (Line(0, 0, 10, 30, "kn", 0.45, 0.62), True),
-        (Line(0, 0, 10, 30, "?", 0.1, 0.55), True),
+        (Line(0, 0, 10, 30, "?", 0.1, 0.55), False),
         (Line(0, 0, 9, 30, "3890", 0.29, 0.55), False),
         (Line(0, 0, 9, 25, "GL", 0.62, 0.46), False),
         (Line(0, 0, 9, 30, "3890", 0.5, 0.65), True),
         (Line(0, 0, 10, 12, "?", 0.2, 0.7), False),
+        (Line(0, 0, 10, 12, "?", 0.2, 0.9), True),
         (Line(0, 0, 60, 140, "OD", 0.38, 0.7), False),
         (Line(0, 0, 10, 30, "AP", 0.9, 0.9), False),
     ],
