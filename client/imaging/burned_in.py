@@ -33,11 +33,11 @@ _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection to
 _LETTER_SURE, _LETTER_SCORE = 0.9, 0.6  # of the reading and of the detection of a single letter
 _LETTER_MAX = 0.1  # how tall, as a share of the picture, it may be to be one
 _SHORT, _SHORT_READ, _SHORT_BOTH = 1.5, 0.6, 1.2  # length over height below which two letters take more to be sure
-_LARGE, _LARGE_SURE = 0.15, 0.75  # letters as tall as this, as a share of the picture, read well or are none
+_LARGE, _LARGE_SURE = 0.12, 0.85  # letters as tall as this, as a share of the picture, read well or are none
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
-_SMALL, _SMALL_BOTH = 10, 1.2  # pixels; lower lines are made up by noise now and then, and take more to be sure
-_DOUBT_SCORE, _DOUBT_SMALL = 0.65, 0.8  # of a long line that is not blanked, but may be text: it holds the study back
+_SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
+_DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
 _DOUBT_ANY = 0.88  # of a detection, whatever its shape
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
 _DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
@@ -133,10 +133,10 @@ def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
     small = line.height < _SMALL
     if line.score >= _DOUBT_ANY and not small:
         return True
-    if line.score >= (_DOUBT_SMALL if small else _DOUBT_SCORE) and line.length >= 2 * line.height:
+    if line.score >= _DOUBT_SCORE and line.length >= 2 * line.height:
         return True
     letters = sum(letter.isalnum() for letter in line.text)
-    if letters < 2 or line.confidence < _DOUBT_READ or (small and line.length < _SHORT * line.height):
+    if letters < (3 if small else 2) or line.confidence < _DOUBT_READ:
         return False
     return line.confidence + line.score >= (_BOTH_SURE if small else _DOUBT_BOTH)
 

@@ -121,12 +121,13 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
 @pytest.mark.parametrize(
     ("line", "holds_back"),
     [
-        (Line(0, 0, 10, 30, "", 0.0, 0.7), True),
+        (Line(0, 0, 10, 30, "", 0.0, 0.82), True),
         (Line(0, 0, 10, 30, "kn", 0.45, 0.62), True),
         (Line(0, 0, 10, 30, "?", 0.1, 0.55), False),
         (Line(0, 0, 9, 30, "3890", 0.29, 0.55), False),
         (Line(0, 0, 9, 25, "GL", 0.62, 0.46), False),
         (Line(0, 0, 9, 30, "3890", 0.5, 0.65), True),
+        (Line(0, 0, 7, 11, "99", 0.68, 0.53), False),
         (Line(0, 0, 10, 12, "?", 0.2, 0.7), False),
         (Line(0, 0, 10, 12, "?", 0.2, 0.9), True),
         (Line(0, 0, 60, 140, "OD", 0.38, 0.7), False),
