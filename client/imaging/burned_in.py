@@ -38,7 +38,7 @@ _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the 
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
-_DOUBT_ANY = 0.88  # of a detection, whatever its shape
+_DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
 _DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
 _FOLLOWED = 8  # heights that a line is followed beyond its ends
@@ -131,7 +131,7 @@ def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
     if is_marker(line) or line.height > _DOUBT_HEIGHT * min(picture):
         return False
     small = line.height < _SMALL
-    if line.score >= _DOUBT_ANY and not small:
+    if line.score >= _DOUBT_ANY and _SMALL <= line.height <= _DOUBT_ANY_HEIGHT * min(picture):
         return True
     if line.score >= _DOUBT_SCORE and line.length >= 2 * line.height:
         return True

@@ -130,6 +130,7 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
         (Line(0, 0, 7, 11, "99", 0.68, 0.53), False),
         (Line(0, 0, 10, 12, "?", 0.2, 0.7), False),
         (Line(0, 0, 10, 12, "?", 0.2, 0.9), True),
+        (Line(0, 0, 36, 50, "?", 0.3, 0.91), False),
         (Line(0, 0, 60, 140, "OD", 0.38, 0.7), False),
         (Line(0, 0, 10, 30, "AP", 0.9, 0.9), False),
     ],
