@@ -43,6 +43,7 @@ _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
 _DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
 _FOLLOWED = 8  # heights that a line is followed beyond its ends
 _ROUNDS = 3
+_HIDDEN = 0.5  # of a doubtful line, from which it is gone with a line that was sure
 _SMALLEST = 24  # pixels
 _SHARE_MAX = 0.1
 
@@ -84,23 +85,37 @@ def searched(picture: Grey, reader: Reader) -> Searched:
     mask = np.zeros(picture.shape, dtype=np.bool_)
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
+    found, doubts = _looked(picture, mask, reader)
+    if not found and not doubts:
+        return Searched(mask)
+    more, unsure = _looked(picture, mask, reader, closely=True)
+    found, doubts = found + more, doubts + unsure
+    if not found:
+        raise refusal("burned-in", "something in the pixels may be text")
     for _ in range(_ROUNDS):
-        seen = reader.lines(blanked(picture, mask), mask)
-        markers = [line for line in seen if is_marker(line)]
-        seen = [line for line in seen if not mask[_area(line, picture.shape)].all() and not _is_any(line, markers)]
-        found = [line for line in seen if identifies(line, picture.shape)]
-        if not found:
-            if any(doubtful(line, picture.shape) or _is_rest(line, mask) for line in seen):
-                raise refusal("burned-in", "something in the pixels may be text")
-            break
         for line in found:
             mask |= _area(longer(line, picture), picture.shape, margins=True)
+        found, unsure = _looked(picture, mask, reader)
+        doubts += unsure
+        if not found:
+            break
     else:
         raise refusal("burned-in", "text is left in the pixels after blanking")
+    if any(mask[_area(line, picture.shape)].mean() < _HIDDEN for line in doubts):
+        raise refusal("burned-in", "something in the pixels may be text")
     result = Searched(mask)
     if result.share > _SHARE_MAX:
         raise refusal("burned-in", "text covers more than a tenth of the picture")
     return result
+
+
+def _looked(picture: Grey, mask: Mask, reader: Reader, *, closely: bool = False) -> tuple[list[Line], list[Line]]:
+    """The lines outside of the mask that have to go, and those that may be text all the same."""
+    seen = reader.lines(blanked(picture, mask), mask, closely=closely)
+    markers = [line for line in seen if is_marker(line)]
+    seen = [line for line in seen if not mask[_area(line, picture.shape)].all() and not _is_any(line, markers)]
+    found = [line for line in seen if identifies(line, picture.shape)]
+    return found, [line for line in seen if doubtful(line, picture.shape) or _is_rest(line, mask)]
 
 
 def identifies(line: Line, picture: tuple[int, ...]) -> bool:
@@ -128,11 +143,13 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
 
 def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
     """Whether a line that need not go may be text all the same. A clean picture has next to nothing of the kind."""
-    if is_marker(line) or line.height > _DOUBT_HEIGHT * min(picture):
+    if is_marker(line):
         return False
     small = line.height < _SMALL
     if line.score >= _DOUBT_ANY and _SMALL <= line.height <= _DOUBT_ANY_HEIGHT * min(picture):
         return True
+    if line.height > _DOUBT_HEIGHT * min(picture):
+        return False
     if line.score >= _DOUBT_SCORE and line.length >= 2 * line.height:
         return True
     letters = sum(letter.isalnum() for letter in line.text)
