@@ -74,6 +74,17 @@ def test_text_that_only_a_stretched_contrast_shows_is_blanked(reader: Reader, gr
     assert ink.sum() > 500 and searched(dirty, reader).mask[ink].mean() > 0.97
 
 
+def test_a_line_that_an_edge_has_cut_in_half_is_blanked_on_both_of_its_sides(reader: Reader) -> None:
+    plain = body()
+    whole = lettered(plain, "StudyID: 472661", (30, 8), 14, 255)
+    ink = inked(plain, whole)
+    first, *_, last = np.nonzero(ink.any(axis=1))[0]
+    halves, ink = (np.roll(one, -(first + last) // 2, axis=0) for one in (whole, ink))
+    found = searched(halves, reader).mask[ink.astype(bool)]
+
+    assert ink[:8].any() and ink[-8:].any() and found.mean() > 0.97
+
+
 def test_markers_of_side_and_view_stay_and_so_does_everything_else(reader: Reader) -> None:
     marked = lettered(lettered(body(), "R", (20, 20), 30, 255), "ERECT", (20, 290), 18, 255)
     found = searched(marked, reader)
