@@ -40,6 +40,7 @@ _SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now an
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
 _DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
+_DOUBT_LONG = 3  # heights of a small one: grains of noise stand side by side, but not so many in a row
 _DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
 _FOLLOWED = 8  # heights that a line is followed beyond its ends
 _ROUNDS = 3
@@ -153,7 +154,7 @@ def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
     if line.score >= _DOUBT_SCORE and line.length >= 2 * line.height:
         return True
     letters = sum(letter.isalnum() for letter in line.text)
-    if letters < (3 if small else 2) or line.confidence < _DOUBT_READ:
+    if letters < 2 or line.confidence < _DOUBT_READ or (small and line.length < _DOUBT_LONG * line.height):
         return False
     return line.confidence + line.score >= (_BOTH_SURE if small else _DOUBT_BOTH)
 

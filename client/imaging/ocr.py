@@ -225,7 +225,8 @@ class Reader:
         """A box, read in each view until one is read well, as a line of the original picture; never smaller.
 
         One that reaches into the border is read twice, without and with what is mirrored there: a letter that stands
-        at the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line.
+        at the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
+        letters are read again without the outermost pixels: a marker and a clip beside it read as two.
         """
         rows, columns = views[0].shape
         down, across = original[0] / (rows - 2 * _BORDER), original[1] / (columns - 2 * _BORDER)
@@ -239,14 +240,20 @@ class Reader:
         cut = box.slant is None and inner.area < _CUT * box.area
         lines = []
         for one in (inner, box) if cut else (inner if box.slant is None else box,):
-            text, confidence = "", 0.0
-            for view in views:
-                reading = self._read(_crop(view, one), askew=box.slant is not None)
-                text, confidence = max((text, confidence), reading, key=lambda known: known[1])
-                if confidence > _READ_WELL:
-                    break
+            text, confidence = self._best(views, one)
+            if len(text) == 2 and box.slant is None:
+                tight = one.within(one.top + 1, one.left + 1, one.bottom - 1, one.right - 1)
+                text, confidence = max((text, confidence), self._best(views, tight), key=lambda known: known[1])
             lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
         return lines
+
+    def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
+        best = ("", 0.0)
+        for view in views:
+            best = max(best, self._read(_crop(view, box), askew=box.slant is not None), key=lambda known: known[1])
+            if best[1] > _READ_WELL:
+                break
+        return best
 
     def _map(self, session: Any, picture: Grey | Colours) -> Floats:
         """For every pixel how sure the detector is that it is text; (rows, columns) of the picture."""
