@@ -86,17 +86,16 @@ def searched(picture: Grey, reader: Reader) -> Searched:
     mask = np.zeros(picture.shape, dtype=np.bool_)
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
-    found, doubts = _looked(picture, mask, reader)
-    if not found and not doubts:
+    seen = reader.lines(picture, mask)
+    if not any(_told_apart(seen, mask)):
         return Searched(mask)
-    more, unsure = _looked(picture, mask, reader, closely=True)
-    found, doubts = found + more, doubts + unsure
+    found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask)
     if not found:
         raise refusal("burned-in", "something in the pixels may be text")
     for _ in range(_ROUNDS):
         for line in found:
             mask |= _area(longer(line, picture), picture.shape, margins=True)
-        found, unsure = _looked(picture, mask, reader)
+        found, unsure = _told_apart(reader.lines(blanked(picture, mask), mask), mask)
         doubts += unsure
         if not found:
             break
@@ -110,13 +109,12 @@ def searched(picture: Grey, reader: Reader) -> Searched:
     return result
 
 
-def _looked(picture: Grey, mask: Mask, reader: Reader, *, closely: bool = False) -> tuple[list[Line], list[Line]]:
-    """The lines outside of the mask that have to go, and those that may be text all the same."""
-    seen = reader.lines(blanked(picture, mask), mask, closely=closely)
+def _told_apart(seen: list[Line], mask: Mask) -> tuple[list[Line], list[Line]]:
+    """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
     markers = [line for line in seen if is_marker(line)]
-    seen = [line for line in seen if not mask[_area(line, picture.shape)].all() and not _is_any(line, markers)]
-    found = [line for line in seen if identifies(line, picture.shape)]
-    return found, [line for line in seen if doubtful(line, picture.shape) or _is_rest(line, mask)]
+    seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
+    found = [line for line in seen if identifies(line, mask.shape)]
+    return found, [line for line in seen if doubtful(line, mask.shape) or _is_rest(line, mask)]
 
 
 def identifies(line: Line, picture: tuple[int, ...]) -> bool:

@@ -44,10 +44,12 @@ _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grow
 _LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
 _WHOLE = 0.15  # a component over more of the picture than this is anatomy taken for one letter
 _COMPONENTS_MAX = 300
+_PART = 0.12  # of the shorter side of a picture
 _SPECK, _SPECK_SCORE = 10, 0.6  # pixels; of the detection
 _BORDER = 7  # pixels; the detector sees sides in steps of 32, and a full one gets no step longer
 _MIRRORED, _CUT = 0.3, 0.9  # of a box that is in the picture: less is a mirrored copy; less is read both ways
 _COARSE = 0.67  # a copy that is no smaller shows nothing new
+_PAIR = 0.6  # of a reading of two letters, from which it is made sure
 _READ_WELL = 0.95  # of a reading: no other view is asked
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
@@ -127,6 +129,11 @@ class _Box:
         low, long = sorted((self.bottom - self.top, self.right - self.left))
         return low < _SPECK and long < 1.5 * low and self.score < _SPECK_SCORE
 
+    def is_large(self, picture: tuple[int, ...]) -> bool:
+        """As tall as parts of a body are, and hardly a letter."""
+        low, long = sorted((self.bottom - self.top, self.right - self.left))
+        return low > _PART * min(picture) and long < 3 * low
+
     def within(self, top: int, left: int, bottom: int, right: int) -> "_Box":
         """What of the box is in a part of the picture."""
         edges = max(top, self.top), max(left, self.left), min(bottom, self.bottom), min(right, self.right)
@@ -181,11 +188,12 @@ class Reader:
         strokes only: letters stand out there that are fainter than the body around them. Large letters are found in a
         small copy of the picture; under strong noise a smoothed and enlarged one takes its place. The first detector
         sees more text than the second, and sometimes takes a whole body for one letter. Only then is the second one
-        asked, where the picture has strokes: it is not misled but needs to see the picture larger. A border in which
+        asked, where the picture has strokes: it is not misled but needs to see the picture larger. Where a part of the
+        body is taken for a letter, and may hide a line on it, the picture is searched as it is, too. A border in which
         the edges are mirrored makes letters whole that an edge has cut.
 
-        `closely`, the picture is searched once more as it is and once more enlarged, and specks are read, too: that is
-        for pictures that carry text, in which more of it may stand.
+        `closely`, the picture is searched as it is and enlarged in its colours, and specks are read, too: that shows
+        more in pictures that carry text, and is no search for itself.
         """
         scale = _scale(picture)
         seen = _resized(picture, scale)
@@ -195,9 +203,12 @@ class Reader:
         level = levelled(calm)
         views: tuple[Grey, ...] = (seen, level)
         colours = np.dstack([calm, level, thin(calm)])
-        boxes, whole = self._found(self._detector, colours, all_of_it, 1.0)
         if closely:
+            boxes = self._found(self._detector, seen, all_of_it, 1.0)[0]
             boxes += self._found(self._detector, colours, all_of_it, _ENLARGED)[0]
+            return [line for box in _apart(boxes) for line in self._read_in(box, views, picture.shape)]
+        boxes, whole = self._found(self._detector, colours, all_of_it, 1.0)
+        if not whole and any(box.is_large(seen.shape) for box in boxes):
             boxes += self._found(self._detector, seen, all_of_it, 1.0)[0]
         if noise_of(picture) > _NOISY:
             quiet = smoothed(seen)
@@ -211,7 +222,7 @@ class Reader:
             if coarse < _COARSE:
                 found, whole = self._found(self._detector, seen, all_of_it, coarse)
                 boxes += found + (self._found(self._second, seen, all_of_it, coarse)[0] if whole else [])
-        kept = _apart(boxes if closely else [box for box in boxes if not box.is_speck])
+        kept = _apart([box for box in boxes if not box.is_speck])
         return [line for box in kept for line in self._read_in(box, views, picture.shape)]
 
     def _found(self, session: Any, picture: Grey | Colours, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
@@ -241,7 +252,7 @@ class Reader:
         lines = []
         for one in (inner, box) if cut else (inner if box.slant is None else box,):
             text, confidence = self._best(views, one)
-            if len(text) == 2 and box.slant is None:
+            if len(text) == 2 and confidence > _PAIR and box.slant is None:
                 tight = one.within(one.top + 1, one.left + 1, one.bottom - 1, one.right - 1)
                 text, confidence = max((text, confidence), self._best(views, tight), key=lambda known: known[1])
             lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
