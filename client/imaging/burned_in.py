@@ -171,8 +171,8 @@ def is_marker(line: Line) -> bool:
 def longer(line: Line, picture: Grey) -> Line:
     """The line with what goes on at its ends: letters that change their ground are found in part only.
 
-    It is followed, one height at a time, as long as strokes there are stronger by half than above it or below it: on
-    one of the sides another line may stand.
+    It is followed, one height at a time and over a gap of one, as long as strokes there are stronger by half than
+    above it or below it: on one of the sides another line may stand.
     """
     if line.height < 4 or line.length < line.height:
         return line
@@ -198,9 +198,10 @@ def longer(line: Line, picture: Grey) -> Line:
             start, stop = sorted((side * (half + step * lies.height), side * (half + (step + 1) * lies.height)))
             ground = min(seen(start, stop, -3 * tall, -1.5 * tall), seen(start, stop, 1.5 * tall, 3 * tall))
             strong = seen(start, stop, -0.7 * tall, 0.7 * tall)
-            if not max(own / 8, 1.6 * ground) <= strong < np.inf:
+            if max(own / 8, 1.6 * ground) <= strong < np.inf:
+                steps = step + 1
+            elif step > steps:
                 break
-            steps = step + 1
         ends.append(steps * lies.height)
     return line if not any(ends) else _stretched(line, lies, *ends)
 
