@@ -38,6 +38,7 @@ Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
 _ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
+_DOUBLED = 2.0  # how much larger letters of 5 to 8 pixels have to be
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
@@ -192,8 +193,8 @@ class Reader:
         body is taken for a letter, and may hide a line on it, the picture is searched as it is, too. A border in which
         the edges are mirrored makes letters whole that an edge has cut.
 
-        `closely`, the picture is searched as it is and enlarged in its colours, and specks are read, too: that shows
-        more in pictures that carry text, and is no search for itself.
+        `closely`, the picture is searched enlarged, as it is and in its colours, and specks are read, too: that shows
+        more, and smaller, letters in pictures that carry text, and is no search for itself.
         """
         scale = _scale(picture)
         seen = _resized(picture, scale)
@@ -204,7 +205,7 @@ class Reader:
         views: tuple[Grey, ...] = (seen, level)
         colours = np.dstack([calm, level, thin(calm)])
         if closely:
-            boxes = self._found(self._detector, seen, all_of_it, 1.0)[0]
+            boxes = self._found(self._detector, seen, all_of_it, _DOUBLED)[0]
             boxes += self._found(self._detector, colours, all_of_it, _ENLARGED)[0]
             return [line for box in _apart(boxes) for line in self._read_in(box, views, picture.shape)]
         boxes, whole = self._found(self._detector, colours, all_of_it, 1.0)
