@@ -9,7 +9,7 @@ study back.
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
-from client.imaging.ocr import Line, Reader
+from client.imaging.ocr import Line, Reader, Slant
 from client.imaging.png import Grey
+from client.imaging.strokes import stroked
 
 Mask = npt.NDArray[np.bool_]
 MARKERS = frozenset(
@@ -26,13 +27,24 @@ MARKERS = frozenset(
     "SITTING STANDING DECUB DECUBITUS PORTABLE MOBILE BEDSIDE INSP EXP INSPIRATION EXPIRATION RAP LAP RPA LPA RLAT "
     "LLAT CC MLO ML LM RCC LCC RMLO LMLO RML LML A P H F S I ANT POST SUP INF".split()
 )
+_NAMES = frozenset({"Li", "Re"})  # written like this they are a family's name, not German for left and right
 _MARKER_SURE = 0.5
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
-_LETTER_SURE, _LETTER_MAX = 0.9, 0.1  # of a single letter; how tall, as a share of the picture, it may be to be one
-_LARGE, _LARGE_SURE = 0.15, 0.75  # letters as tall as this, as a share of the picture, read well or are none
+_LETTER_SURE, _LETTER_SCORE = 0.9, 0.6  # of the reading and of the detection of a single letter
+_LETTER_MAX = 0.1  # how tall, as a share of the picture, it may be to be one
+_SHORT, _SHORT_READ, _SHORT_BOTH = 1.5, 0.6, 1.2  # length over height below which two letters take more to be sure
+_LARGE, _LARGE_SURE = 0.12, 0.85  # letters as tall as this, as a share of the picture, read well or are none
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
+_SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
+_DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
+_DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
+_DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
+_DOUBT_LONG = 3  # heights of a small one: grains of noise stand side by side, but not so many in a row
+_DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
+_FOLLOWED = 8  # heights that a line is followed beyond its ends
 _ROUNDS = 3
+_HIDDEN = 0.5  # of a doubtful line, from which it is gone with a line that was sure
 _SMALLEST = 24  # pixels
 _SHARE_MAX = 0.1
 
@@ -58,33 +70,51 @@ class Searched:
 def searched(picture: Grey, reader: Reader) -> Searched:
     """Where a picture carries text that has to go.
 
-    Guarantees: the picture with `mask` blanked was searched again, and no text but markers was found in it.
+    Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
+    does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only.
 
     | picture | mask |
     |---|---|
     | no text, or markers only | empty: the picture is kept as it is, to the bit |
     | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
     | text | its lines with a margin |
+    | what may be text, but is too faint or too short to be sure | refused |
     | text over more than a tenth of the picture | refused |
 
-    Raises: DeidError burned-in when text is left after blanking, or too much would have to go.
+    Raises: DeidError burned-in when text is or may be left after blanking, or too much would have to go.
     """
     mask = np.zeros(picture.shape, dtype=np.bool_)
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
+    seen = reader.lines(picture, mask)
+    if not any(_told_apart(seen, mask)):
+        return Searched(mask)
+    found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask)
+    if not found:
+        raise refusal("burned-in", "something in the pixels may be text")
     for _ in range(_ROUNDS):
-        found = [line for line in reader.lines(blanked(picture, mask)) if identifies(line, picture.shape)]
-        found = [line for line in found if not mask[_area(line, picture.shape)].all()]
+        for line in found:
+            mask |= _area(longer(line, picture), picture.shape, margins=True)
+        found, unsure = _told_apart(reader.lines(blanked(picture, mask), mask), mask)
+        doubts += unsure
         if not found:
             break
-        for line in found:
-            mask |= _area(line, picture.shape, margins=True)
     else:
         raise refusal("burned-in", "text is left in the pixels after blanking")
+    if any(mask[_area(line, picture.shape)].mean() < _HIDDEN for line in doubts):
+        raise refusal("burned-in", "something in the pixels may be text")
     result = Searched(mask)
     if result.share > _SHARE_MAX:
         raise refusal("burned-in", "text covers more than a tenth of the picture")
     return result
+
+
+def _told_apart(seen: list[Line], mask: Mask) -> tuple[list[Line], list[Line]]:
+    """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
+    markers = [line for line in seen if is_marker(line)]
+    seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
+    found = [line for line in seen if identifies(line, mask.shape)]
+    return found, [line for line in seen if doubtful(line, mask.shape) or _is_rest(line, mask)]
 
 
 def identifies(line: Line, picture: tuple[int, ...]) -> bool:
@@ -92,8 +122,7 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
 
     `picture` is its size, (rows, columns): an outline of a chest can read as a large 8.
     """
-    words = [word for word in re.split(r"[^A-Z0-9]+", _plain(line.text)) if word]
-    if words and line.confidence >= _MARKER_SURE and all(word in MARKERS for word in words) and len(words) <= 3:
+    if is_marker(line):
         return False
     letters = sum(letter.isalnum() for letter in line.text)
     if line.height > _LINE_MAX * min(picture):
@@ -101,10 +130,80 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     if line.height > _LARGE * min(picture) and line.confidence < _LARGE_SURE:
         return False
     if letters == 1:
-        return line.confidence >= _LETTER_SURE and line.length <= _LETTER_MAX * max(picture)
-    if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= _BOTH_SURE:
+        sure = line.confidence >= _LETTER_SURE and line.score >= _LETTER_SCORE
+        return sure and line.length <= _LETTER_MAX * max(picture)
+    if letters and line.length < _SHORT * line.height:
+        return line.confidence >= _SHORT_READ and line.confidence + line.score >= _SHORT_BOTH
+    both = _SMALL_BOTH if line.height < _SMALL else _BOTH_SURE
+    if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= both:
         return True
     return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
+
+
+def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
+    """Whether a line that need not go may be text all the same. A clean picture has next to nothing of the kind."""
+    if is_marker(line):
+        return False
+    small = line.height < _SMALL
+    if line.score >= _DOUBT_ANY and _SMALL <= line.height <= _DOUBT_ANY_HEIGHT * min(picture):
+        return True
+    if line.height > _DOUBT_HEIGHT * min(picture):
+        return False
+    if line.score >= _DOUBT_SCORE and line.length >= 2 * line.height:
+        return True
+    letters = sum(letter.isalnum() for letter in line.text)
+    if letters < 2 or line.confidence < _DOUBT_READ or (small and line.length < _DOUBT_LONG * line.height):
+        return False
+    return line.confidence + line.score >= (_BOTH_SURE if small else _DOUBT_BOTH)
+
+
+def is_marker(line: Line) -> bool:
+    """Whether a line says a side, a view or a position, and nothing else."""
+    plain = _plain(line.text)
+    if sum(letter.isalnum() and not letter.isascii() for letter in plain) > 1:  # one is a smear beside the marker
+        return False
+    said = [word for word in re.split(r"[^A-Za-z0-9]+", plain) if word]
+    if not 0 < len(said) <= 3 or line.confidence < _MARKER_SURE or any(word in _NAMES for word in said):
+        return False
+    return all(word.upper() in MARKERS for word in said)
+
+
+def longer(line: Line, picture: Grey) -> Line:
+    """The line with what goes on at its ends: letters that change their ground are found in part only.
+
+    It is followed, one height at a time and over a gap of one, as long as strokes there are stronger by half than
+    above it or below it: on one of the sides another line may stand.
+    """
+    if line.height < 4 or line.length < line.height:
+        return line
+    lies = line.slant or _level(line)
+    reach = int(lies.length / 2 + (_FOLLOWED + 1) * lies.height) + 12
+    top, left = max(0, int(lies.row) - reach), max(0, int(lies.column) - reach)
+    part = picture[top : int(lies.row) + reach, left : int(lies.column) + reach]
+    strokes = np.abs(stroked(part))
+
+    def seen(start: float, stop: float, above: float, below: float) -> float:
+        along, beside = np.meshgrid(np.arange(start, stop), np.arange(above, below))
+        row = lies.row - top + along * np.sin(lies.angle) + beside * np.cos(lies.angle)
+        column = lies.column - left + along * np.cos(lies.angle) - beside * np.sin(lies.angle)
+        inside = (row >= 0) & (column >= 0) & (row < strokes.shape[0] - 1) & (column < strokes.shape[1] - 1)
+        return float(strokes[row[inside].astype(int), column[inside].astype(int)].mean()) if inside.any() else np.inf
+
+    half, tall = lies.length / 2, lies.height / 2
+    own = seen(-half, half, -0.7 * tall, 0.7 * tall)
+    ends = []
+    for side in (-1, 1):
+        steps = 0
+        for step in range(_FOLLOWED):
+            start, stop = sorted((side * (half + step * lies.height), side * (half + (step + 1) * lies.height)))
+            ground = min(seen(start, stop, -3 * tall, -1.5 * tall), seen(start, stop, 1.5 * tall, 3 * tall))
+            strong = seen(start, stop, -0.7 * tall, 0.7 * tall)
+            if max(own / 8, 1.6 * ground) <= strong < np.inf:
+                steps = step + 1
+            elif step > steps:
+                break
+        ends.append(steps * lies.height)
+    return line if not any(ends) else _stretched(line, lies, *ends)
 
 
 def blanked(picture: Grey, mask: Mask) -> Grey:
@@ -162,6 +261,46 @@ def _area(line: Line, shape: tuple[int, ...], *, margins: bool = False) -> Mask:
     return np.asarray(image)
 
 
+def _level(line: Line) -> Slant:
+    """A line along an edge of the picture, as one that runs askew is described."""
+    tall, wide = line.bottom - line.top, line.right - line.left
+    row, column = (line.top + line.bottom) / 2, (line.left + line.right) / 2
+    return Slant(row, column, 0.0 if wide >= tall else np.pi / 2, max(tall, wide), min(tall, wide))
+
+
+def _stretched(line: Line, lies: Slant, before: float, after: float) -> Line:
+    cos, sin = float(np.cos(lies.angle)), float(np.sin(lies.angle))
+    if line.slant is not None:
+        middle = (after - before) / 2
+        slant = Slant(
+            lies.row + middle * sin, lies.column + middle * cos, lies.angle, lies.length + before + after, lies.height
+        )  # fmt: skip
+        return replace(line, slant=slant)
+    return replace(
+        line,
+        top=max(0, round(line.top - before * sin)), bottom=round(line.bottom + after * sin),
+        left=max(0, round(line.left - before * cos)), right=round(line.right + after * cos),
+    )  # fmt: skip
+
+
+def _is_any(line: Line, markers: list[Line]) -> bool:
+    """Whether a line is one of the markers, seen once more with other edges, and read as something else."""
+    for marker in markers:
+        down = min(line.bottom, marker.bottom) - max(line.top, marker.top)
+        across = min(line.right, marker.right) - max(line.left, marker.left)
+        smaller, larger = sorted((line.right - line.left) * (line.bottom - line.top) for line in (line, marker))
+        if down > 0 and across > 0 and down * across >= 0.7 * smaller and larger <= 2.5 * smaller:
+            return True
+    return False
+
+
+def _is_rest(line: Line, mask: Mask) -> bool:
+    """Whether what was seen, however faintly, stands in a row with text that has been blanked."""
+    if is_marker(line) or line.height > _DOUBT_HEIGHT * min(mask.shape):
+        return False
+    return bool(mask[_area(line, mask.shape, margins=True)].any()) and mask[_area(line, mask.shape)].mean() < 0.5
+
+
 def _plain(text: str) -> str:
     spread = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in spread if not unicodedata.combining(letter)).upper()
+    return "".join(letter for letter in spread if not unicodedata.combining(letter))

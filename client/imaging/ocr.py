@@ -11,7 +11,7 @@ SVTR-LCNet with CTC decoding (Graves et al., ICML 2006).
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from client.imaging.header import refusal
 from client.imaging.png import Grey
-from client.imaging.strokes import Rectangle, noise_of, places, smoothed
+from client.imaging.strokes import Mask, Rectangle, filled, levelled, noise_of, places, smoothed, thin
 
 WEIGHTS = {
     "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
@@ -34,15 +34,24 @@ WEIGHTS = {
 _DETECTOR, _SECOND_DETECTOR = "PP-OCRv6_det_small.onnx", "ch_PP-OCRv4_det_infer.onnx"
 _RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
 _ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
+_DOUBLED = 2.0  # how much larger letters of 5 to 8 pixels have to be
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
-_LINE_ROWS, _LINE_COLUMNS_MAX = 48, 1600  # what the recogniser sees of one line
+_LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
 _WHOLE = 0.15  # a component over more of the picture than this is anatomy taken for one letter
 _COMPONENTS_MAX = 300
+_PART = 0.12  # of the shorter side of a picture
+_SPECK, _SPECK_SCORE = 10, 0.6  # pixels; of the detection
+_BORDER = 7  # pixels; the detector sees sides in steps of 32, and a full one gets no step longer
+_MIRRORED, _CUT = 0.3, 0.9  # of a box that is in the picture: less is a mirrored copy; less is read both ways
+_COARSE = 0.67  # a copy that is no smaller shows nothing new
+_PAIR = 0.6  # of a reading of two letters, from which it is made sure
+_READ_WELL = 0.95  # of a reading: no other view is asked
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
 
@@ -113,9 +122,27 @@ class _Box:
 
     @property
     def area(self) -> int:
-        return (self.bottom - self.top) * (self.right - self.left)
+        return max(0, self.bottom - self.top) * max(0, self.right - self.left)
+
+    @property
+    def is_speck(self) -> bool:
+        """Lower than letters can be read, no longer than tall, and the detector is not sure of it."""
+        low, long = sorted((self.bottom - self.top, self.right - self.left))
+        return low < _SPECK and long < 1.5 * low and self.score < _SPECK_SCORE
+
+    def is_large(self, picture: tuple[int, ...]) -> bool:
+        """As tall as parts of a body are, and hardly a letter."""
+        low, long = sorted((self.bottom - self.top, self.right - self.left))
+        return low > _PART * min(picture) and long < 3 * low
+
+    def within(self, top: int, left: int, bottom: int, right: int) -> "_Box":
+        """What of the box is in a part of the picture."""
+        edges = max(top, self.top), max(left, self.left), min(bottom, self.bottom), min(right, self.right)
+        return replace(self, top=edges[0], left=edges[1], bottom=edges[2], right=edges[3])
 
     def is_like(self, other: "_Box") -> bool:
+        if (self.slant is None) != (other.slant is None):
+            return False  # an upright box around an askew line cannot be read
         down = min(self.bottom, other.bottom) - max(self.top, other.top)
         across = min(self.right, other.right) - max(self.left, other.left)
         return down > 0 and across > 0 and down * across >= _SAME * max(self.area, other.area)
@@ -155,64 +182,100 @@ class Reader:
             sessions[name] = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return cls(sessions[_DETECTOR], sessions[_SECOND_DETECTOR], sessions[_RECOGNISER])
 
-    def lines(self, picture: Grey) -> list[Line]:
-        """All that looks like text in a grey picture, read.
+    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
+        """All that looks like text in a grey picture, read. What is `hidden` has been blanked.
 
-        Large letters are found in a small copy of the picture, and others where the picture has strokes. The first
-        detector sees more text than the second, and sometimes takes a whole body for one letter. Only then is the
-        second one asked, which is not misled but needs to see the picture larger. Under strong noise all of the
-        picture is searched as it is and once more smoothed and enlarged.
+        All of the picture is searched in three colours, of which one is the picture, one is levelled and one shows
+        strokes only: letters stand out there that are fainter than the body around them. Large letters are found in a
+        small copy of the picture; under strong noise a smoothed and enlarged one takes its place. The first detector
+        sees more text than the second, and sometimes takes a whole body for one letter. Only then is the second one
+        asked, where the picture has strokes: it is not misled but needs to see the picture larger. Where a part of the
+        body is taken for a letter, and may hide a line on it, the picture is searched as it is, too. A border in which
+        the edges are mirrored makes letters whole that an edge has cut.
+
+        `closely`, the picture is searched enlarged, as it is and in its colours, and specks are read, too: that shows
+        more, and smaller, letters in pictures that carry text, and is no search for itself.
         """
         scale = _scale(picture)
         seen = _resized(picture, scale)
+        calm = seen if hidden is None else filled(seen, _resized_mask(hidden, seen.shape))
+        seen, calm = (np.pad(one, _BORDER, mode="symmetric") for one in (seen, calm))
         all_of_it = (0, 0, *seen.shape)
+        level = levelled(calm)
+        views: tuple[Grey, ...] = (seen, level)
+        colours = np.dstack([calm, level, thin(calm)])
+        if closely:
+            boxes = self._found(self._detector, seen, all_of_it, _DOUBLED)[0]
+            boxes += self._found(self._detector, colours, all_of_it, _ENLARGED)[0]
+            return [line for box in _apart(boxes) for line in self._read_in(box, views, picture.shape)]
+        boxes, whole = self._found(self._detector, colours, all_of_it, 1.0)
+        if not whole and any(box.is_large(seen.shape) for box in boxes):
+            boxes += self._found(self._detector, seen, all_of_it, 1.0)[0]
         if noise_of(picture) > _NOISY:
             quiet = smoothed(seen)
-            boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
+            views = (seen, quiet, level)
             boxes += self._found(self._detector, quiet, all_of_it, _ENLARGED)[0]
             boxes += self._found(self._second, quiet, all_of_it, _ENLARGED)[0] if whole else []
-            return [self._line(box, (seen, quiet), picture.shape) for box in _apart(boxes)]
-        parts = _enlarged(places(picture if scale > 1 else seen), max(1.0, scale), seen.shape)
-        larger = max(1.0, _ENLARGED / scale)
-        if parts == [all_of_it] or min(seen.shape) < 1.5 * _SIDE_MIN:
-            boxes, whole = self._found(self._detector, seen, all_of_it, 1.0)
-            for part in parts if whole else ():
-                boxes += self._found(self._second, seen, part, larger)[0]
         else:
+            for part in places(seen) if whole else ():
+                boxes += self._found(self._second, seen, part, max(1.0, _ENLARGED / scale))[0]
             coarse = _SIDE_MIN / min(seen.shape)
-            boxes, whole = self._found(self._detector, seen, all_of_it, coarse)
-            if whole:
-                boxes += self._found(self._second, seen, all_of_it, coarse)[0]
-            for part in parts:
-                found, whole = self._found(self._detector, seen, part, 1.0)
-                boxes += found + (self._found(self._second, seen, part, larger)[0] if whole else [])
-        return [self._line(box, (seen,), picture.shape) for box in _apart(boxes)]
+            if coarse < _COARSE:
+                found, whole = self._found(self._detector, seen, all_of_it, coarse)
+                boxes += found + (self._found(self._second, seen, all_of_it, coarse)[0] if whole else [])
+        kept = _apart([box for box in boxes if not box.is_speck])
+        return [line for box in kept for line in self._read_in(box, views, picture.shape)]
 
-    def _found(self, session: Any, picture: Grey, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
+    def _found(self, session: Any, picture: Grey | Colours, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
         """What a detector makes of a part of the picture at another scale, in the picture's own pixels."""
         top, left, bottom, right = part
         view = _resized(picture[top:bottom, left:right], min(scale, _SIDE_MAX / max(bottom - top, right - left)))
         boxes, whole = _boxes(self._map(session, view))
         return [box.scaled((bottom - top) / view.shape[0], top, left) for box in boxes], whole
 
-    def _line(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> Line:
-        """A box of what the detectors saw, read in each view of it, as a line of the original; never smaller."""
-        readings = [self._read(_crop(view, box), askew=box.slant is not None) for view in views]
-        text, confidence = max(readings, key=lambda reading: reading[1])
-        down, across = original[0] / views[0].shape[0], original[1] / views[0].shape[1]
-        return Line(
-            max(0, int(box.top * down)), max(0, int(box.left * across)),
-            min(original[0], int(np.ceil(box.bottom * down))), min(original[1], int(np.ceil(box.right * across))),
-            text, confidence, box.score, None if box.slant is None else box.slant.scaled(max(down, across)),
-        )  # fmt: skip
+    def _read_in(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
+        """A box, read in each view until one is read well, as a line of the original picture; never smaller.
 
-    def _map(self, session: Any, picture: Grey) -> Floats:
+        One that reaches into the border is read twice, without and with what is mirrored there: a letter that stands
+        at the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
+        letters are read again without the outermost pixels: a marker and a clip beside it read as two.
+        """
+        rows, columns = views[0].shape
+        down, across = original[0] / (rows - 2 * _BORDER), original[1] / (columns - 2 * _BORDER)
+        inner = box.within(_BORDER, _BORDER, rows - _BORDER, columns - _BORDER)
+        if inner.area < _MIRRORED * box.area:
+            return []
+        top, left = max(0, int((inner.top - _BORDER) * down)), max(0, int((inner.left - _BORDER) * across))
+        bottom = min(original[0], int(np.ceil((inner.bottom - _BORDER) * down)))
+        right = min(original[1], int(np.ceil((inner.right - _BORDER) * across)))
+        slant = box.slant and box.slant.scaled(1.0, -_BORDER, -_BORDER).scaled(max(down, across))
+        cut = box.slant is None and inner.area < _CUT * box.area
+        lines = []
+        for one in (inner, box) if cut else (inner if box.slant is None else box,):
+            text, confidence = self._best(views, one)
+            if len(text) == 2 and confidence > _PAIR and box.slant is None:
+                tight = one.within(one.top + 1, one.left + 1, one.bottom - 1, one.right - 1)
+                text, confidence = max((text, confidence), self._best(views, tight), key=lambda known: known[1])
+            lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
+        return lines
+
+    def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
+        best = ("", 0.0)
+        for view in views:
+            best = max(best, self._read(_crop(view, box), askew=box.slant is not None), key=lambda known: known[1])
+            if best[1] > _READ_WELL:
+                break
+        return best
+
+    def _map(self, session: Any, picture: Grey | Colours) -> Floats:
         """For every pixel how sure the detector is that it is text; (rows, columns) of the picture."""
         mean, std = (_MEAN, _STD) if session is self._detector else ((0.5,) * 3, (0.5,) * 3)
-        rows, columns = picture.shape
+        rows, columns = picture.shape[:2]
         size = (max(32, round(columns / 32) * 32), max(32, round(rows / 32) * 32))
-        grey = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        planes = np.stack([(grey - one) / other for one, other in zip(mean, std, strict=True)]).astype(np.float32)
+        image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
+        shades = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # one plane of grey, or three
+        even = (shades - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
+        planes = np.moveaxis(even, 2, 0)
         sure = session.run(None, {session.get_inputs()[0].name: planes[None]})[0][0, 0]
         return np.asarray(Image.fromarray(sure).resize((columns, rows), Image.Resampling.BILINEAR))
 
@@ -235,7 +298,7 @@ class Reader:
         clear = np.clip((crop - low) * (255.0 / max(high - low, 8.0)), 0, 255).astype(np.uint8)
         columns = min(_LINE_COLUMNS_MAX, max(16, round(crop.shape[1] * _LINE_ROWS / crop.shape[0])))
         line = Image.fromarray(clear).resize((columns, _LINE_ROWS), Image.Resampling.BICUBIC)
-        planes = np.zeros((1, 3, _LINE_ROWS, max(columns, 320)), dtype=np.float32)
+        planes = np.zeros((1, 3, _LINE_ROWS, max(columns, _LINE_COLUMNS_MIN)), dtype=np.float32)
         planes[0, :, :, :columns] = np.asarray(line, dtype=np.float32) / 127.5 - 1
         steps = self._recogniser.run(None, {self._recogniser.get_inputs()[0].name: planes})[0][0]
         likely, sure = steps.argmax(axis=1), steps.max(axis=1)
@@ -329,21 +392,16 @@ def _scale(picture: Grey) -> float:
     return float(min(wanted, _SIDE_MAX / max(rows, columns)))
 
 
-def _enlarged(parts: list[Rectangle], scale: float, shape: tuple[int, ...]) -> list[Rectangle]:
-    """Parts of a picture as parts of its enlargement."""
-    rows, columns = shape
-    return [
-        (int(top * scale), int(left * scale), min(rows, round(bottom * scale)), min(columns, round(right * scale)))
-        for top, left, bottom, right in parts
-    ]
-
-
 def _resized(picture: Grey, scale: float) -> Grey:
     if scale == 1.0:
         return picture
-    rows, columns = picture.shape
+    rows, columns = picture.shape[:2]
     size = (max(8, round(columns * scale)), max(8, round(rows * scale)))
     return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.LANCZOS))
+
+
+def _resized_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    return np.asarray(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
 
 
 def _weights(path: Path) -> bytes:

@@ -17,8 +17,12 @@ _CELL = 8
 _ABOVE_NOISE, _SILENCE, _LOUD = 2.5, 30.0, 600.0  # ratio; squares of shades: what is never, and what is always asked
 _NEIGHBOURS = 11  # cells on a side of the part of the picture that says how strong its noise is
 _ROOM, _PART_MIN = 3, 96  # cells around suspected ones; pixels
+_AROUND, _THIN = 63, 11  # pixels that a shade is compared with; pixels
+_CALM, _PLAIN = 0.7, 0.7  # pixels; shades: less is rounding, not noise
 _MOST = 0.7  # of the picture: parts that are more are no saving
 
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 Rectangle = tuple[int, int, int, int]
 
 
@@ -36,7 +40,7 @@ def places(picture: Grey) -> list[Rectangle]:
     return parts
 
 
-def written(picture: Grey) -> npt.NDArray[np.bool_]:
+def written(picture: Grey) -> Mask:
     """The same places, pixel by pixel."""
     rows, columns = picture.shape
     return np.kron(_suspected(picture), np.ones((_CELL, _CELL), dtype=np.bool_))[:rows, :columns]
@@ -53,6 +57,52 @@ def noise_of(picture: Grey) -> float:
     return float(np.median(np.abs(both))) / (0.6745 * 6)
 
 
+def levelled(picture: Grey) -> Grey:
+    """The picture without its slopes, every part of it stretched to the same contrast.
+
+    A shade becomes its distance from the mean of the 63 x 63 pixels around it, in standard deviations of these: three
+    shades on plain black are seen as well as letters over ribs.
+    """
+    return _stretched(_calm(picture), _AROUND)
+
+
+def thin(picture: Grey) -> Grey:
+    """Only what is thinner than 11 pixels, brighter or darker than both of its sides, stretched as `levelled` is.
+
+    Edges leave nothing here, so that letters beside one are seen that `levelled` loses in its glare.
+    """
+    return _stretched(stroked(picture), _AROUND // 2)
+
+
+def stroked(picture: Grey) -> Floats:
+    """By how many shades every pixel is brighter or darker than both of its sides: the two top-hats."""
+    calm, size = _calm(picture), (_THIN, _THIN)
+    return np.asarray(2 * calm - ndimage.grey_opening(calm, size) - ndimage.grey_closing(calm, size))
+
+
+def filled(picture: Grey, hidden: Mask) -> Grey:
+    """The picture with the mean of the surroundings where it is hidden, so that what was blanked dazzles nothing."""
+    if not hidden.any() or hidden.all():
+        return picture
+    seen = (~hidden).astype(np.float32)
+    around = np.where(hidden, picture[~hidden].mean(), 0).astype(np.float32)
+    for window in (4 * _AROUND, _AROUND, 9):
+        share = ndimage.uniform_filter(seen, window)
+        mean = ndimage.uniform_filter(picture * seen, window) / np.maximum(share, 1e-3)
+        around = np.where(share > 0.02, mean, around)
+    return np.where(hidden, np.rint(around), picture).astype(np.uint8)
+
+
+def _calm(picture: Grey) -> Floats:
+    return np.asarray(ndimage.gaussian_filter(picture.astype(np.float32), _CALM))
+
+
+def _stretched(values: Floats, around: int) -> Grey:
+    off = values - ndimage.uniform_filter(values, around)
+    spread = np.sqrt(np.maximum(ndimage.uniform_filter(off**2, around), _PLAIN**2))
+    return np.asarray(np.clip(128 + off * (45 / spread), 0, 255).astype(np.uint8))
+
+
 def smoothed(picture: Grey) -> Grey:
     """Noise averaged over the width of a thin stroke, and the rest stretched to fill the range of shades."""
     calm = ndimage.gaussian_filter(picture.astype(np.float32), 1.0)
@@ -60,7 +110,7 @@ def smoothed(picture: Grey) -> Grey:
     return np.asarray(np.clip(128 + (calm - calm.mean()) * (40 / spread), 0, 255).astype(np.uint8))
 
 
-def _suspected(picture: Grey) -> npt.NDArray[np.bool_]:
+def _suspected(picture: Grey) -> Mask:
     """One answer per cell of 8 x 8 pixels."""
     size = (_WINDOW, _WINDOW)
     bright = picture - ndimage.grey_opening(picture, size)
@@ -79,7 +129,7 @@ def _pixels(down: slice, across: slice, shape: tuple[int, ...]) -> Rectangle:
     return top, left, bottom, right
 
 
-def _stands_out(strokes: Grey) -> npt.NDArray[np.bool_]:
+def _stands_out(strokes: Grey) -> Mask:
     rows, columns = strokes.shape
     down, across = -(-rows // _CELL), -(-columns // _CELL)
     squares = np.zeros((down * _CELL, across * _CELL), dtype=np.float32)

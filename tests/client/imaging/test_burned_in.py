@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from client.imaging.burned_in import blanked, identifies, searched, ultrasound_mask
+from client.imaging.burned_in import blanked, doubtful, identifies, longer, searched, ultrasound_mask
 from client.imaging.ocr import Line, Reader
 from client.imaging.png import Grey
 from federation.errors import DeidError
@@ -47,6 +47,7 @@ def inked(picture: Grey, changed: Grey) -> Grey:
         ("DOB 12.03.1950", (355, 200), 14, 0, 0),
         ("Vandermolen 77213", (60, 350), 18, 255, 90),
         ("Vandermolen 77213", (40, 30), 16, 255, 35),
+        ("MRN 063088", (60, 40), 12, 255, 40),
     ],
 )
 def test_text_is_blanked_whatever_its_place_size_shade_and_turn(
@@ -61,6 +62,27 @@ def test_text_is_blanked_whatever_its_place_size_shade_and_turn(
 
     assert ink.any() and found.mask[ink].mean() > 0.97
     assert found.share < 0.1
+
+
+@pytest.mark.parametrize("ground", [0, 255])
+def test_text_that_only_a_stretched_contrast_shows_is_blanked(reader: Reader, ground: int) -> None:
+    plain = body()
+    plain[330:] = ground
+    dirty = lettered(plain, "DOB 12.03.1950", (345, 20), 20, abs(ground - 4))
+    ink = np.abs(plain.astype(int) - dirty.astype(int)) >= 2
+
+    assert ink.sum() > 500 and searched(dirty, reader).mask[ink].mean() > 0.97
+
+
+def test_a_line_that_an_edge_has_cut_in_half_is_blanked_on_both_of_its_sides(reader: Reader) -> None:
+    plain = body()
+    whole = lettered(plain, "StudyID: 472661", (30, 8), 14, 255)
+    ink = inked(plain, whole)
+    first, *_, last = np.nonzero(ink.any(axis=1))[0]
+    halves, ink = (np.roll(one, -(first + last) // 2, axis=0) for one in (whole, ink))
+    found = searched(halves, reader).mask[ink.astype(bool)]
+
+    assert ink[:8].any() and ink[-8:].any() and found.mean() > 0.97
 
 
 def test_markers_of_side_and_view_stay_and_so_does_everything_else(reader: Reader) -> None:
@@ -100,10 +122,46 @@ def test_a_page_full_of_text_is_refused(reader: Reader) -> None:
         ("R", 0.9, 0.9, False), ("PA ERECT", 0.9, 0.9, False), ("Rt.", 0.9, 0.9, False), ("R. Hollen", 0.9, 0.9, True),
         ("1950", 0.9, 0.9, True), ("Müller", 0.6, 0.6, True), ("E", 0.95, 0.9, True), ("E", 0.4, 0.9, False),
         ("~", 0.1, 0.5, False), ("", 0.0, 0.9, True), ("", 0.0, 0.5, False), ("R", 0.2, 0.5, False),
+        ("Li", 0.9, 0.9, True), ("LI", 0.9, 0.9, False), ("li", 0.9, 0.9, False), ("R 王明", 0.9, 0.9, True),
     ],
 )  # fmt: skip
 def test_what_a_line_says_decides(text: str, confidence: float, score: float, goes: bool) -> None:
     assert identifies(Line(0, 0, 10, 30, text, confidence, score), (400, 400)) is goes
+
+
+@pytest.mark.parametrize(
+    ("line", "holds_back"),
+    [
+        (Line(0, 0, 10, 30, "", 0.0, 0.82), True),
+        (Line(0, 0, 10, 30, "kn", 0.45, 0.62), True),
+        (Line(0, 0, 10, 30, "?", 0.1, 0.55), False),
+        (Line(0, 0, 9, 30, "3890", 0.29, 0.55), False),
+        (Line(0, 0, 9, 25, "GL", 0.62, 0.46), False),
+        (Line(0, 0, 9, 30, "3890", 0.5, 0.65), True),
+        (Line(0, 0, 7, 11, "99", 0.68, 0.53), False),
+        (Line(0, 0, 10, 12, "?", 0.2, 0.7), False),
+        (Line(0, 0, 10, 12, "?", 0.2, 0.9), True),
+        (Line(0, 0, 36, 50, "?", 0.3, 0.91), False),
+        (Line(0, 0, 60, 140, "OD", 0.38, 0.7), False),
+        (Line(0, 0, 10, 30, "AP", 0.9, 0.9), False),
+    ],
+)
+def test_what_may_be_text_holds_the_study_back(line: Line, holds_back: bool) -> None:
+    assert doubtful(line, (400, 400)) is holds_back
+
+
+@pytest.mark.parametrize("turn", [0, 90])
+def test_a_line_that_was_found_in_part_is_followed_to_its_end(turn: int) -> None:
+    bright = np.where(np.arange(384) < 150, 30, 200)[None, :] + np.zeros((384, 1))
+    noisy = (bright + np.random.default_rng(5).normal(0, 3, (384, 384))).clip(0, 255).astype(np.uint8)
+    written = lettered(noisy, "Hollenstein Mathilda", (100, 60), 20, 255)
+    long = int(np.nonzero(inked(noisy, written).any(axis=0))[0].max()) - 60
+    picture = np.ascontiguousarray(np.rot90(written, turn // 90))
+    found = Line(96, 60, 120, 150, "Hollen", 0.9, 0.9) if not turn else Line(234, 96, 324, 120, "Hollen", 0.9, 0.9)
+    whole = longer(found, picture)
+
+    assert whole.height == found.height and long - 24 <= whole.length <= long + 24 and long > 150
+    assert longer(found, np.ascontiguousarray(np.rot90(noisy, turn // 90))) == found
 
 
 def test_an_outline_that_looks_like_a_letter_is_no_text() -> None:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from client.imaging.png import Grey
-from client.imaging.strokes import noise_of, places, written
+from client.imaging.strokes import filled, levelled, noise_of, places, thin, written
 
 
 def background(noise: float, size: int = 256) -> Grey:
@@ -55,3 +55,24 @@ def test_noise_is_measured_beside_letters() -> None:
     assert abs(noise_of(picture) - 9.0) < 1.5
     assert noise_of(background(0.0)) < 1.0
     assert noise_of(np.zeros((2, 40), dtype=np.uint8)) == 0.0
+
+
+def test_three_shades_on_plain_black_stand_out_where_levelled_also_beside_an_edge() -> None:
+    plain = np.zeros((128, 256), dtype=np.uint8)
+    plain[:60] = 180
+    picture, ink = lettered(plain, "Hollenstein", (66, 20), 18, 3)
+    beside = ~ink & (np.arange(128) >= 66)[:, None]
+
+    assert levelled(plain)[100:].std() == 0 and thin(plain)[66:].std() == 0
+    assert thin(picture)[ink].mean() > thin(picture)[beside].mean() + 60
+
+
+def test_what_was_blanked_is_filled_with_what_is_around_it() -> None:
+    picture = background(2.0)
+    hidden = np.zeros(picture.shape, dtype=bool)
+    hidden[100:140, 4:80] = True
+    again = filled(np.where(hidden, 0, picture).astype(np.uint8), hidden)
+
+    assert (again[~hidden] == picture[~hidden]).all()
+    assert np.abs(again[hidden].astype(int) - picture[hidden]).max() < 30
+    assert filled(picture, ~hidden & hidden) is picture
