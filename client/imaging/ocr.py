@@ -50,6 +50,7 @@ _SPECK, _SPECK_SCORE = 10, 0.6  # pixels; of the detection
 _BORDER = 7  # pixels; the detector sees sides in steps of 32, and a full one gets no step longer
 _MIRRORED, _CUT = 0.3, 0.9  # of a box that is in the picture: less is a mirrored copy; less is read both ways
 _COARSE = 0.67  # a copy that is no smaller shows nothing new
+_PLAIN_SIDE = 96  # pixels: in smaller pictures a shade would be compared with the whole picture, borders and all
 _PAIR = 0.6  # of a reading of two letters, from which it is made sure
 _READ_WELL = 0.95  # of a reading: no other view is asked
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
@@ -186,12 +187,13 @@ class Reader:
         """All that looks like text in a grey picture, read. What is `hidden` has been blanked.
 
         All of the picture is searched in three colours, of which one is the picture, one is levelled and one shows
-        strokes only: letters stand out there that are fainter than the body around them. Large letters are found in a
-        small copy of the picture; under strong noise a smoothed and enlarged one takes its place. The first detector
-        sees more text than the second, and sometimes takes a whole body for one letter. Only then is the second one
-        asked, where the picture has strokes: it is not misled but needs to see the picture larger. Where a part of the
-        body is taken for a letter, and may hide a line on it, the picture is searched as it is, too. A border in which
-        the edges are mirrored makes letters whole that an edge has cut.
+        strokes only: letters stand out there that are fainter than the body around them. (A very small picture has no
+        surroundings to stand out from, and is searched as it is.) Large letters are found in a small copy of the
+        picture; under strong noise a smoothed and enlarged one takes its place. The first detector sees more text than
+        the second, and sometimes takes a whole body for one letter. Only then is the second one asked, where the
+        picture has strokes: it is not misled but needs to see the picture larger. Where a part of the body is taken for
+        a letter, and may hide a line on it, the picture is searched as it is, too. A border in which the edges are
+        mirrored makes letters whole that an edge has cut.
 
         `closely`, the picture is searched enlarged, as it is and in its colours, and specks are read, too: that shows
         more, and smaller, letters in pictures that carry text, and is no search for itself.
@@ -201,9 +203,10 @@ class Reader:
         calm = seen if hidden is None else filled(seen, _resized_mask(hidden, seen.shape))
         seen, calm = (np.pad(one, _BORDER, mode="symmetric") for one in (seen, calm))
         all_of_it = (0, 0, *seen.shape)
-        level = levelled(calm)
-        views: tuple[Grey, ...] = (seen, level)
-        colours = np.dstack([calm, level, thin(calm)])
+        small = min(picture.shape) < _PLAIN_SIDE
+        level = seen if small else levelled(calm)
+        views: tuple[Grey, ...] = (seen,) if small else (seen, level)
+        colours = np.dstack([calm, calm, calm] if small else [calm, level, thin(calm)])
         if closely:
             boxes = self._found(self._detector, seen, all_of_it, _DOUBLED)[0]
             boxes += self._found(self._detector, colours, all_of_it, _ENLARGED)[0]

@@ -106,6 +106,18 @@ def test_a_clean_picture_is_untouched(reader: Reader, noise: float) -> None:
     assert not searched(body(noise=noise), reader).mask.any()
 
 
+@pytest.mark.parametrize("side", [32, 48, 64])
+def test_a_very_small_picture_is_searched_as_it_is(reader: Reader, side: int) -> None:
+    """Slopes and steps fill it from edge to edge: levelled, they would look like strokes."""
+    down, across = np.mgrid[:side, :side]
+    slope = (255 * (down + across) / (2 * side - 2)).astype(np.uint8)
+    steps = ((down * side + across) % 256).astype(np.uint8)
+
+    assert not searched(slope, reader).anything and not searched(steps, reader).anything
+    with pytest.raises(DeidError):  # any line is more than a tenth of it
+        searched(lettered(slope // 3, "DOE", (2, 1), 10, 255), reader)
+
+
 def test_a_page_full_of_text_is_refused(reader: Reader) -> None:
     page = np.zeros((384, 384), dtype=np.uint8)
     for row in range(10, 360, 34):
