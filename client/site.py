@@ -196,19 +196,14 @@ class Site:
         kept = read_answer(self._slot(question), question)
         if kept is not None:  # asked again: the same bytes, and nothing is spent
             return kept
-        run = self._known_run(question)
-        if run is None or question.payload is None:
-            raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
+        run, payload = self._agreed(question)
         decision = self._decide(question, run)
         if isinstance(decision, Refusal):
             return answer_to(question, "refusal", decision.body())
-        adapter = codec.load_as(Adapter, *question.payload.pieces)
-        if adapter.shapes != dict(decision.shapes):
-            raise ModelError("adapter-shape", "the adapter does not fit the base", hint="compare model and plan")
-        self._require_space(question.payload.size)
+        adapter = self._fitting(self._narrowed(run.plan), payload)
         mechanism = self._mechanism(run)
         if run.plan.evaluation.validation_epsilon is not None:  # what this round's candidate will be compared with
-            durable.overwrite(self._folder(question) / "begun.adapter", question.payload.pieces)
+            durable.overwrite(self._folder(question) / "begun.adapter", payload.pieces)
 
         if mechanism is not None and decision.terms is not None:
             event = mechanism.event(run.plan.training.local_steps)
@@ -221,7 +216,7 @@ class Site:
         if mechanism is not None and mechanism.shared is not None:  # no look at it: most of its noise is elsewhere
             share = self.learner.share(run.plan, factors, adapter, mechanism, self.keys, label)
             self._masking().keep_share(self._slot(question), question, share, adapter.part(factors).shapes)
-            return self._trained(question)
+            return self._keep(question, answer_to(question, "trained", {}))
         update = self.learner.update(self._narrowed(run.plan), factors, adapter, mechanism, self.keys, label)
         check_update(
             update,
@@ -231,15 +226,8 @@ class Site:
         )
         if run.plan.aggregation.secure:  # the update stays here until it is masked
             self._masking().keep(self._slot(question), question, update)
-            return self._trained(question)
-        answer = answer_to(question, "update", {}, Payload(*update.pieces()))
-        durable.overwrite(self._slot(question), messages.pieces(answer))
-        return answer
-
-    def _trained(self, question: Question) -> Answer:
-        answer = answer_to(question, "trained", {})
-        durable.overwrite(self._slot(question), messages.pieces(answer))
-        return answer
+            return self._keep(question, answer_to(question, "trained", {}))
+        return self._keep(question, answer_to(question, "update", {}, Payload(*update.pieces())))
 
     def _mask(self, question: Question) -> Answer:
         """One of the five questions of the masked sum; client/masking.py has the rules."""
@@ -268,9 +256,7 @@ class Site:
         kept = read_answer(self._slot(question), question)
         if kept is not None:
             return kept
-        run = self._known_run(question)
-        if run is None or question.payload is None:
-            raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
+        run, payload = self._agreed(question)
         wanted, last, plan = run.plan.evaluation.validation_epsilon, run.plan.run.rounds, self._narrowed(run.plan)
         begun = self._folder(question) / "begun.adapter"
         if self.examiner is None or wanted is None or not 1 <= question.round_number <= last or not begun.exists():
@@ -282,7 +268,7 @@ class Site:
         decided = self._decide_held_out(question, plan, charge, epsilon=wanted, looks=last)
         if isinstance(decided, Refusal):
             return answer_to(question, "refusal", decided.body())
-        adapters = [self._fitting(plan, payload) for payload in (before, question.payload)]
+        adapters = [self._fitting(plan, one) for one in (before, payload)]
 
         mechanism, terms = decided
         self._pay(question, mechanism.event(1), terms.delta, _held_out_part(plan), charge=charge)
@@ -290,9 +276,7 @@ class Site:
         divisor = plan.evaluation.held_out_patients(self.declared_patients)
         one, two = (self.examiner.examine(plan, adapter) for adapter in adapters)
         change = validation.release(one, two, mechanism, stream, divisor=divisor)
-        answer = answer_to(question, "validation", Validation(terms, change).body())
-        durable.overwrite(self._slot(question), messages.pieces(answer))
-        return answer
+        return self._keep(question, answer_to(question, "validation", Validation(terms, change).body()))
 
     def _evaluate(self, question: Question) -> Answer:
         """After the last round: decide, pay for the held-out patients, examine them, noise, keep the answer, reply.
@@ -302,16 +286,14 @@ class Site:
         kept = read_answer(self._slot(question), question)
         if kept is not None:
             return kept
-        run = self._known_run(question)
-        if run is None or question.payload is None:
-            raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
+        run, payload = self._agreed(question)
         plan, wanted, charge = run.plan, run.plan.evaluation.private_epsilon, run.plan.run.rounds + 1
         if self.examiner is None or wanted is None or question.round_number != charge:
             raise _not_due("once, after the last round, if the plan has a price")
         decided = self._decide_held_out(question, plan, charge, epsilon=wanted, looks=1)
         if isinstance(decided, Refusal):
             return answer_to(question, "refusal", decided.body())
-        adapter = self._fitting(plan, question.payload)
+        adapter = self._fitting(plan, payload)
 
         mechanism, terms = decided
         self._pay(question, mechanism.event(1), terms.delta, _held_out_part(plan), charge=charge)
@@ -320,9 +302,7 @@ class Site:
         made = histograms.release(
             answers, mechanism, lambda name: KeyStream(self.keys.key(f"{label}/evaluation/{name}"))
         )
-        answer = answer_to(question, "evaluation", Evaluation(terms, made).body())
-        durable.overwrite(self._slot(question), messages.pieces(answer))
-        return answer
+        return self._keep(question, answer_to(question, "evaluation", Evaluation(terms, made).body()))
 
     def _decide_held_out(
         self, question: Question, plan: RunPlan, charge: int, *, epsilon: float, looks: int
@@ -331,16 +311,14 @@ class Site:
         delta, part = self._delta(plan), _held_out_part(plan)
         least = accounting.noise_multiplier_for(epsilon, delta=delta, sampling_rate=1.0, steps=looks)
         mechanism = Mechanism(PoissonSampling(1.0), FlatClipping(1.0), max(least, self.policy.noise_multiplier_min))
-        before = [
-            item for item in self.ledger.spends() if (item.run_id, item.round_number) != (question.run_id, charge)
-        ]
+        before = self._spent_before(question.run_id, charge)
         after = epsilon_of(before, delta, whom=(self.cohort_id, part), adding=(mechanism.event(1),))
         terms = PrivacyTerms(mechanism.noise_multiplier, 1.0, delta, after, after)
         refusal = policies.decide_evaluation(
             self.policy,
             terms,
             self.declared_patients,
-            approved=(self.state_dir / "approvals" / question.plan_digest).exists(),
+            approved=self._approved(question),
             unbounded=without_privacy.touched(self.state_dir, self.cohort_id, part),
         )
         return refusal or (mechanism, terms)
@@ -363,14 +341,13 @@ class Site:
             declared_patients=self.declared_patients,
             terms=self._terms(question, run),
         )
-        approved = (self.state_dir / "approvals" / question.plan_digest).exists()
         can_mask = self.masking is not None and self.masking.is_on_roster(self.site_id)
         return policies.decide(
             self.policy,
             plan,
             offer,
             quorum=run.quorum,
-            approved=approved,
+            approved=self._approved(question),
             released=self.learner.data_released(),
             can_mask=can_mask,
             unbounded=without_privacy.touched(self.state_dir, self.cohort_id, _trained_part(plan)),
@@ -388,8 +365,7 @@ class Site:
         if mechanism is None:
             return None
         plan, delta = run.plan, self._delta(run.plan)
-        this_round = (question.run_id, question.round_number)
-        spent = [item for item in self.ledger.spends() if (item.run_id, item.round_number) != this_round]
+        spent = self._spent_before(question.run_id, question.round_number)
         whom = (self.cohort_id, _trained_part(plan))
         round_event = mechanism.event(plan.training.local_steps)
         rounds_left = plan.run.rounds - question.round_number + 1
@@ -433,6 +409,14 @@ class Site:
 
     def _delta(self, plan: RunPlan) -> float:
         return plan.privacy.delta if plan.privacy.delta is not None else 1 / (10 * self.declared_patients)
+
+    def _approved(self, question: Question) -> bool:
+        """Whether a person here approved this very plan."""
+        return (self.state_dir / "approvals" / question.plan_digest).exists()
+
+    def _spent_before(self, run_id: str, charge: int) -> list[Spend]:
+        """The ledger but for this charge, which may be in it already."""
+        return [item for item in self.ledger.spends() if (item.run_id, item.round_number) != (run_id, charge)]
 
     def _pay(self, question: Question, event: Event, delta: float, part: tuple[float, float], *, charge: int) -> None:
         """Reserve the whole charge in the ledger, under its number in the run: a round's is the round's own. What is
@@ -478,6 +462,18 @@ class Site:
         if run.plan.digest() != question.plan_digest:
             raise FormatError("message-context", "this run has another plan", hint="give every run its own run id")
         return run
+
+    def _agreed(self, question: Question) -> tuple[_Run, Payload]:
+        """The run that this site has consented to, and what came with the question."""
+        run = self._known_run(question)
+        if run is None or question.payload is None:
+            raise FormatError("message-context", "no consent to this run", hint="ask for consent first")
+        return run, question.payload
+
+    def _keep(self, question: Question, answer: Answer) -> Answer:
+        """The answer, on disk before it leaves: the same question gets these bytes again."""
+        durable.overwrite(self._slot(question), messages.pieces(answer))
+        return answer
 
     def _remember(self, question: Question, run: _Run) -> None:
         if self._runs.get(question.run_id) == run:

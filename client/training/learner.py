@@ -12,7 +12,7 @@ from client.releases import Releases
 from client.training.cohort import split
 from client.training.evaluate import Question, answers
 from client.training.examples import Encoder, Example
-from client.training.model import AdapterSpec, Base
+from client.training.model import AdapterSpec, Base, TrainableModel
 from client.training.train import Patients, Work, noisy_share, train
 from federation.adapter import Adapter, AdapterUpdate, Factor
 from federation.errors import DataError
@@ -163,10 +163,8 @@ class LoraLearner:
         keys: KeySource,
         label: str,
     ) -> AdapterUpdate:
-        cohort = split(self._data.patients(), held_out_share=plan.evaluation.held_out_share)
-        model = self._base.with_adapter(AdapterSpec.of(plan, factors))
-        work = Work.of(plan, self._declared_patients)
-        return train(model, adapter, self._data, cohort.training, work, mechanism, keys, label=label)
+        model, cohort, work = self._prepared(plan, factors)
+        return train(model, adapter, self._data, cohort, work, mechanism, keys, label=label)
 
     def share(
         self,
@@ -177,7 +175,11 @@ class LoraLearner:
         keys: KeySource,
         label: str,
     ) -> NoisyShare:
+        model, cohort, work = self._prepared(plan, factors)
+        return noisy_share(model, adapter, self._data, cohort, work, mechanism, keys, label=label)
+
+    def _prepared(self, plan: RunPlan, factors: frozenset[Factor]) -> tuple[TrainableModel, Sequence[str], Work]:
+        """The model with these factors, the patients to train on, and what is done in a round."""
         cohort = split(self._data.patients(), held_out_share=plan.evaluation.held_out_share)
         model = self._base.with_adapter(AdapterSpec.of(plan, factors))
-        work = Work.of(plan, self._declared_patients)
-        return noisy_share(model, adapter, self._data, cohort.training, work, mechanism, keys, label=label)
+        return model, cohort.training, Work.of(plan, self._declared_patients)
