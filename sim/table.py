@@ -122,7 +122,8 @@ def page(plan: RunPlan, rows: Sequence[Mapping[str, Any]], command: str) -> str:
         "# Privacy against utility",
         "",
         "Macro AUROC of the federated adapter on held-out made patients, with 95 % intervals over patients.",
-        f"Same hospitals, {plan.run.rounds} rounds and seed in every row. Before training: {figure(rows[0]['base'])}.",
+        f"Same hospitals, {plan.run.rounds} rounds, seed and start of A in every row. "
+        f"Before training: {figure(rows[0]['base'])}.",
         "",
         "| epsilon per patient | method | rank | macro AUROC | loss against no privacy |",
         "|---|---|---|---|---|",

@@ -42,7 +42,14 @@ def base(tmp_path):
     return folder
 
 
-def test_without_svd_the_start_is_that_of_the_plans_seed():
+def test_runs_of_one_name_start_alike_whatever_their_plans_say():
+    other = replace(PLAN, training=replace(PLAN.training, learning_rate=PLAN.training.learning_rate * 2))
+    renamed = replace(PLAN, run=replace(PLAN.run, name="another"))
+
+    assert seed_of(other) == seed_of(PLAN) != seed_of(renamed)
+
+
+def test_without_svd_the_start_is_that_of_the_runs_seed():
     plan = replace(PLAN, adapter=replace(PLAN.adapter, a_init="orthonormal"))
     expected = initial_adapter(SHAPES, a_init="orthonormal", seed=seed_of(plan))
 
