@@ -51,16 +51,20 @@ FLOWER_MOST = 20 * 4_000_000  # sites × numbers; beyond, one round of Flower's 
 def bench(*, full: bool = False) -> dict[str, Any]:
     """What `wardround sim bench secagg --json` prints."""
     grid = (*(FULL if full else GRID), (*MEASURED, 2))
-    rows = [_in_its_own_process(*row) for row in grid]
+    rows, masked, alone = [], [], []
+    for row in grid:
+        rows.append(_in_its_own_process(*row))
+        masked.append(mask_gb_per_s())  # both rates once beside every row: a machine has slow half minutes
+        alone.append(aes_gb_per_s())
     beside = [row for row in rows if row["flower_site_ms"] is not None and row["dropouts"] == 0]
     main = next(row for row in rows if (row["sites"], row["size"], row["dropouts"]) == (*MEASURED, 0))
     dropped = next(row for row in rows if row["dropouts"] == 2)
-    rate, aes = mask_gb_per_s(), aes_gb_per_s()
+    rate, (aes, by) = max(masked), max(alone)
     return {
         "bench": "secagg",
         "machine": {
             "cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.system(),
-            "numpy": np.__version__, "aes_ctr_gb_per_s": aes[0], "aes_ctr_by": aes[1],
+            "numpy": np.__version__, "aes_ctr_gb_per_s": aes, "aes_ctr_by": by,
         },
         "figures": {
             "site_ms_n10_1e6": main["site_ms"],
@@ -75,7 +79,7 @@ def bench(*, full: bool = False) -> dict[str, Any]:
                 for row in beside
             ),
             "mask_gb_per_s": rate,
-            "mask_ratio_to_openssl": rate / aes[0],
+            "mask_ratio_to_openssl": rate / aes,
         },
         "rows": rows,
     }  # fmt: skip
