@@ -126,7 +126,10 @@ def _errors(
     again = curves_of(axis, counts, counted)
     influence = (cases * again.influences).sum(axis=(1, 2)) + rng.normal(scale=sharpened, size=draws)
     found = estimate(axis, counts, influence, again)
-    return {name: found[name] - truth[name] for name in METRICS}
+    unsure = 1.0 + 2.0 * counted / float(
+        curves.totals.min()
+    )  # of how many cases the rarer answer has: told or withheld
+    return {name: unsure * (found[name] - truth[name]) for name in METRICS}
 
 
 def mean_of(rows: Sequence[Mapping[str, Any]], errors: Floats) -> dict[str, Any]:

@@ -353,12 +353,16 @@ def _evaluation(examiner: Examiner, scored: Mapping[str, Sequence[Any]], sites: 
 def _private(plan: RunPlan, examined: Examined, per_site: Mapping[str, Any]) -> dict[str, Any]:
     """What the coordinator of a real federation would know, and beside it the truth, which only a simulation has."""
     told = private_evaluation(plan, examined, np.random.default_rng(0))
-    exact = {site: per_site.get(site, {}).get("federated") for site in told["sites"]}
-    known = {
-        site: row["macro"]["auroc"]["value"]
-        for site, row in exact.items()
-        if row is not None and row["macro"]["auroc"]["value"] is not None
-    }
+    known = {}
+    for site, private in told["sites"].items():
+        exact = per_site.get(site, {}).get("federated", {}).get("questions", {})
+        same = [
+            exact[question]["auroc"]["value"]
+            for question, row in private["questions"].items()
+            if row["auroc"]["value"] is not None and question in exact
+        ]
+        if same and None not in same:
+            known[site] = sum(same) / len(same)  # of the questions that it answered, not of all
     total = sum(told["weights"][site] for site in known)
     mean = sum(told["weights"][site] * value for site, value in known.items()) / total if total else None
     return told | {"exact_in_simulation_only": {"sites": known, "macro_auroc": mean}}

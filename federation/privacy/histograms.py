@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,9 @@ from federation.privacy.mechanism import Mechanism
 Floats = NDArray[np.float64]
 
 RANGE, CELLS, BINS = 8.0, 64, 6  # log-odds beyond the range count at its ends
-SHARES = {"locate": 0.1, "count": 0.4, "sharpen": 0.5}  # of the budget, that is of 1 / noise_std^2
+SHARES = {"locate": 0.15, "count": 0.4, "sharpen": 0.45}  # of the budget, that is of 1 / noise_std^2
 BROAD = (0.1, 0.0, 3.5)  # a curve that is part of every axis: none maps all scores to one place, whatever the noise
-CUT = 0.4  # the largest influence that enters the sum, in units of the rarer answer's share
+CUT = 0.35  # the largest influence that enters the sum, in units of the rarer answer's share
 _GRID = np.linspace(-RANGE, RANGE, CELLS + 1)
 STEPS = 200  # along the axis, for what has no closed form
 
@@ -153,15 +154,30 @@ def noise_std(mechanism_noise_std: float, part: str, questions: int) -> float:
 
 
 def curves_of(axis: Axis, counts: Floats, noise: float) -> Curves:
-    """Straight lines through noisy counts, (…, 2, bins). The site and whoever reads its answer get the same ones."""
+    """Smooth curves through noisy counts, (…, 2, bins). The site and whoever reads its answer get the same ones.
+
+    One of `_rises` is fitted to the counts of each answer, by least squares; what it leaves is shrunk towards zero
+    (James & Stein 1961), so it counts only as far as it stands out of the noise. Straight lines through the counts
+    themselves would be flatter than the truth: noise in an empty bin is never below zero.
+    """
     knots = np.concatenate([[0.0], axis.edges(), [1.0]])
-    totals = np.maximum(counts.sum(axis=-1), noise)
-    kept = np.maximum(counts, 0.0) + 3.0 * np.diff(knots)  # three imagined cases, evenly spread: no bin is empty
-    share = kept / kept.sum(axis=-1, keepdims=True)
-    ends = np.linspace(0.0, 1.0, STEPS + 1)
-    full = np.clip((ends - knots[:-1, None]) / np.maximum(np.diff(knots), 1e-9)[:, None], 0.0, 1.0)
-    lines = share @ full  # (…, 2, steps + 1): share of the cases below each end
-    mass, middle = np.diff(lines, axis=-1), (lines[..., 1:] + lines[..., :-1]) / 2
+    rises = _rises()
+    shapes = np.diff([np.interp(knots, np.linspace(0.0, 1.0, STEPS + 1), rise) for rise in rises], axis=-1)
+    lengths = np.linalg.norm(shapes, axis=-1)
+    amplitudes = np.maximum(counts @ (shapes / lengths[:, None]).T, 0.0)
+    best = amplitudes.argmax(axis=-1)  # (…, 2)
+    height = np.take_along_axis(amplitudes, best[..., None], axis=-1) / lengths[best][..., None]
+    fitted = height * shapes[best]
+    rest = counts - fitted
+    beside = (rest**2).sum(axis=-1, keepdims=True)
+    freedom = counts.shape[-1] - 3  # of the rest: height, place and slope are fitted
+    shrunk = fitted + rest * np.maximum(0.0, 1.0 - freedom * noise**2 / np.maximum(beside, 1e-9))
+    totals = np.maximum(shrunk.sum(axis=-1), noise)
+    kept = np.maximum(shrunk, 0.0) + 0.05 * noise * shapes[best]  # no bin is empty
+    within = np.digitize((np.arange(STEPS) + 0.5) / STEPS, knots[1:-1])
+    mass = np.diff(rises[best], axis=-1) * (kept / np.maximum(shapes[best], 1e-12))[..., within]
+    mass /= mass.sum(axis=-1, keepdims=True)
+    middle = np.cumsum(mass, axis=-1) - mass / 2
     unit = CUT / totals.min(axis=-1)
     cuts = unit[..., None, None] * totals[..., None]
     there = np.stack([middle[..., 1, :], 1.0 - middle[..., 0, :]], axis=-2)
@@ -245,6 +261,25 @@ def _shapes() -> tuple[Floats, tuple[tuple[float, float], ...]]:
     ends[0], ends[-1] = -1e6, 1e6  # scores beyond the range count at its ends
     shapes = np.stack([np.diff(_normal_below((ends - mean) / std)) for mean, std in parameters])
     return shapes / np.linalg.norm(shapes, axis=1, keepdims=True), tuple(parameters)
+
+
+@lru_cache(maxsize=1)
+def _rises() -> Floats:
+    """Shares of one answer's cases below each step of an axis, (curves, steps + 1): normal curves, were the axis one.
+
+    A little of an even spread is in each: none says that a score cannot be.
+    """
+    ends = np.linspace(0.0, 1.0, STEPS + 1)
+    normal = NormalDist()
+    z = np.array([normal.inv_cdf(min(max(end, 1e-9), 1.0 - 1e-9)) for end in ends.tolist()])
+    curves = [
+        _normal_below((z - 0.15 * mean) * slope)
+        for slope in (0.4, 0.55, 0.75, 1.0, 1.35, 1.8, 2.5)
+        for mean in range(-20, 21)
+    ]
+    rises: Floats = 0.98 * np.array(curves) + 0.02 * ends
+    rises[:, 0], rises[:, -1] = 0.0, 1.0
+    return rises
 
 
 def _normal_below(z: Floats) -> Floats:

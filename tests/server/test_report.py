@@ -368,9 +368,10 @@ def test_findings_claim_a_difference_only_where_the_intervals_allow_it():
 
 def test_a_private_evaluation_stands_with_its_interval_beside_the_exact_value_that_is_marked():
     macro = {"auroc": {"value": 0.7654, "ci95": [0.6, 0.9], "n": None}}
+    withheld = {"auroc": {"value": None, "ci95": None, "n": None, "withheld": "too few cases for the noise"}}
     private = {
         "epsilon_of_release": 1.0,
-        "sites": {"harbour": {"macro": macro, "questions": {}}},
+        "sites": {"harbour": {"macro": macro, "questions": {"clear?": macro, "rare?": withheld}}},
         "macro": macro,
         "exact_in_simulation_only": {"sites": {"harbour": 0.7811}, "macro_auroc": 0.7811},
     }
@@ -381,6 +382,7 @@ def test_a_private_evaluation_stands_with_its_interval_beside_the_exact_value_th
 
     assert "What the hospitals would say" in page
     assert "0.765" in page and "[0.60–0.90]" in page
+    assert "1 of 2" in page
     assert "0.781" in page and "exact (simulation only)" in page
     assert "What the hospitals would say" not in report.page(run_report())
 
