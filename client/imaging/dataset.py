@@ -71,7 +71,7 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
         ("SpecificCharacterSet", "CS", "ISO_IR 192"), ("PatientID", "LO", patient_key),
         ("PatientIdentityRemoved", "CS", "YES"), ("LongitudinalTemporalInformationModified", "CS", moved),
         ("DeidentificationMethod", "LO", "Wardround profile " + profile.digest[:16]),
-        ("DeidentificationMethodCodeSequence", "SQ", Sequence([_code(*code) for code in profile.codes.items()])),
+        ("DeidentificationMethodCodeSequence", "SQ", Sequence([method_code(*code) for code in profile.codes.items()])),
     ):  # fmt: skip
         out.add(DataElement(_TAGS[keyword], vr, value))
     return out
@@ -302,7 +302,8 @@ def _moved(text: str, days: int) -> str:
         return ""
 
 
-def _code(value: str, meaning: str) -> Dataset:
+def method_code(value: str, meaning: str) -> Dataset:
+    """One item of DeidentificationMethodCodeSequence. PS3.16 CID 7050."""
     item = Dataset()
     for tag, vr, text in ((_CODE_VALUE, "SH", value), (0x00080102, "SH", "DCM"), (0x00080104, "LO", meaning)):
         item.add(DataElement(tag, vr, text))

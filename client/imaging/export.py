@@ -1,8 +1,9 @@
 """DICOM in, DICOM out: PS3.15-conformant files for people who need files, under names made of pseudonyms only.
 
 Each object goes the same way as a training record first, so that what would be held back there is held back here. Then
-its header is cleaned, its pixels are written as plain values without a spare bit, and every byte of the result is
-searched for the patient's identifiers. A file that is there is whole and has passed.
+its header is cleaned, its pixels are written as plain values without a spare bit, text drawn into its one frame is
+covered, and every byte of the result is searched for the patient's identifiers. A file that is there is whole and has
+passed.
 """
 
 import errno
@@ -29,11 +30,15 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from client.imaging.burned_in import Mask
+from client.imaging.dataset import method_code
 from client.imaging.deid import clean, clean_dataset
 from client.imaging.header import border, open_file, read, refusal
 from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
 from client.imaging.identifiers import collect
 from client.imaging.ingest import require_apart
+from client.imaging.ocr import shipped
+from client.imaging.pixels import cover, render
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.receive import RawImage, RawStudy, scan
@@ -46,6 +51,7 @@ from federation.errors import DataError, DeidError, StoreError
 
 Progress = Callable[[int, int], None]
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
+CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")  # CID 7050: claimed of a file whose pixels had text
 _WRITTEN, _THERE = "written", "there"
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
@@ -124,19 +130,23 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
     """The PS3.15-conformant form of one file.
 
     Guarantees: preamble of zeros; file meta built from nothing; pixels uncompressed (a compressed stream can carry
-    comments), as long as declared, without bits above BitsStored; none of the original's identifiers in any byte.
+    comments), as long as declared, without bits above BitsStored; none of the original's identifiers in any byte; no
+    text in the pixels that a search of the written file finds. Pixels that carry none are those of the original.
 
     Raises: DeidError with the reason for quarantine.
     """
     with border("malformed", "a header field does not convert"):
         dataset = read(image.path, profile.limits, pixels=True)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    _require_clean_pictures(image, frames, profile, keys)
+    written_on = _written_on(image, frames, profile, keys)
     with border("malformed", "a header field does not convert"):
         found = collect(dataset, profile.limits)
     with open_file(image.path) as file:
         native = clean_native(file.read(profile.limits.file_bytes), profile, keys)
+    where = cover(dataset, profile, shipped()) if written_on else None  # decoding changes the dataset
     data = _decoded(dataset, profile, keys) if native is None else b"".join(native)
+    if where is not None:
+        data = _covered(data, *where, profile)
     with border("malformed", "the object cannot be written"):
         again = dcmread(BytesIO(data))
         if (kind := residue_in(again, data, found)) is not None:
@@ -154,15 +164,43 @@ def _decoded(dataset: FileDataset, profile: DeidProfile, keys: SiteKeys) -> byte
         return _encoded(out)
 
 
-def _require_clean_pictures(image: RawImage, frames: int, profile: DeidProfile, keys: SiteKeys) -> None:
+def _written_on(image: RawImage, frames: int, profile: DeidProfile, keys: SiteKeys) -> bool:
     """The object as a training record, with every tenth frame looked at: what is held back there is held back here.
 
-    A training picture may lose a strip to blanking; the stored values of a file are not blanked, so it is held back.
+    Whether there is text to cover. In several frames it may stand elsewhere in those that were not looked at, so such
+    an object is held back.
     """
     looks = replace(profile.rendering, frames_per_object=max(profile.rendering.frames_per_object, -(-frames // 10)))
     record = clean(RawStudy((image,), (), "", False, frozenset()), replace(profile, rendering=looks), keys)
-    if any(getattr(picture.fields, "blanked_share", 0.0) > 0 for picture in record.pictures):
-        raise refusal("burned-in", "text is burned into the pixels")
+    found = any(getattr(picture.fields, "blanked_share", 0.0) > 0 for picture in record.pictures)
+    if found and frames > 1:
+        raise refusal("burned-in", "text is burned into the pixels of several frames")
+    return found
+
+
+def _covered(data: bytes, mask: Mask, dark: tuple[int, int], profile: DeidProfile) -> bytes:
+    """The same file with one of its own dark values over the masked pixels, and that said (PS3.15 section E.3.1).
+
+    Raises: DeidError burned-in if a search of the new file finds text again.
+    """
+    with border("malformed", "the object cannot be written"):
+        made = dcmread(BytesIO(data))
+        samples, allocated = int(made.get("SamplesPerPixel", 1) or 1), int(made.BitsAllocated)
+        if allocated == 1:
+            raise refusal("burned-in", "text is burned into pixels of one bit")
+        values = np.frombuffer(made.PixelData, f"<u{allocated // 8}")[: mask.size * samples].copy()
+        if samples > 1 and not int(made.get("PlanarConfiguration", 0) or 0):
+            planes = np.moveaxis(values.reshape(*mask.shape, samples), 2, 0)
+        else:
+            planes = values.reshape(samples, *mask.shape)
+        planes[:, mask] = planes[:, dark[0], dark[1], None]
+        _set_pixels(made, values.tobytes(), "OW")
+        made.BurnedInAnnotation = "NO"
+        made.DeidentificationMethodCodeSequence.append(method_code(*CLEAN_PIXELS))
+        data = _encoded(made)
+    if any(one.blanked_share > 0 for one in render(dcmread(BytesIO(data)), profile, shipped())):
+        raise refusal("burned-in", "text is left in the pixels after blanking")
+    return data
 
 
 def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImage) -> str:

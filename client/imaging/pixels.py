@@ -56,6 +56,34 @@ def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rende
     Edge cases: an object without pixels is `class-refused`; fewer bytes than declared, `truncated`; a compression no
     permissive decoder reads, `codec-missing`; constant frames are black.
     """
+    seen = _seen(dataset, profile, reader)
+    return [
+        _rendered(blanked(grey, seen.mask), seen.share, dataset, window, frame, profile)
+        for frame, window, grey in seen.drawn
+    ]
+
+
+def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask, tuple[int, int]]:
+    """What `render` would blank of an object's frame, (rows, columns), and a pixel whose value can be drawn over it.
+
+    The pixel is the darkest one of those that stay: its stored value is dark whatever the photometric interpretation.
+    """
+    seen = _seen(dataset, profile, reader)
+    _, _, grey = seen.drawn[0]
+    at = int(np.argmin(np.where(seen.mask, 256, grey.astype(np.int64))))
+    return seen.mask, (at // grey.shape[1], at % grey.shape[1])
+
+
+@dataclass(frozen=True, repr=False)
+class _Seen:
+    """What was drawn of an object, with text in it, and what of it has to be blanked."""
+
+    drawn: list[tuple[int | None, str, Grey]]  # frame, window, picture
+    mask: Mask
+    share: float
+
+
+def _seen(dataset: Dataset, profile: DeidProfile, reader: Reader) -> _Seen:
     with border("decode-failed", "the pixel data do not decode"):
         _require_decodable(dataset, profile.limits)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
@@ -74,8 +102,12 @@ def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rende
                 masks += [searched(one if outside is None else blanked(one, outside), reader).mask for one in seen]
         text = union(masks, drawn[0][2].shape)
         mask = text if outside is None else text | outside
-        share = round(float((text if bare else mask).mean()), 4)
-        return [_rendered(blanked(grey, mask), share, dataset, window, frame, profile) for frame, window, grey in drawn]
+        return _Seen(drawn, mask, _share(text if bare else mask))
+
+
+def _share(mask: Mask) -> float:
+    """Rounded, but never down to zero: two letters in a large picture are text as well."""
+    return max(round(float(mask.mean()), 4), 0.0001) if mask.any() else 0.0
 
 
 def _rendered(
@@ -99,8 +131,7 @@ def render_picture(data: bytes, profile: DeidProfile, reader: Reader) -> Rendere
         else:
             grey = np.asarray(image.convert("RGB").convert("L"))
         mask = searched(grey, reader).mask
-        share = round(float(mask.mean()), 4)
-        return _rendered(blanked(grey, mask), share, None, "none", None, profile)
+        return _rendered(blanked(grey, mask), _share(mask), None, "none", None, profile)
 
 
 def window(values: Floats, centre: float, width: float, function: str = "LINEAR") -> Floats:

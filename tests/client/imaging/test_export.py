@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.utils import pixel_array
@@ -12,6 +13,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from client.imaging.export import ExportCounts, _decoded, export
 from client.imaging.header_path import clean_native
+from client.imaging.ocr import Reader
+from client.imaging.pixels import render
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from federation.errors import DataError, StoreError
@@ -109,6 +112,73 @@ def test_what_cannot_be_proven_clean_is_not_written(
 
     assert (counts.written, counts.rejected, len(outputs(tmp_path))) == (1, 2, 1)
     assert counts.quarantined == {"burned-in": 1, "no-patient-id": 1}
+
+
+def written_on(chest: FileDataset, text: str) -> np.ndarray:
+    """Give its frames a body, and a line of text as bright as can be; where the ink is, (rows, columns)."""
+    y, x = np.mgrid[: chest.Rows, : chest.Columns] / chest.Rows - 0.5
+    shade = 30 + 130 * (np.hypot(x, y) < 0.45) - 90 * (np.hypot(np.abs(x) - 0.17, y) < 0.14)
+    body = 12 * (shade + np.random.default_rng(5).normal(0, 6, shade.shape)).clip(0, 255) + 300
+    ink = Image.new("L", (chest.Columns, chest.Rows), 0)
+    ImageDraw.Draw(ink).text((8, 6), text, fill=255, font=ImageFont.load_default(20))
+    there = np.asarray(ink) > 60
+    chest.PixelData = np.where(there, 4095, body).astype("<u2").tobytes() * int(chest.get("NumberOfFrames", 1))
+    return there
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("announced", ["YES", "NO", None])
+def test_text_in_the_pixels_is_covered_and_all_other_pixels_stay(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, reader: Reader, profile: DeidProfile,
+    photometric: str, announced: str | None,
+) -> None:  # fmt: skip
+    chest = make_chest(1, size=384, PhotometricInterpretation=photometric)
+    there = written_on(chest, "QUIXANO 19500607")
+    if announced:
+        chest.BurnedInAnnotation = announced
+    (tmp_path / "in").mkdir()
+    chest.save_as(tmp_path / "in" / "IM1", enforce_file_format=True)
+
+    assert run(tmp_path / "in").written == 1
+    made = dcmread(outputs(tmp_path)[0])
+    before, after = pixel_array(chest), pixel_array(made)
+    changed = before != after
+    rows, columns = np.nonzero(there)
+    assert changed[there].mean() > 0.99 and not changed[rows.max() + 40 :].any()
+    assert not changed[:, columns.max() + 60 :].any() and len(np.unique(after[changed])) == 1
+    dark = after[changed][0]
+    assert (after >= dark).all() if photometric == "MONOCHROME2" else (after <= dark).all()
+    assert made.BurnedInAnnotation == "NO"
+    assert [item.CodeValue for item in made.DeidentificationMethodCodeSequence][-1] == "113101"
+    assert not any(picture.blanked_share for picture in render(made, profile, reader))
+
+
+def test_text_in_colour_is_covered_in_every_plane(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
+) -> None:
+    chest = make_chest(1, size=320, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=1,
+                       BitsAllocated=8, BitsStored=8, HighBit=7, WindowCenter=None, WindowWidth=None)  # fmt: skip
+    ink = Image.new("RGB", (320, 320), (40, 60, 80))
+    ImageDraw.Draw(ink).text((12, 12), "QUIXANO 19500607", fill=(255, 240, 0), font=ImageFont.load_default(22))
+    values = np.asarray(ink)
+    chest.PixelData = np.moveaxis(values, 2, 0).tobytes()
+    (tmp_path / "in").mkdir()
+    chest.save_as(tmp_path / "in" / "IM1", enforce_file_format=True)
+
+    assert run(tmp_path / "in").written == 1
+    assert (pixel_array(dcmread(outputs(tmp_path)[0])) == (40, 60, 80)).all()
+
+
+def test_text_in_several_frames_holds_the_object_back(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
+) -> None:
+    chest = make_chest(1, size=384, NumberOfFrames=2, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3")
+    written_on(chest, "QUIXANO 19500607")
+    (tmp_path / "in").mkdir()
+    chest.save_as(tmp_path / "in" / "IM1", enforce_file_format=True)
+
+    assert run(tmp_path / "in").quarantined == {"burned-in": 1}
+    assert not outputs(tmp_path)
 
 
 def test_an_export_goes_on_and_never_overwrites(

@@ -11,7 +11,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from client.imaging import pixels
 from client.imaging.ocr import shipped
-from client.imaging.pixels import Rendered, spread, window
+from client.imaging.pixels import Rendered, _share, spread, window
 from client.imaging.png import decode_png, encode_png
 from client.imaging.profile import DeidProfile
 from federation.errors import DeidError
@@ -283,3 +283,10 @@ def test_of_ultrasound_what_lies_outside_the_regions_is_gone(
 
     assert picture.pixels[:4].max() == 0 and picture.pixels[4:].min() > 0
     assert picture.blanked_share == (0.25 if border else 0.0)
+
+
+def test_what_is_blanked_is_never_rounded_to_nothing() -> None:
+    mask = np.zeros((4000, 4000), dtype=np.bool_)
+    assert _share(mask) == 0.0
+    mask[:10, :40] = True
+    assert _share(mask) == 0.0001
