@@ -65,7 +65,10 @@ def figures(
 
 
 def over_sites(sites: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
-    """The weighted mean of several sites' macro figures; their intervals combined as independent errors."""
+    """The weighted mean of several sites' macro figures; their intervals combined as independent errors.
+
+    Each end by itself: at an AUROC of 1 an interval reaches down only, and half of its length is not how far.
+    """
     macro = {}
     for name in METRICS:
         there = [(site["macro"][name], w) for site, w in zip(sites, weights, strict=True)]
@@ -75,8 +78,10 @@ def over_sites(sites: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> 
             macro[name] = _withheld()
             continue
         value = sum(w * figure["value"] for figure, w in known) / total
-        half = math.sqrt(sum((w / total * (f["ci95"][1] - f["ci95"][0]) / 2) ** 2 for f, w in known))
-        macro[name] = {"value": value, "ci95": _within(name, value - half, value + half), "n": None}
+        down, up = (
+            math.sqrt(sum((w / total * (f["ci95"][end] - f["value"])) ** 2 for f, w in known)) for end in (0, 1)
+        )
+        macro[name] = {"value": value, "ci95": _within(name, value - down, value + up), "n": None}
     return macro
 
 
@@ -84,8 +89,8 @@ def precision(figure: Mapping[str, Any]) -> float:
     """One over the variance that an interval stands for; 0 for a figure without one."""
     if figure["ci95"] is None:
         return 0.0
-    low, high = figure["ci95"]
-    std = max(1e-6, float(high) - float(low)) / (2 * Z95)
+    farther = max(abs(float(end) - float(figure["value"])) for end in figure["ci95"])  # the other may be cut off at 1
+    std = max(1e-6, farther) / Z95
     return 1.0 / std**2
 
 

@@ -49,3 +49,11 @@ def test_sites_weigh_by_their_precision_and_a_withheld_one_not_at_all():
     assert weights[2] == 0.0
     assert told["auroc"]["value"] == pytest.approx((4 * 0.8 + 0.6) / 5)
     assert told["auroc"]["ci95"][1] - told["auroc"]["ci95"][0] < 0.1
+
+
+def test_an_interval_that_is_cut_off_at_one_stays_as_long_as_it_is():
+    figure = {"value": 1.0, "ci95": [0.86, 1.0], "n": None}
+    site = {"macro": dict.fromkeys(("auroc", "sensitivity", "specificity", "kappa", "accuracy"), figure)}
+
+    assert over_sites([site], [precision(figure)])["auroc"]["ci95"] == pytest.approx([0.86, 1.0])
+    assert precision(figure) == pytest.approx((1.96 / 0.14) ** 2, rel=1e-3)
