@@ -11,6 +11,7 @@ from federation.errors import GateError, QuorumError, StoreError
 from federation.plan import parse_plan
 from server import rounds
 from server.checkpoint import Checkpoints
+from server.start import seed_of
 from sim.keys import SeededKeys
 from sim.links import LocalLink
 from sim.vectors import POLICY, SHAPES, patients_of
@@ -53,7 +54,7 @@ DECLARED = {"site-a": 100, "site-b": 200, "site-c": 300}
 
 
 def start(plan) -> np.ndarray:
-    return initial_adapter(SHAPES, a_init=plan.adapter.a_init, seed=int(plan.digest()[:13], 16)).flatten()
+    return initial_adapter(SHAPES, a_init=plan.adapter.a_init, seed=seed_of(plan)).flatten()
 
 
 def by_hand(plan, sites=DECLARED, rounds_=3) -> np.ndarray:
@@ -86,7 +87,7 @@ def test_equal_sites_together_are_one_site_alone(federation):
 
 def test_ffa_leaves_a_at_its_start_bit_for_bit(federation):
     result = federation(FFA, numbers=6).run()
-    first = initial_adapter(SHAPES, a_init="orthonormal", seed=int(FFA.digest()[:13], 16))
+    first = initial_adapter(SHAPES, a_init="orthonormal", seed=seed_of(FFA))
 
     assert result.adapter.arrays["m.lora_A.weight"].tobytes() == first.arrays["m.lora_A.weight"].tobytes()
     assert result.adapter.arrays["m.lora_B.weight"].any()
@@ -95,7 +96,7 @@ def test_ffa_leaves_a_at_its_start_bit_for_bit(federation):
 def test_rolora_moves_b_in_odd_rounds_and_a_in_even_ones_and_rests_the_other_bit_for_bit(federation):
     after = []
     federation(ROLORA, numbers=6).run(lambda record, adapter: after.append(adapter.arrays))
-    start_a = initial_adapter(SHAPES, a_init="orthonormal", seed=int(ROLORA.digest()[:13], 16)).arrays
+    start_a = initial_adapter(SHAPES, a_init="orthonormal", seed=seed_of(ROLORA)).arrays
     moved = [
         {name[7] for name in SHAPES if before[name].tobytes() != now[name].tobytes()}
         for before, now in zip([start_a, *after[:-1]], after, strict=True)
