@@ -166,7 +166,7 @@ def picture(rows: Sequence[Mapping[str, Any]]) -> str:
     def y(value: float) -> float:
         return top + height * (1.0 - min(max(value, 0.5), 1.0)) / 0.5
 
-    parts = [f'<text x="{left}" y="18" font-size="14">Macro AUROC on held-out patients</text>']
+    parts = [f'<text x="{left}" y="18" font-size="14">Macro AUROC on held-out patients; the line is the base</text>']
     for tick in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         parts.append(f'<text x="8" y="{y(tick) + 4:.0f}" font-size="11">{tick:.1f}</text>')
         parts.append(f'<line x1="{left}" x2="{width}" y1="{y(tick):.0f}" y2="{y(tick):.0f}" stroke="#ddd"/>')
