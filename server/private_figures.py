@@ -131,9 +131,7 @@ def _errors(
     again = curves_of(axis, counts, counted)
     influence = (cases * again.influences).sum(axis=(1, 2)) + rng.normal(scale=sharpened, size=draws)
     found = estimate(axis, counts, influence, again)
-    unsure = 1.0 + 2.0 * counted / float(
-        curves.totals.min()
-    )  # of how many cases the rarer answer has: told or withheld
+    unsure = 1.0 + 2.0 * counted / float(curves.totals.min())  # of how many cases the rarer answer has
     return {name: unsure * (found[name] - truth[name]) for name in METRICS}
 
 

@@ -138,12 +138,11 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
     with border("malformed", "a header field does not convert"):
         dataset = read(image.path, profile.limits, pixels=True)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    written_on = _written_on(image, frames, profile, keys)
+    where = cover(dataset, profile, shipped()) if _written_on(image, frames, profile, keys) else None
     with border("malformed", "a header field does not convert"):
         found = collect(dataset, profile.limits)
     with open_file(image.path) as file:
         native = clean_native(file.read(profile.limits.file_bytes), profile, keys)
-    where = cover(dataset, profile, shipped()) if written_on else None  # decoding changes the dataset
     data = _decoded(dataset, profile, keys) if native is None else b"".join(native)
     if where is not None:
         data = _covered(data, *where, profile)

@@ -39,6 +39,7 @@ BROAD = (0.1, 0.0, 3.5)  # a curve that is part of every axis: none maps all sco
 CUT = 0.35  # the largest influence that enters the sum, in units of the rarer answer's share
 _GRID = np.linspace(-RANGE, RANGE, CELLS + 1)
 STEPS = 200  # along the axis, for what has no closed form
+_ENDS = np.linspace(0.0, 1.0, STEPS + 1)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -162,7 +163,7 @@ def curves_of(axis: Axis, counts: Floats, noise: float) -> Curves:
     """
     knots = np.concatenate([[0.0], axis.edges(), [1.0]])
     rises = _rises()
-    shapes = np.diff([np.interp(knots, np.linspace(0.0, 1.0, STEPS + 1), rise) for rise in rises], axis=-1)
+    shapes = np.diff([np.interp(knots, _ENDS, rise) for rise in rises], axis=-1)
     lengths = np.linalg.norm(shapes, axis=-1)
     amplitudes = np.maximum(counts @ (shapes / lengths[:, None]).T, 0.0)
     best = amplitudes.argmax(axis=-1)  # (…, 2)
@@ -269,15 +270,14 @@ def _rises() -> Floats:
 
     A little of an even spread is in each: none says that a score cannot be.
     """
-    ends = np.linspace(0.0, 1.0, STEPS + 1)
     normal = NormalDist()
-    z = np.array([normal.inv_cdf(min(max(end, 1e-9), 1.0 - 1e-9)) for end in ends.tolist()])
+    z = np.array([normal.inv_cdf(min(max(end, 1e-9), 1.0 - 1e-9)) for end in _ENDS.tolist()])
     curves = [
         _normal_below((z - 0.15 * mean) * slope)
         for slope in (0.4, 0.55, 0.75, 1.0, 1.35, 1.8, 2.5)
         for mean in range(-20, 21)
     ]
-    rises: Floats = 0.98 * np.array(curves) + 0.02 * ends
+    rises: Floats = 0.98 * np.array(curves) + 0.02 * _ENDS
     rises[:, 0], rises[:, -1] = 0.0, 1.0
     return rises
 
