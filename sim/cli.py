@@ -161,7 +161,7 @@ def table(
 
 @bench.command("privacy", epilog="Example: wardround sim bench privacy --json")
 def bench_privacy(
-    turns: Annotated[int, typer.Option(min=1, help="of every method, one beside the other")] = 9,
+    turns: Annotated[int, typer.Option(min=1, help="of our step, each beside a plain one")] = 24,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="also peak memory, a process per method")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
