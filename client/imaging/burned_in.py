@@ -46,7 +46,7 @@ _FOLLOWED = 8  # heights that a line is followed beyond its ends
 _ROUNDS = 3
 _HIDDEN = 0.5  # of a doubtful line, from which it is gone with a line that was sure
 _SMALLEST = 24  # pixels
-_SHARE_MAX = 0.1
+SHARE_MAX, ULTRASOUND_SHARE_MAX = 0.1, 0.3  # with more text it is a page; ultrasound has banners all around
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,8 +67,8 @@ class Searched:
         return "<Searched: hidden>"
 
 
-def searched(picture: Grey, reader: Reader) -> Searched:
-    """Where a picture carries text that has to go.
+def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX) -> Searched:
+    """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
     does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only.
@@ -79,7 +79,7 @@ def searched(picture: Grey, reader: Reader) -> Searched:
     | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
     | text | its lines with a margin |
     | what may be text, but is too faint or too short to be sure | refused |
-    | text over more than a tenth of the picture | refused |
+    | text over more than `most` of the picture | refused |
 
     Raises: DeidError burned-in when text is or may be left after blanking, or too much would have to go.
     """
@@ -104,8 +104,8 @@ def searched(picture: Grey, reader: Reader) -> Searched:
     if any(mask[_area(line, picture.shape)].mean() < _HIDDEN for line in doubts):
         raise refusal("burned-in", "something in the pixels may be text")
     result = Searched(mask)
-    if result.share > _SHARE_MAX:
-        raise refusal("burned-in", "text covers more than a tenth of the picture")
+    if result.share > most:
+        raise refusal("burned-in", "text covers too much of the picture")
     return result
 
 

@@ -59,7 +59,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
         else:
             with border("malformed", "a header field does not convert"):
                 dataset = read(image.path, profile.limits, pixels=True)
-                _require_usable(dataset, image, profile)
+                require_usable(dataset, image, profile)
                 found = found.plus(collect(dataset, profile.limits))
                 header = clean_dataset(dataset, profile, keys)
                 fields = _fields(header)
@@ -112,7 +112,11 @@ def _sampled(raw: RawStudy, profile: DeidProfile) -> tuple[RawImage, ...]:
     return tuple(raw.images[at] for at in spread(len(raw.images), profile.rendering.pictures_per_study))
 
 
-def _require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> None:
+def require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> None:
+    """Of an accepted class, and still of the patient that the first look at the folder saw.
+
+    Raises: DeidError class-refused, class-unknown, patient-conflict.
+    """
     class_uid = str(dataset.SOPClassUID)
     if (code := class_code(class_uid, profile)) is not None:
         raise refusal(code, "this SOP class is not an accepted image class")

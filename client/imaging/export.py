@@ -1,9 +1,12 @@
 """DICOM in, DICOM out: PS3.15-conformant files for people who need files, under names made of pseudonyms only.
 
-Each object goes the same way as a training record first, so that what would be held back there is held back here. Then
-its header is cleaned, its pixels are written as plain values without a spare bit, text drawn into its one frame is
-covered, and every byte of the result is searched for the patient's identifiers. A file that is there is whole and has
-passed.
+An object's pixels are searched for text as for a training record. Then its header is cleaned, its pixels are written as
+plain values without a spare bit, text that was found is covered in all frames, and every byte of the result is searched
+for the patient's identifiers. A file that is there is whole and has passed.
+
+More is written than is trained on: segmentations, radiotherapy objects, images of which only the header is left; files
+without a patient id, under a pseudonym of their study's; and of several contents under one instance UID each one, the
+first under the UID's pseudonym and the others under their own.
 """
 
 import errno
@@ -30,18 +33,18 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from client.imaging.burned_in import Mask
+from client.imaging.burned_in import Mask, flagged
 from client.imaging.dataset import method_code
-from client.imaging.deid import clean, clean_dataset
+from client.imaging.deid import clean_dataset, require_usable
 from client.imaging.header import border, open_file, read, refusal
 from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
 from client.imaging.identifiers import collect
 from client.imaging.ingest import require_apart
 from client.imaging.ocr import shipped
-from client.imaging.pixels import cover, render
+from client.imaging.pixels import cover
 from client.imaging.profile import DeidProfile
-from client.imaging.pseudonyms import SiteKeys
-from client.imaging.receive import RawImage, RawStudy, scan
+from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
+from client.imaging.receive import RawImage, scan
 from client.imaging.residual import residue_in
 from client.imaging.scratch import scratch
 from client.imaging.sources import Source
@@ -53,6 +56,8 @@ Progress = Callable[[int, int], None]
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
 CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")  # CID 7050: claimed of a file whose pixels had text
 _WRITTEN, _THERE = "written", "there"
+_WRITTEN_ALL_THE_SAME = (None, "no-patient-id", "duplicate-differs")  # reasons that concern a training record only
+_WORTH_MAX = 10
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
@@ -73,7 +78,7 @@ def export(
     listing: Progress | None = None, progress: Progress | None = None, workers: int | None = None,
     limits: WorkLimits | None = None,
 ) -> ExportCounts:  # fmt: skip
-    """Write the clean form of every image of a folder, a DICOMDIR's folder or a zip below `target`.
+    """Write the clean form of every object of a folder, a DICOMDIR's folder or a zip below `target`.
 
     Guarantees: a file below `target` is `<patient>/<study>/<instance>.dcm`, all pseudonyms; it appears whole, after it
     has passed the residual scan, or not at all; its UIDs are those that every other export of this site gives. Nothing
@@ -86,6 +91,7 @@ def export(
     hands = cores() if workers is None else workers
     reasons: dict[str, int] = {}
     done_with = {_WRITTEN: 0, _THERE: 0}
+    profile = replace(profile, image_classes=profile.image_classes | profile.object_classes)
     with scratch(spool) as place:
         source = Source(folder, profile.limits, place)
         require_apart(source.top, target)
@@ -100,7 +106,7 @@ def export(
                 raise DataError("folder-empty", "the folder has no image", hint="give the folder with the DICOM files")
             outcomes = each(
                 partial(_exported, profile, keys, target), intake.images(),
-                failed=str, workers=hands, limits=limits,
+                failed=str, workers=hands, limits=limits, files=_worth,
             )  # fmt: skip
             pictures = 0
             with closing(outcomes):
@@ -137,13 +143,14 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
     """
     with border("malformed", "a header field does not convert"):
         dataset = read(image.path, profile.limits, pixels=True)
-        frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    where = cover(dataset, profile, shipped()) if _written_on(image, frames, profile, keys) else None
-    with border("malformed", "a header field does not convert"):
+        require_usable(dataset, image, profile)
         found = collect(dataset, profile.limits)
-    with open_file(image.path) as file:
-        native = clean_native(file.read(profile.limits.file_bytes), profile, keys)
-    data = _decoded(dataset, profile, keys) if native is None else b"".join(native)
+    where = _text_in(image, profile) if "PixelData" in dataset else None
+    native = None
+    if "PixelData" in dataset and not image.twin:
+        with open_file(image.path) as file:
+            native = clean_native(file.read(profile.limits.file_bytes), profile, keys)
+    data = _decoded(dataset, image.twin, profile, keys) if native is None else b"".join(native)
     if where is not None:
         data = _covered(data, *where, profile)
     with border("malformed", "the object cannot be written"):
@@ -153,32 +160,35 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
         return CleanFile(f"{again.PatientID}/{again.StudyInstanceUID}/{again.SOPInstanceUID}.dcm", data)
 
 
-def _decoded(dataset: FileDataset, profile: DeidProfile, keys: SiteKeys) -> bytes:
+def _text_in(image: RawImage, profile: DeidProfile) -> tuple[Mask, tuple[int, int]] | None:
+    """Where the pixels carry text, and what can cover it (`cover`). Reads the file anew: decoding changes a dataset."""
+    with border("malformed", "a header field does not convert"):
+        dataset = read(image.path, profile.limits, pixels=True)
+        where = cover(dataset, profile, shipped())
+        if where is None and flagged(dataset):
+            raise refusal("burned-in", "the header announces text in the pixels, and none was found")
+        return where
+
+
+def _decoded(dataset: FileDataset, twin: str, profile: DeidProfile, keys: SiteKeys) -> bytes:
     """What does not lie in the file as plain little-endian values: decoded, turned round, and written by pydicom."""
     with border("malformed", "a header field does not convert"):
         out = clean_dataset(dataset, profile, keys)
-    with border("decode-failed", "the pixel data do not decode"):
-        _write_pixels(dataset, out, profile)
+        if twin:
+            out.SOPInstanceUID = keys.new_uid(str(dataset.SOPInstanceUID), within=twin)
+            if not normal_id(str(dataset.get("PatientID", "") or "")):  # nothing says that both are of one person
+                out.PatientID = pseudonym(keys.patient, "no patient id", twin)
+        if "StudyInstanceUID" not in out:  # a valid object has one
+            out.StudyInstanceUID = keys.new_uid(out.SOPInstanceUID, within="no study")
+    if "PixelData" in dataset:
+        with border("decode-failed", "the pixel data do not decode"):
+            _write_pixels(dataset, out, profile)
     with border("malformed", "the object cannot be written"):
         return _encoded(out)
 
 
-def _written_on(image: RawImage, frames: int, profile: DeidProfile, keys: SiteKeys) -> bool:
-    """The object as a training record, with every tenth frame looked at: what is held back there is held back here.
-
-    Whether there is text to cover. In several frames it may stand elsewhere in those that were not looked at, so such
-    an object is held back.
-    """
-    looks = replace(profile.rendering, frames_per_object=max(profile.rendering.frames_per_object, -(-frames // 10)))
-    record = clean(RawStudy((image,), (), "", False, frozenset()), replace(profile, rendering=looks), keys)
-    found = any(getattr(picture.fields, "blanked_share", 0.0) > 0 for picture in record.pictures)
-    if found and frames > 1:
-        raise refusal("burned-in", "text is burned into the pixels of several frames")
-    return found
-
-
 def _covered(data: bytes, mask: Mask, dark: tuple[int, int], profile: DeidProfile) -> bytes:
-    """The same file with one of its own dark values over the masked pixels, and that said (PS3.15 section E.3.1).
+    """The same file with a dark value of its own over the masked pixels of all frames, and that said (PS3.15 E.3.1).
 
     Raises: DeidError burned-in if a search of the new file finds text again.
     """
@@ -187,24 +197,25 @@ def _covered(data: bytes, mask: Mask, dark: tuple[int, int], profile: DeidProfil
         samples, allocated = int(made.get("SamplesPerPixel", 1) or 1), int(made.BitsAllocated)
         if allocated == 1:
             raise refusal("burned-in", "text is burned into pixels of one bit")
-        values = np.frombuffer(made.PixelData, f"<u{allocated // 8}")[: mask.size * samples].copy()
+        frames = int(made.get("NumberOfFrames", 1) or 1)
+        values = np.frombuffer(made.PixelData, f"<u{allocated // 8}")[: frames * mask.size * samples].copy()
         if samples > 1 and not int(made.get("PlanarConfiguration", 0) or 0):
-            planes = np.moveaxis(values.reshape(*mask.shape, samples), 2, 0)
+            planes = np.moveaxis(values.reshape(frames, *mask.shape, samples), -1, 1)
         else:
-            planes = values.reshape(samples, *mask.shape)
-        planes[:, mask] = planes[:, dark[0], dark[1], None]
+            planes = values.reshape(frames, samples, *mask.shape)
+        planes[:, :, mask] = planes[0, :, dark[0], dark[1], None]
         _set_pixels(made, values.tobytes(), "OW")
         made.BurnedInAnnotation = "NO"
         made.DeidentificationMethodCodeSequence.append(method_code(*CLEAN_PIXELS))
         data = _encoded(made)
-    if any(one.blanked_share > 0 for one in render(dcmread(BytesIO(data)), profile, shipped())):
+    if cover(dcmread(BytesIO(data)), profile, shipped()) is not None:
         raise refusal("burned-in", "text is left in the pixels after blanking")
     return data
 
 
 def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImage) -> str:
     """In a worker: write one file; what happened, as a word."""
-    if image.code is not None or image.kind != "dicom":
+    if image.code not in _WRITTEN_ALL_THE_SAME or image.kind != "dicom":
         return image.code or "not-dicom"
     try:
         made = clean_file(image, profile, keys)
@@ -230,6 +241,14 @@ _FATAL = {
         "no-permission", "no permission to write the output", hint="choose a folder that you may write to"
     ),
 }
+
+
+def _worth(image: RawImage) -> int:
+    """How many usual files the search of a large one, of many frames, may take as long as."""
+    try:
+        return 1 + min(image.path.stat().st_size >> 20, _WORTH_MAX)
+    except OSError:
+        return 1
 
 
 def _put(path: Path, data: bytes) -> str:

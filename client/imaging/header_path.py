@@ -31,6 +31,7 @@ VERSION_NAME = "WARDROUND_1"
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _PIXEL_DATA, _TRANSFER_SYNTAX = 0x7FE00010, 0x00020010
 _UNDEFINED = 0xFFFFFFFF
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "Rows", "Columns", "BitsStored", "BitsAllocated")
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PADDED = {"UI": b"\0"} | dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "IS", "DS", "LO", "PN", "SH", "TM"), b" ")
 """VRs of short text, and what makes their length even. PS3.5 section 6.2."""
@@ -53,7 +54,7 @@ def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[byt
         header = read_dataset(BytesIO(kept), implicit, True)
         header.set_original_encoding(implicit, True)
         clean = clean_dataset(header, profile, keys)
-        if not all(keyword in clean for keyword in ("SOPClassUID", "SOPInstanceUID", "Rows", "Columns", "BitsStored")):
+        if not all(keyword in clean for keyword in _NEEDED):
             return None
         allocated = int(clean.BitsAllocated)
         if allocated not in (8, 16) or str(clean.get("PhotometricInterpretation", "")) == "YBR_FULL_422":

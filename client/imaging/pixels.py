@@ -18,7 +18,15 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
-from client.imaging.burned_in import Mask, blanked, searched, ultrasound_mask, union
+from client.imaging.burned_in import (
+    SHARE_MAX,
+    ULTRASOUND_SHARE_MAX,
+    Mask,
+    blanked,
+    searched,
+    ultrasound_mask,
+    union,
+)
 from client.imaging.header import border, refusal
 from client.imaging.ocr import Reader
 from client.imaging.png import Grey
@@ -56,53 +64,69 @@ def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rende
     Edge cases: an object without pixels is `class-refused`; fewer bytes than declared, `truncated`; a compression no
     permissive decoder reads, `codec-missing`; constant frames are black.
     """
-    seen = _seen(dataset, profile, reader)
-    return [
-        _rendered(blanked(grey, seen.mask), seen.share, dataset, window, frame, profile)
-        for frame, window, grey in seen.drawn
-    ]
-
-
-def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask, tuple[int, int]]:
-    """What `render` would blank of an object's frame, (rows, columns), and a pixel whose value can be drawn over it.
-
-    The pixel is the darkest one of those that stay: its stored value is dark whatever the photometric interpretation.
-    """
-    seen = _seen(dataset, profile, reader)
-    _, _, grey = seen.drawn[0]
-    at = int(np.argmin(np.where(seen.mask, 256, grey.astype(np.int64))))
-    return seen.mask, (at // grey.shape[1], at % grey.shape[1])
-
-
-@dataclass(frozen=True, repr=False)
-class _Seen:
-    """What was drawn of an object, with text in it, and what of it has to be blanked."""
-
-    drawn: list[tuple[int | None, str, Grey]]  # frame, window, picture
-    mask: Mask
-    share: float
-
-
-def _seen(dataset: Dataset, profile: DeidProfile, reader: Reader) -> _Seen:
     with border("decode-failed", "the pixel data do not decode"):
         _require_decodable(dataset, profile.limits)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
-        drawn: list[tuple[int | None, str, Grey]] = []
-        masks: list[Mask] = []
         outside = ultrasound_mask(dataset)
-        bare = True  # nothing is drawn outside of the regions
-        for index in spread(frames, profile.rendering.frames_per_object):
-            array = np.asarray(pixel_array(dataset, index=index))
-            whole = _whole_range(array, dataset)
-            for window, grey in _greys(array, dataset, index, profile.rendering):
-                drawn.append((index + 1 if frames > 1 else None, window, grey))
-                if outside is not None:
-                    bare = bare and not any(np.ptp(one[outside]) for one in (grey, whole) if one is not None)
-                seen = [grey, whole] if whole is not None and _hides(grey, whole) else [grey]
-                masks += [searched(one if outside is None else blanked(one, outside), reader).mask for one in seen]
-        text = union(masks, drawn[0][2].shape)
+        chosen = spread(frames, profile.rendering.frames_per_object)
+        seen = [_looked_at(dataset, index, outside, profile, reader) for index in chosen]
+        text = union([frame.mask for frame in seen], seen[0].mask.shape)
         mask = text if outside is None else text | outside
-        return _Seen(drawn, mask, _share(text if bare else mask))
+        share = _share(mask if any(frame.shown for frame in seen) else text)
+        return [
+            _rendered(blanked(grey, mask), share, dataset, window, index + 1 if frames > 1 else None, profile)
+            for index, frame in zip(chosen, seen, strict=True)
+            for window, grey in frame.drawn
+        ]
+
+
+def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask, tuple[int, int]] | None:
+    """What has to be covered in all frames of an object, (rows, columns), and a pixel of the first whose value can do
+    it; None if there is no text. Every frame is searched.
+
+    The pixel is the darkest one of those that stay: its stored value is dark whatever the photometric interpretation.
+
+    Raises: DeidError as `render`.
+    """
+    with border("decode-failed", "the pixel data do not decode"):
+        _require_decodable(dataset, profile.limits)
+        outside = ultrasound_mask(dataset)
+        first = _looked_at(dataset, 0, outside, profile, reader)
+        text, shown = first.mask, first.shown
+        for index in range(1, int(dataset.get("NumberOfFrames", 1) or 1)):
+            seen = _looked_at(dataset, index, outside, profile, reader)
+            text, shown = text | seen.mask, shown or seen.shown
+        if not text.any() and not shown:
+            return None
+        mask = text if outside is None else text | outside
+        _, grey = first.drawn[0]
+        at = int(np.argmin(np.where(mask, 256, grey.astype(np.int64))))
+        return mask, (at // grey.shape[1], at % grey.shape[1])
+
+
+@dataclass(frozen=True, repr=False)
+class _Frame:
+    """One frame as it is drawn, with text in it; where the text is; whether anything is outside of its regions."""
+
+    drawn: list[tuple[str, Grey]]  # window, picture
+    mask: Mask
+    shown: bool
+
+
+def _looked_at(dataset: Dataset, index: int, outside: Mask | None, profile: DeidProfile, reader: Reader) -> _Frame:
+    array = np.asarray(pixel_array(dataset, index=index))
+    whole = _whole_range(array, dataset)
+    drawn = list(_greys(array, dataset, index, profile.rendering))
+    most = ULTRASOUND_SHARE_MAX if str(dataset.get("Modality", "")) == "US" else SHARE_MAX
+    masks: list[Mask] = []
+    shown = False
+    for _, grey in drawn:
+        if outside is not None:
+            shown = shown or any(bool(np.ptp(one[outside])) for one in (grey, whole) if one is not None)
+        seen = [grey, whole] if whole is not None and _hides(grey, whole) else [grey]
+        inside = seen if outside is None else [blanked(one, outside) for one in seen]
+        masks += [searched(one, reader, most=most).mask for one in inside]
+    return _Frame(drawn, union(masks, drawn[0][1].shape), shown)
 
 
 def _share(mask: Mask) -> float:

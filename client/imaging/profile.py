@@ -79,6 +79,8 @@ class DeidProfile:
     codes: Mapping[str, str]
     """What is claimed: CID 7050 codes and their meanings."""
     image_classes: frozenset[str]
+    object_classes: frozenset[str]
+    """Without pictures to train on: only an export takes them."""
     limits: Limits
     rendering: Rendering
     text: TextRules
@@ -126,8 +128,8 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         raise _wrong(key, "is missing")
     if document["format"] != FORMAT:
         raise _wrong("format", f"is not {FORMAT}")
-    if document["classes"].keys() != {"images"}:
-        raise _wrong("classes", "has other keys than images")
+    if document["classes"].keys() != {"images", "objects"}:
+        raise _wrong("classes", "has other keys than images and objects")
     unknown = set(document["actions"].values()) - ACTIONS
     if unknown:
         raise _wrong("actions", "has an action the engine does not know")
@@ -143,6 +145,7 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         default_issuer=document["default_issuer"],
         codes=dict(document["codes"]),
         image_classes=frozenset(document["classes"]["images"]),
+        object_classes=frozenset(document["classes"]["objects"]),
         limits=_record(Limits, document["limits"]),
         rendering=_record(Rendering, drawn | {"windows_hu": windows}),
         text=_record(TextRules, document["text"]),

@@ -8,8 +8,10 @@ The index holds identifiers. It is in memory while it is small; a larger one spi
 scratch folder, which the operating system frees with the process, however that ends.
 """
 
+import hashlib
 import json
 import os
+import secrets
 import sqlite3
 import tempfile
 from collections import Counter
@@ -44,7 +46,7 @@ _INDEX_MEMORY_KB = 64 * 1024
 _SCHEMA = """
 CREATE TABLE image (id INTEGER PRIMARY KEY, path BLOB UNIQUE, kind TEXT, code TEXT, sop TEXT, study TEXT,
                     accession TEXT, issuer TEXT, patient TEXT, birth TEXT, sex TEXT, position REAL, localizer INTEGER,
-                    named INTEGER DEFAULT 0);
+                    named INTEGER DEFAULT 0, twin TEXT DEFAULT '');
 CREATE TABLE row (id INTEGER PRIMARY KEY, file BLOB, number INTEGER, start INTEGER, length INTEGER, images TEXT,
                   code TEXT, patient TEXT);
 """
@@ -62,6 +64,8 @@ class RawImage:
     patient_id: str
     code: str | None = None
     """Why the file cannot be used, if that is known already."""
+    twin: str = ""
+    """A digest of the content, if a file before this one has its instance UID and another content."""
 
     def __repr__(self) -> str:
         return "<RawImage: hidden>"
@@ -268,10 +272,20 @@ class Intake:
         """Copies of one instance are one image; two contents under one instance UID are not to be trusted."""
         twice = "SELECT sop FROM image WHERE kind = 'dicom' AND sop != '' GROUP BY sop HAVING count(*) > 1"
         for (sop,) in self._index.execute(twice).fetchall():
-            paths = self._index.execute("SELECT path FROM image WHERE sop = ? ORDER BY path", (sop,)).fetchall()
-            first, *others = (self._source.at(os.fsdecode(path)) for (path,) in paths)
-            if not all(_same_bytes(first, other) for other in others):
-                self._index.execute("UPDATE image SET code = 'duplicate-differs' WHERE sop = ?", (sop,))
+            paths = self._index.execute("SELECT id, path FROM image WHERE sop = ? ORDER BY path", (sop,)).fetchall()
+            contents = {identity: _content(self._source.at(os.fsdecode(path))) for identity, path in paths}
+            first = contents[paths[0][0]]
+            if len(set(contents.values())) == 1:
+                continue
+            self._index.execute(
+                """UPDATE image SET code = 'duplicate-differs'
+                   WHERE sop = ? AND (code IS NULL OR code = 'no-patient-id')""",
+                (sop,),
+            )
+            self._index.executemany(
+                "UPDATE image SET twin = ? WHERE id = ?",
+                [(content, identity) for identity, content in contents.items() if content != first],
+            )
 
     def _add_row(self, file: str, number: int, start: int, length: int, row: ReportRow | None) -> None:
         images: list[int] = []
@@ -353,13 +367,13 @@ class Intake:
         return {"file": file, "number": number, "code": code, "patient": patient, "turns": turns, "sampled": sampled}
 
     def _image(self, identity: int, pictured: str) -> RawImage:
-        path, kind, code, sop, issuer, patient = self._index.execute(
-            "SELECT path, kind, code, sop, issuer, patient FROM image WHERE id = ?", (identity,)
+        path, kind, code, sop, issuer, patient, twin = self._index.execute(
+            "SELECT path, kind, code, sop, issuer, patient, twin FROM image WHERE id = ?", (identity,)
         ).fetchone()
         path = os.fsdecode(path)
         if kind == "picture":
             sop, issuer, patient = path, normal_id(self._profile.default_issuer), normal_id(pictured)
-        return RawImage(self._source.at(path), kind, sop or "", issuer or "", patient or "", code)
+        return RawImage(self._source.at(path), kind, sop or "", issuer or "", patient or "", code, twin)
 
     def _one(self, query: str) -> Any:
         return self._index.execute(query).fetchone()[0]
@@ -470,18 +484,10 @@ def _position(dataset: Any) -> float | None:
         return None
 
 
-def _same_bytes(one: Path, other: Path) -> bool:
+def _content(path: Path) -> str:
+    """SHA-256 of a file; a file that cannot be read is like no other."""
     try:
-        return _compared(one, other)
-    except OSError:
-        return False
-
-
-def _compared(one: Path, other: Path) -> bool:
-    with open_file(one) as first, open_file(other) as second:
-        while True:
-            a, b = first.read(1 << 20), second.read(1 << 20)
-            if a != b:
-                return False
-            if not a:
-                return True
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (OSError, DeidError):
+        return secrets.token_hex(32)

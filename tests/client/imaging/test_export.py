@@ -1,6 +1,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from client.imaging.ocr import Reader
 from client.imaging.pixels import render
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
+from client.imaging.receive import object_code
 from federation.errors import DataError, StoreError
 
 Make = Callable[..., FileDataset]
@@ -26,6 +28,19 @@ WORDS = (b"quixano", b"alonso", b"mrn-0", b"acc0000", b"1.2.3.4", b"toboso", b"c
 @pytest.fixture
 def run(tmp_path: Path, profile: DeidProfile, keys: SiteKeys) -> Callable[[Path], ExportCounts]:
     return lambda folder: export(folder, tmp_path / "out", profile, keys, tmp_path / "spool", workers=0)
+
+
+def save(dataset: FileDataset, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def part(**attributes: Any) -> Dataset:
+    """An item of a sequence."""
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return item
 
 
 def outputs(tmp_path: Path) -> list[Path]:
@@ -110,8 +125,90 @@ def test_what_cannot_be_proven_clean_is_not_written(
     (hospital / "notes.txt").write_text("Alonso Quixano")
     counts = run(hospital)
 
-    assert (counts.written, counts.rejected, len(outputs(tmp_path))) == (1, 2, 1)
-    assert counts.quarantined == {"burned-in": 1, "no-patient-id": 1}
+    assert (counts.written, counts.rejected, len(outputs(tmp_path))) == (2, 2, 2)
+    assert counts.quarantined == {"burned-in": 1}
+
+
+def test_files_without_a_patient_id_have_a_pseudonym_per_study(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
+) -> None:
+    for number in (1, 2):
+        for image in (1, 2):
+            one = make_chest(number, PatientID="", SOPInstanceUID=f"1.2.3.4.{number}.{image}")
+            save(one, tmp_path / "in" / f"{number}{image}")
+
+    assert run(tmp_path / "in") == ExportCounts(4, 0, {}, 0)
+    made = [dcmread(path) for path in outputs(tmp_path)]
+    assert len({one.PatientID for one in made}) == len({one.StudyInstanceUID for one in made}) == 2
+    assert len({(one.PatientID, one.StudyInstanceUID) for one in made}) == 2
+
+
+@pytest.mark.parametrize("patient_id", ["MRN-1", ""])
+def test_several_contents_under_one_instance_uid_are_all_written_apart(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, keys: SiteKeys, patient_id: str
+) -> None:
+    """Both may be the right one. The first keeps its name; without an id nothing says that they are of one person."""
+    for name, width in (("a", "100"), ("b", "200"), ("c", "200")):
+        save(make_chest(1, WindowWidth=width, PatientID=patient_id), tmp_path / "in" / name)
+
+    assert run(tmp_path / "in") == ExportCounts(2, 1, {}, 0)
+    made = {str(one.WindowWidth): one for one in map(dcmread, outputs(tmp_path))}
+    assert made["100"].SOPInstanceUID == keys.new_uid("1.2.3.4.1.1") != made["200"].SOPInstanceUID
+    assert made["200"].file_meta.MediaStorageSOPInstanceUID == made["200"].SOPInstanceUID
+    assert (made["100"].PatientID == made["200"].PatientID) == bool(patient_id)
+    assert run(tmp_path / "in") == ExportCounts(0, 3, {}, 0)
+
+
+def test_a_header_without_its_pixels_is_written_as_a_header(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
+) -> None:
+    save(make_chest(1, PixelData=None, StudyInstanceUID=None), tmp_path / "in" / "1")
+
+    assert run(tmp_path / "in").written == 1
+    [path] = outputs(tmp_path)
+    made = dcmread(path)
+    assert made.Rows == 64 and "PixelData" not in made and made.StudyInstanceUID.startswith("2.25.")
+    assert not [word for word in WORDS if word in path.read_bytes().lower()]
+
+
+def test_radiotherapy_and_segmentations_are_written_without_their_words_and_never_trained_on(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, keys: SiteKeys, profile: DeidProfile
+) -> None:
+    contour = part(ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=2, ContourData=[1.5, 2, 3, 4, 5, 6.25])
+    structures = make_chest(
+        1, SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT", PixelData=None,
+        StructureSetLabel="Quixano plan", StructureSetDate="20190304", ReferencedFrameOfReferenceSequence=Sequence([
+            part(FrameOfReferenceUID="1.2.3.4.77", RTReferencedStudySequence=Sequence([
+                part(ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1", ReferencedSOPInstanceUID="1.2.3.4.1")]))]),
+        StructureSetROISequence=Sequence([part(ROINumber=7, ROIName="PTV Quixano", ROIDescription="dr Carrasco")]),
+        ROIContourSequence=Sequence([part(ReferencedROINumber=7, ContourSequence=Sequence([contour]))]),
+        RTROIObservationsSequence=Sequence([part(ObservationNumber=1, RTROIInterpretedType="ALONSO"),
+                                            part(ObservationNumber=2, RTROIInterpretedType="PTV")]),
+    )  # fmt: skip
+    dose = make_chest(2, SOPClassUID="1.2.840.10008.5.1.4.1.1.481.2", Modality="RTDOSE", BitsAllocated=32,
+                      BitsStored=32, HighBit=31, NumberOfFrames=3, DoseUnits="GY", DoseComment="Quixano",
+                      DoseGridScaling="1e-6", GridFrameOffsetVector=[0, 2.5, 5])  # fmt: skip
+    grid = np.arange(3 * 64 * 64, dtype="<u4") * 100_000
+    dose.PixelData = grid.tobytes() + b"Quixano^Alonso"
+    segments = make_chest(3, SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", Modality="SEG", BitsAllocated=1, BitsStored=1,
+                          HighBit=0, NumberOfFrames=2, SegmentationType="BINARY", ContentLabel="QUIXANO",
+                          SegmentSequence=Sequence([part(SegmentNumber=1, SegmentLabel="Quixano")]))  # fmt: skip
+    y, x = np.mgrid[:64, :64]
+    oval = np.hypot(x - 30, 2 * (y - 28)) < 20
+    segments.PixelData = np.packbits([oval, oval.T], bitorder="little").tobytes()
+    for number, one in enumerate((structures, dose, segments)):
+        save(one, tmp_path / "in" / str(number))
+
+    assert run(tmp_path / "in") == ExportCounts(3, 0, {}, 0)
+    made = {one.Modality: one for one in map(dcmread, outputs(tmp_path))}
+    assert not [word for path in outputs(tmp_path) for word in WORDS if word in path.read_bytes().lower()]
+    frame = made["RTSTRUCT"].ReferencedFrameOfReferenceSequence[0]
+    assert frame.RTReferencedStudySequence[0].ReferencedSOPInstanceUID == made["RTSTRUCT"].StudyInstanceUID
+    assert made["RTSTRUCT"].ROIContourSequence[0].ContourSequence[0].ContourData == [1.5, 2, 3, 4, 5, 6.25]
+    assert [one.get("RTROIInterpretedType") for one in made["RTSTRUCT"].RTROIObservationsSequence] == [None, "PTV"]
+    assert (pixel_array(made["RTDOSE"]).ravel() == grid).all() and made["RTDOSE"].GridFrameOffsetVector == [0, 2.5, 5]
+    assert made["SEG"].SegmentSequence[0].SegmentNumber == 1 and made["SEG"].PixelData == segments.PixelData
+    assert {object_code(one.SOPClassUID, profile) for one in made.values()} == {"class-refused"}
 
 
 def written_on(chest: FileDataset, text: str) -> np.ndarray:
@@ -169,16 +266,28 @@ def test_text_in_colour_is_covered_in_every_plane(
     assert (pixel_array(dcmread(outputs(tmp_path)[0])) == (40, 60, 80)).all()
 
 
-def test_text_in_several_frames_holds_the_object_back(
-    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
+@pytest.mark.parametrize("frame", [0, 15, 29])
+def test_text_in_some_frames_is_covered_in_all(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, frame: int
 ) -> None:
-    chest = make_chest(1, size=384, NumberOfFrames=2, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3")
-    written_on(chest, "QUIXANO 19500607")
-    (tmp_path / "in").mkdir()
-    chest.save_as(tmp_path / "in" / "IM1", enforce_file_format=True)
+    chest = make_chest(1, size=384, NumberOfFrames=30, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3")
+    written_on(chest, "")
+    clean = chest.PixelData
+    size = len(clean) // 30
+    first = written_on(chest, "QUIXANO 19500607")
+    text = chest.PixelData[:size]
+    moved = np.roll(np.frombuffer(text, "<u2").reshape(384, 384), 100, axis=0).tobytes()
+    frames = [clean[:size]] * 30
+    frames[frame], frames[3] = text, moved
+    chest.PixelData = b"".join(frames)
+    save(chest, tmp_path / "in" / "1")
 
-    assert run(tmp_path / "in").quarantined == {"burned-in": 1}
-    assert not outputs(tmp_path)
+    assert run(tmp_path / "in").written == 1
+    after = pixel_array(dcmread(outputs(tmp_path)[0]))
+    dark = after[0][first][0]
+    assert (after[:, first] == dark).mean() > 0.99
+    assert (after[:, np.roll(first, 100, axis=0)] == dark).mean() > 0.99
+    assert (after[:, 200:] == pixel_array(chest)[:, 200:]).all()
 
 
 def test_an_export_goes_on_and_never_overwrites(
@@ -224,6 +333,6 @@ def test_both_ways_of_writing_give_one_file(
     make_chest().save_as(path, enforce_file_format=True)
     native = clean_native(path.read_bytes(), profile, keys)
     assert native is not None
-    fast, slow = b"".join(native), _decoded(dcmread(path), profile, keys)
+    fast, slow = b"".join(native), _decoded(dcmread(path), "", profile, keys)
 
     assert fast == slow

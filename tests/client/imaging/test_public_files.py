@@ -4,9 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.data.data_manager import DATA_ROOT
 
 from client.imaging.dataset import clean_dataset
+from client.imaging.export import export
 from client.imaging.header import border, class_code, kind_of, read
 from client.imaging.identifiers import collect
 from client.imaging.ocr import Reader
@@ -44,3 +46,16 @@ def test_every_public_file_is_cleaned_or_refused_for_a_listed_reason(
     assert len(files) > 150 and set(found) <= DeidError.codes | {"clean"}
     pictures = sum(found.values()) - sum(found[code] for code in (*NO_PICTURES, "malformed"))  # malformed: no class
     assert found["clean"] >= 0.9 * pictures
+
+
+@pytest.mark.slow
+def test_an_export_writes_most_public_files(tmp_path: Path, profile: DeidProfile, keys: SiteKeys) -> None:
+    """Not written: structured reports, an ECG, broken streams, 12-bit JPEG, a page of text, objects without a class."""
+    counts = export(Path(DATA_ROOT) / "test_files", tmp_path / "out", profile, keys, tmp_path / "spool", workers=2)
+    objects = counts.written + counts.already + sum(counts.quarantined.values())
+
+    assert set(counts.quarantined) <= DeidError.codes
+    assert counts.written + counts.already >= 0.92 * (objects - counts.quarantined["malformed"])
+    made = [dcmread(path) for path in (tmp_path / "out").rglob("*.dcm")]
+    assert len(made) == counts.written == len({one.SOPInstanceUID for one in made})
+    assert all(one.PatientIdentityRemoved == "YES" for one in made)
