@@ -4,8 +4,8 @@
 
 Each input is a good or odd file with a few mutations: bits and bytes changed, lengths made large, parts cut, doubled,
 swapped or moved between files. It is written into an empty folder, told apart, read, searched for identifiers, cleaned
-both ways and rendered, as ingest does. An input fails if any exception but DeidError comes out, if a message repeats
-bytes of the file, or if anything but the input is in the folder afterwards.
+both ways and rendered, as ingest does, and exported, as an image or another object. An input fails if any exception but
+DeidError comes out, if a message repeats bytes of the file, or if anything but the input is in the folder afterwards.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,13 +21,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from client.imaging.dataset import clean_dataset
+from client.imaging.export import clean_file
 from client.imaging.header import border, kind_of, read
 from client.imaging.header_path import clean_native
 from client.imaging.identifiers import collect
 from client.imaging.ocr import Reader, shipped
 from client.imaging.pixels import render
 from client.imaging.profile import DeidProfile
-from client.imaging.pseudonyms import SiteKeys
+from client.imaging.pseudonyms import SiteKeys, normal_id
+from client.imaging.receive import RawImage
 from federation.errors import DeidError
 from sim.hostile import hostile_objects, odd_files, small_objects
 
@@ -53,7 +56,8 @@ def fuzz(inputs: int, seed: int, *, seconds: float = float("inf")) -> FuzzReport
     """Try so many inputs, or as many as fit into so many seconds. The same seed makes the same inputs."""
     shipped_profile, keys, reader = DeidProfile.shipped(), SiteKeys.from_secret(bytes(range(32))), shipped()
     small = replace(shipped_profile.limits, frame_pixels=400, frames=50)  # pictures too small to search for text
-    profile = replace(shipped_profile, limits=small)
+    classes = shipped_profile.image_classes | shipped_profile.object_classes
+    profile = replace(shipped_profile, limits=small, image_classes=classes)
     rest = [one.data for one in hostile_objects(seed)] + [data for _, data in odd_files(seed) if len(data) < 1 << 19]
     corpus = 8 * list(small_objects(seed)) + [_short(data) for data in rest]
     report, ends = FuzzReport(), time.monotonic() + seconds
@@ -112,22 +116,40 @@ def _short(data: bytes) -> bytes:
 
 
 def _tried(path: Path, data: bytes, profile: DeidProfile, keys: SiteKeys, reader: Reader) -> tuple[str, str]:
-    """(outcome, failure or nothing)"""
+    """(outcome of the ingest, failure of either way or nothing)"""
+    outcome, failure = _outcome(lambda: _ingested(path, data, profile, keys, reader))
+    return outcome, failure or _outcome(lambda: _exported(path, len(data), profile, keys))[1]
+
+
+def _outcome(way: Callable[[], str]) -> tuple[str, str]:
     try:
-        if kind_of(path) != "dicom":
-            return "other", ""
-        dataset = read(path, profile.limits, pixels=True)
-        with border("malformed", "a header field does not convert"):
-            collect(dataset, profile.limits)
-            clean_dataset(dataset, profile, keys)
-        clean_native(data, profile, keys)
-        render(dataset, profile, reader)
-        return "clean", ""
+        return way(), ""
     except DeidError as error:
         told = str(error) + error.hint
         return error.code, "told" if any(word in told for word in _TELLING) else ""
     except Exception as error:
         return "uncaught", type(error).__name__
+
+
+def _ingested(path: Path, data: bytes, profile: DeidProfile, keys: SiteKeys, reader: Reader) -> str:
+    if kind_of(path) != "dicom":
+        return "other"
+    dataset = read(path, profile.limits, pixels=True)
+    with border("malformed", "a header field does not convert"):
+        collect(dataset, profile.limits)
+        clean_dataset(dataset, profile, keys)
+    clean_native(data, profile, keys)
+    render(dataset, profile, reader)
+    return "clean"
+
+
+def _exported(path: Path, size: int, profile: DeidProfile, keys: SiteKeys) -> str:
+    dataset = read(path, profile.limits, pixels=False)
+    with border("malformed", "a header field does not convert"):
+        issuer, patient_id = (str(dataset.get(keyword, "") or "") for keyword in ("IssuerOfPatientID", "PatientID"))
+    image = RawImage(path, "dicom", "", normal_id(issuer), normal_id(patient_id), twin="f" * (size % 2))
+    clean_file(image, profile, keys)
+    return "clean"
 
 
 def main() -> int:
