@@ -127,6 +127,9 @@ class Aggregation:
     robust: Literal["median-norm", "trimmed-mean", "multi-krum", "none"] | None = None  # absent: see `robust_rule`
     server_optimizer: Literal["mean", "momentum", "adam"] = "mean"
     server_learning_rate: Positive = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # of the mean over rounds that a run gives out; 0: the last one
+    )
     max_update_rms: Positive = 1.0  # an update whose root mean square is larger is refused, by its site and by us
     metric_drop_max: Annotated[float, Field(ge=0, le=1)] = 0.05  # a round that lowers the sites' metric more is undone
 
@@ -262,6 +265,11 @@ def combinations(plan: RunPlan) -> Iterator[tuple[bool, str, str]]:
         stack and (aggregation.server_optimizer != "mean" or aggregation.server_learning_rate != 1.0),
         "stack makes new matrices each round: a server optimiser has nothing that lasts to move",
         "set server_optimizer = mean and server_learning_rate = 1.0",
+    )
+    yield (
+        stack and aggregation.ema_decay > 0,
+        "stack makes new matrices each round: a mean of them over the rounds is no adapter",
+        "set ema_decay = 0",
     )
     for rule, means in (("trimmed-mean", 3), ("multi-krum", 5)):
         fewest = means * max(1, size)

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, get_args
+from typing import Self, TypeVar, get_args
 
 from federation import canonical, codec, durable
 from federation.adapter import Adapter, AdapterUpdate, Factor
@@ -20,6 +20,7 @@ from server.record import RoundRecord, record_from
 
 VERSION = "wardround-checkpoint/1"
 
+T = TypeVar("T", Adapter, AdapterUpdate)
 Write = Callable[[Path, Iterable[durable.Buffer]], None]
 
 
@@ -72,6 +73,7 @@ class Checkpoints:
             "adapter": self._put(adapter),
             "first": None if server.first is None else self._put(server.first),
             "second": None if server.second is None else self._put(server.second),
+            "average": None if server.average is None else self._put(server.average),
         }
         state = canonical.dump(
             {
@@ -80,6 +82,7 @@ class Checkpoints:
                 "round_number": record.round_number,
                 "before": before,
                 "server_steps": {str(one): steps for one, steps in server.steps.items()},
+                "averaged": server.averaged,
                 "record": record.value(),
                 **named,
             }
@@ -101,14 +104,17 @@ class Checkpoints:
             states = self._states(head)
             newest = states[-1]
             adapter = codec.load_as(Adapter, self._get(newest["adapter"]))
-            first, second = (self._moment(newest[name]) for name in ("first", "second"))
+            first, second = (self._array(AdapterUpdate, newest[name]) for name in ("first", "second"))
             records = tuple(record_from(state["record"]) for state in states)
-            steps = _steps(newest["server_steps"])
+            server = ServerState(
+                _steps(newest["server_steps"]), first, second, self._array(Adapter, newest["average"]),
+                _count(newest["averaged"]),
+            )  # fmt: skip
         except (OSError, KeyError, FormatError):
             raise _damaged("a file of the last round is missing or altered") from None
         if [record.round_number for record in records] != list(range(1, len(states) + 1)):
             raise _damaged("the rounds are not counted from 1")
-        return Committed(len(states), adapter, ServerState(steps, first, second), records)
+        return Committed(len(states), adapter, server, records)
 
     def history(self) -> tuple[tuple[str, RoundRecord], ...]:
         """Every committed round with the digest of its state, oldest first. Raises: StoreError `checkpoint-damaged`."""
@@ -145,8 +151,8 @@ class Checkpoints:
             at = state["before"]
         return states[::-1]
 
-    def _moment(self, digest: Value) -> AdapterUpdate | None:
-        return None if digest is None else codec.load_as(AdapterUpdate, self._get(digest))
+    def _array(self, kind: type[T], digest: Value) -> T | None:
+        return None if digest is None else codec.load_as(kind, self._get(digest))
 
     def _put(self, value: Adapter | AdapterUpdate) -> str:
         digest = value.digest()
@@ -183,6 +189,12 @@ def _steps(value: Value) -> dict[Factor, int]:
         if len(steps) == len(value):
             return steps
     raise _damaged("the server optimiser's steps are not readable")
+
+
+def _count(value: Value) -> int:
+    if type(value) is not int or value < 0:
+        raise _damaged("the count of averaged adapters is not readable")
+    return value
 
 
 def _damaged(reason: str) -> StoreError:

@@ -67,6 +67,7 @@ class RoundRecord:
     gate: Mapping[str, Value]  # norm, bound, validation, energy_cut; empty if nothing reached the gate
     update_rms: float  # of the mean update
     adapter_digest: str  # after the round
+    result_digest: str  # of what the run gives out if it ends here: the adapter, or the mean over the rounds
     seconds: float
     masked: MaskedRecord | None = None  # None without secure aggregation, or if the masked round was closed
     closed: str = ""  # the code that closed a masked round without a result
@@ -89,6 +90,7 @@ class RoundRecord:
             "gate": dict(self.gate),
             "update_rms": canonical.decimal(self.update_rms),
             "adapter_digest": self.adapter_digest,
+            "result_digest": self.result_digest,
             "seconds": canonical.decimal(self.seconds),
             "masked": None if self.masked is None else self.masked.value(),
             "closed": self.closed,
@@ -115,6 +117,7 @@ def record_from(value: Value) -> RoundRecord:
             "gate": dict(gate),
             "update_rms": rms,
             "adapter_digest": str(adapter_digest),
+            "result_digest": str(result_digest),
             "seconds": seconds,
             "masked": masked,
             "closed": str(closed),
@@ -136,6 +139,7 @@ def record_from(value: Value) -> RoundRecord:
                 gate,
                 canonical.number(rms),
                 adapter_digest,
+                result_digest,
                 canonical.number(seconds),
                 _masked_from(cast(Mapping[str, Value] | None, masked)),
                 closed,

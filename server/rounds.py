@@ -28,7 +28,7 @@ from federation.secagg.bodies import RoundId, inputs_digest
 from federation.secagg.ring import SITES_MAX
 from federation.secagg.server import MaskedSum, ServerRound
 from server import gate
-from server.aggregate import METHODS, Aggregate, Average, ServerState, next_adapter, weights_of
+from server.aggregate import METHODS, Aggregate, Average, ServerState, averaged, given_out, next_adapter, weights_of
 from server.checkpoint import Checkpoints
 from server.groups import groups_of, joined, shares_of
 from server.held import Updates
@@ -46,7 +46,7 @@ T = TypeVar("T")
 class RunResult:
     run_id: str
     plan_digest: str
-    adapter: Adapter
+    adapter: Adapter  # that of the last round, or the mean over the rounds
     rounds: tuple[RoundRecord, ...]
 
 
@@ -151,15 +151,16 @@ def run(
             )
         if this.masked is not None and this.outcome != "accepted":  # what was rejected makes no bounds
             this.masked = _without_sizes(this.masked, latest([record.masked for record in records]))
-        record = _record(this, weights, adapter, seconds=clock() - started)
+        result = given_out(adapter, server)
+        record = _record(this, weights, adapter, result, seconds=clock() - started)
         checkpoints.save(adapter, server, record)
         records.append(record)
-        observer(record, adapter)
+        observer(record, result)
         _stop_if_rejected_again(records, plan)
 
     if adapter is None:
         raise StoreError("checkpoint-damaged", "a finished run without an adapter", hint="restore the run's folder")
-    return RunResult(checkpoints.run_id, plan.digest(), adapter, tuple(records))
+    return RunResult(checkpoints.run_id, plan.digest(), given_out(adapter, server), tuple(records))
 
 
 def _aggregate(plan: RunPlan, adapter: Adapter, updates: Updates, folder: Path) -> Aggregate | None:
@@ -187,9 +188,10 @@ def _through_the_gate(
     moved = (adapter, server)
     if verdict.rejection is None:
         optimizer, rate = plan.aggregation.server_optimizer, plan.aggregation.server_learning_rate
-        moved = next_adapter(adapter, aggregate.update, server, optimizer=optimizer, learning_rate=rate)
+        candidate, state = next_adapter(adapter, aggregate.update, server, optimizer=optimizer, learning_rate=rate)
+        moved = candidate, averaged(candidate, state, decay=plan.aggregation.ema_decay)
         this.update_rms = aggregate.update.norm() / math.sqrt(aggregate.update.size)
-        told = _ask_validation(plan, link, run_id, this, adapter, moved[0])
+        told = _ask_validation(plan, link, run_id, this, adapter, candidate)
         held_out = {site: plan.evaluation.held_out_patients(this.consents[site].declared_patients) for site in told}
         verdict = gate.compare(verdict, told, held_out, drop_max=plan.aggregation.metric_drop_max)
     this.outcome = verdict.rejection or "accepted"
@@ -546,7 +548,9 @@ def _require(holds: bool, code: str, what: str, this: _Round, quorum: int) -> No
     )
 
 
-def _record(this: _Round, weights: Mapping[str, int], adapter: Adapter, *, seconds: float) -> RoundRecord:
+def _record(
+    this: _Round, weights: Mapping[str, int], adapter: Adapter, result: Adapter, *, seconds: float
+) -> RoundRecord:
     return RoundRecord(
         round_number=this.number,
         asked=this.site_ids,
@@ -564,6 +568,7 @@ def _record(this: _Round, weights: Mapping[str, int], adapter: Adapter, *, secon
         gate=this.gate,
         update_rms=this.update_rms,
         adapter_digest=adapter.digest(),
+        result_digest=result.digest(),
         seconds=seconds,
         masked=this.masked,
         closed=this.closed,

@@ -170,7 +170,7 @@ def round_row(record: RoundRecord) -> dict[str, Any]:
         "seconds": round(record.seconds, 2),
         "outcome": record.outcome,
         "closed": record.closed,
-        "adapter": record.adapter_digest,
+        "adapter": record.result_digest,
     }
 
 

@@ -309,7 +309,7 @@ def _release(this: _Run) -> str:
         return "nothing was released yet: the run is not at its end"
     last = released[-1]
     digests = {name: str(digest) for name, digest in _table(last["files"]).items()}
-    adapter = this.history[-1][1].adapter_digest
+    adapter = this.history[-1][1].result_digest
     if last["adapter"] != adapter:
         raise _wrong("the released adapter is not that of the last round")
     for name, digest in digests.items():

@@ -122,6 +122,7 @@ def test_groups_are_of_five_masked_sites_at_least_and_make_rules_possible():
         (3, 'method = "stack"', 'server_optimizer = "adam"', "server_optimizer = mean"),
         (3, 'method = "stack"', 'server_optimizer = "momentum"', "server_optimizer = mean"),
         (3, 'method = "stack"', "server_learning_rate = 0.5", "server_learning_rate = 1.0"),
+        (3, 'method = "stack"', "ema_decay = 0.5", "ema_decay = 0"),
         (9, 'method = "stack"', 'robust = "trimmed-mean"', "robust = median-norm or none"),
         (9, 'method = "stack"', 'robust = "multi-krum"', "robust = median-norm or none"),
         (2, "", 'robust = "trimmed-mean"', "quorum = 3"),

@@ -14,9 +14,11 @@ from server.aggregate import (
     WEIGHT_MAX,
     Average,
     ServerState,
+    averaged,
     compress,
     fed_adam,
     fed_avg_m,
+    given_out,
     next_adapter,
     public_weights,
 )
@@ -208,6 +210,34 @@ def test_the_mean_optimizer_adds_the_mean():
 
     np.testing.assert_array_equal(after.flatten(), start.flatten() + update(2).flatten())
     assert state == ServerState()
+
+
+def test_the_mean_of_the_adapters_is_exponential_and_holds_no_start():
+    state, seen = ServerState(), []
+    for number in range(1, 6):
+        adapter = Adapter(update(number).arrays)
+        seen.append(adapter.flatten().astype(np.float64))
+        state = averaged(adapter, state, decay=0.8)
+        weights = 0.8 ** np.arange(number - 1, -1, -1)
+
+        expected = np.average(seen, axis=0, weights=weights)
+        np.testing.assert_allclose(given_out(adapter, state).flatten(), expected, rtol=1e-5, atol=1e-6)
+    assert state.averaged == 5
+
+
+def test_without_a_decay_the_last_adapter_is_given_out():
+    adapter = Adapter(update(1).arrays)
+    state = averaged(adapter, ServerState(), decay=0.0)
+
+    assert state == ServerState() and given_out(adapter, state) is adapter
+
+
+def test_the_optimiser_keeps_the_mean():
+    adapter = Adapter(update(1).arrays)
+    state = averaged(adapter, ServerState(), decay=0.8)
+    for optimizer in ("adam", "momentum"):
+        _, after = next_adapter(adapter, update(2), state, optimizer=optimizer, learning_rate=1.0)
+        assert after.average is state.average and after.averaged == 1
 
 
 def test_momentum_is_the_published_rule():

@@ -29,13 +29,14 @@ def record(number: int) -> RoundRecord:
         number, ("site-a", "site-b"), ("site-a",), ("site-a",), {"site-b": ("privacy_off",)}, {"site-c": "no-answer"},
         {"site-a": 255}, {"site-a": 500}, terms, {"site-a": 123}, {"site-a": 456}, sent, "gate-worse",
         {"norm": "1.5", "bound": "2.0", "validation": {"change": "0.5", "noise": "0.1", "sites": {}}}, 0.25,
-        "cd" * 32, 1.75,
+        "cd" * 32, "ef" * 32, 1.75,
         MaskedRecord(16, 3, 2, {"m.lora_A.weight": 1e-3}, {"site-b": "secagg-bad-share"}), "secagg-mask-residue",
     )  # fmt: skip
 
 
 def commit(checkpoints: Checkpoints, number: int) -> None:
-    server = ServerState({"A": number}, AdapterUpdate(arrays(10 + number)), AdapterUpdate(arrays(20 + number)))
+    moments = AdapterUpdate(arrays(10 + number)), AdapterUpdate(arrays(20 + number))
+    server = ServerState({"A": number}, *moments, Adapter(arrays(30 + number)), number)
     checkpoints.save(Adapter(arrays(number)), server, record(number))
 
 
@@ -49,6 +50,7 @@ def test_a_committed_round_comes_back_whole(tmp_path):
     assert last.round_number == 2 and last.records == (record(1), record(2))
     assert last.adapter.digest() == Adapter(arrays(2)).digest()
     assert last.server.steps == {"A": 2} and last.server.second.digest() == AdapterUpdate(arrays(22)).digest()
+    assert last.server.average.digest() == Adapter(arrays(32)).digest() and last.server.averaged == 2
 
 
 def test_a_record_comes_back_from_its_value():
@@ -78,24 +80,24 @@ class DyingDisk:
 
 
 @pytest.mark.parametrize("how", ["undone", "torn", "done"])
-@pytest.mark.parametrize("last", range(1, 6))
+@pytest.mark.parametrize("last", range(1, 7))
 def test_killed_between_any_two_writes_it_holds_the_round_before_or_the_new_one(tmp_path, last, how):
     commit(Checkpoints.create(tmp_path, run_id="run-1", plan=PLAN), 1)
     with pytest.raises(Killed):
         commit(Checkpoints.open(tmp_path, write=DyingDisk(last, how).write), 2)
     found = Checkpoints.open(tmp_path).last()
 
-    whole = 2 if (last, how) == (5, "done") else 1  # HEAD is the fifth and last write
+    whole = 2 if (last, how) == (6, "done") else 1  # HEAD is the sixth and last write
     assert found.round_number == whole and found.adapter.digest() == Adapter(arrays(whole)).digest()
     commit(Checkpoints.open(tmp_path), found.round_number + 1)
     assert Checkpoints.open(tmp_path).last().round_number == whole + 1
     assert not list(tmp_path.rglob("objects/*.part"))
 
 
-def test_five_writes_are_all_the_writes(tmp_path):
+def test_six_writes_are_all_the_writes(tmp_path):
     commit(Checkpoints.create(tmp_path, run_id="run-1", plan=PLAN), 1)
 
-    commit(Checkpoints.open(tmp_path, write=DyingDisk(6, "undone").write), 2)
+    commit(Checkpoints.open(tmp_path, write=DyingDisk(7, "undone").write), 2)
 
 
 @pytest.mark.parametrize("how", ["undone", "torn"])
@@ -149,5 +151,5 @@ def test_only_the_last_rounds_arrays_stay(tmp_path):
     for number in (1, 2, 3):
         commit(checkpoints, number)
 
-    assert len(list((tmp_path / "objects").glob("*.adapter"))) == 3
+    assert len(list((tmp_path / "objects").glob("*.adapter"))) == 4
     assert len(list((tmp_path / "objects").glob("*.json"))) == 3

@@ -50,6 +50,7 @@ SGD = replace(
 WIDE = {"shapes": {"m.lora_A.weight": (8, 200), "m.lora_B.weight": (200, 8)}, "numbers": 3200}
 FFA = replace(PLAN, adapter=replace(PLAN.adapter, method="ffa"))
 ADAM = replace(PLAN, aggregation=replace(PLAN.aggregation, server_optimizer="adam", server_learning_rate=0.1))
+AVERAGED = replace(ADAM, aggregation=replace(ADAM.aggregation, ema_decay=0.5))
 DECLARED = {"site-a": 100, "site-b": 200, "site-c": 300}
 
 
@@ -137,7 +138,9 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("plan", [PLAN, NOISY, ADAM, STACK], ids=["open", "noisy", "server adam", "stack"])
+@pytest.mark.parametrize(
+    "plan", [PLAN, NOISY, ADAM, AVERAGED, STACK], ids=["open", "noisy", "server adam", "averaged", "stack"]
+)
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(federation, plan, after):
     def stop(record, adapter):
@@ -152,6 +155,18 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(federation, plan, aft
 
     assert resumed.adapter.digest() == whole.adapter.digest()
     assert [r.adapter_digest for r in resumed.rounds] == [r.adapter_digest for r in whole.rounds]
+    assert resumed.rounds[-1].result_digest == resumed.adapter.digest()
+
+
+def test_a_run_gives_out_the_mean_of_its_adapters_and_trains_on_from_the_last(federation):
+    given = []
+    result = federation(AVERAGED).run(lambda record, adapter: given.append(adapter.flatten()))
+    last = federation(ADAM, "last").run()
+
+    assert [r.adapter_digest for r in result.rounds] == [r.adapter_digest for r in last.rounds]
+    assert [r.result_digest for r in last.rounds] == [r.adapter_digest for r in last.rounds]
+    assert result.adapter.digest() != last.adapter.digest()
+    np.testing.assert_array_equal(given[-1], result.adapter.flatten())
 
 
 def test_a_coordinator_killed_before_its_commit_asks_again_and_costs_nothing(federation):

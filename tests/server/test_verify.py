@@ -42,6 +42,7 @@ noise_multiplier = 4.0
 secure = false
 max_update_rms = 100.0
 server_optimizer = "adam"
+ema_decay = 0.8
 """)
 POLICY = Policy(epsilon_max=50.0, approve="matching", quorum_min=1)
 
