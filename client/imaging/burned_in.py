@@ -67,7 +67,7 @@ class Searched:
         return "<Searched: hidden>"
 
 
-def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX) -> Searched:
+def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX, doubts_count: bool = True) -> Searched:
     """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
@@ -78,7 +78,7 @@ def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX) -> Searc
     | no text, or markers only | empty: the picture is kept as it is, to the bit |
     | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
     | text | its lines with a margin |
-    | what may be text, but is too faint or too short to be sure | refused |
+    | what may be text, but is too faint or too short to be sure | refused, if `doubts_count` |
     | text over more than `most` of the picture | refused |
 
     Raises: DeidError burned-in when text is or may be left after blanking, or too much would have to go.
@@ -90,6 +90,8 @@ def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX) -> Searc
     if not any(_told_apart(seen, mask)):
         return Searched(mask)
     found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask)
+    if not found and not doubts_count:
+        return Searched(mask)
     if not found:
         raise refusal("burned-in", "something in the pixels may be text")
     for _ in range(_ROUNDS):
@@ -101,7 +103,7 @@ def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX) -> Searc
             break
     else:
         raise refusal("burned-in", "text is left in the pixels after blanking")
-    if any(mask[_area(line, picture.shape)].mean() < _HIDDEN for line in doubts):
+    if doubts_count and any(mask[_area(line, picture.shape)].mean() < _HIDDEN for line in doubts):
         raise refusal("burned-in", "something in the pixels may be text")
     result = Searched(mask)
     if result.share > most:

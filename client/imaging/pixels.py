@@ -84,6 +84,9 @@ def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask,
     """What has to be covered in all frames of an object, (rows, columns), and a pixel of the first whose value can do
     it; None if there is no text. Every frame is searched.
 
+    What only may be text holds the object back if it is in the first, the last or every tenth frame: a doubt is wrong
+    once in some hundred clean pictures, and an object of hundreds of frames would hardly ever pass.
+
     The pixel is the darkest one of those that stay: its stored value is dark whatever the photometric interpretation.
 
     Raises: DeidError as `render`.
@@ -91,10 +94,12 @@ def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask,
     with border("decode-failed", "the pixel data do not decode"):
         _require_decodable(dataset, profile.limits)
         outside = ultrasound_mask(dataset)
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+        strict = spread(frames, max(profile.rendering.frames_per_object, -(-frames // 10) + 1))
         first = _looked_at(dataset, 0, outside, profile, reader)
         text, shown = first.mask, first.shown
-        for index in range(1, int(dataset.get("NumberOfFrames", 1) or 1)):
-            seen = _looked_at(dataset, index, outside, profile, reader)
+        for index in range(1, frames):
+            seen = _looked_at(dataset, index, outside, profile, reader, doubts_count=index in strict)
             text, shown = text | seen.mask, shown or seen.shown
         if not text.any() and not shown:
             return None
@@ -113,7 +118,15 @@ class _Frame:
     shown: bool
 
 
-def _looked_at(dataset: Dataset, index: int, outside: Mask | None, profile: DeidProfile, reader: Reader) -> _Frame:
+def _looked_at(
+    dataset: Dataset,
+    index: int,
+    outside: Mask | None,
+    profile: DeidProfile,
+    reader: Reader,
+    *,
+    doubts_count: bool = True,
+) -> _Frame:
     array = np.asarray(pixel_array(dataset, index=index))
     whole = _whole_range(array, dataset)
     drawn = list(_greys(array, dataset, index, profile.rendering))
@@ -125,7 +138,7 @@ def _looked_at(dataset: Dataset, index: int, outside: Mask | None, profile: Deid
             shown = shown or any(bool(np.ptp(one[outside])) for one in (grey, whole) if one is not None)
         seen = [grey, whole] if whole is not None and _hides(grey, whole) else [grey]
         inside = seen if outside is None else [blanked(one, outside) for one in seen]
-        masks += [searched(one, reader, most=most).mask for one in inside]
+        masks += [searched(one, reader, most=most, doubts_count=doubts_count).mask for one in inside]
     return _Frame(drawn, union(masks, drawn[0][1].shape), shown)
 
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from client.imaging.burned_in import blanked, doubtful, identifies, longer, searched, ultrasound_mask
+from client.imaging.burned_in import Mask, blanked, doubtful, identifies, longer, searched, ultrasound_mask
 from client.imaging.ocr import Line, Reader
 from client.imaging.png import Grey
 from federation.errors import DeidError
@@ -160,6 +160,22 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
 )
 def test_what_may_be_text_holds_the_study_back(line: Line, holds_back: bool) -> None:
     assert doubtful(line, (400, 400)) is holds_back
+
+
+class DoubtingReader(Reader):
+    """Sees one and the same line, of which nobody can be sure, until it is hidden."""
+
+    def __init__(self) -> None:
+        pass
+
+    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
+        return [Line(0, 0, 10, 30, "", 0.0, 0.82)]
+
+
+def test_where_doubts_do_not_count_only_what_is_sure_holds_back() -> None:
+    with pytest.raises(DeidError):
+        searched(body(), DoubtingReader())
+    assert not searched(body(), DoubtingReader(), doubts_count=False).anything
 
 
 @pytest.mark.parametrize("turn", [0, 90])
