@@ -142,6 +142,20 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
 
 
 @pytest.mark.parametrize(
+    ("line", "goes"),
+    [
+        (Line(0, 0, 52, 350, "Dr.Yamanote", 0.66, 0.94), True),
+        (Line(0, 0, 52, 350, "Dr.Yamanote", 0.66, 0.88), False),
+        (Line(0, 0, 52, 150, "dady", 0.6, 0.94), False),
+        (Line(0, 0, 52, 150, "Meyer", 0.9, 0.6), True),
+    ],
+)
+def test_large_letters_read_well_or_are_a_long_line_beyond_doubt(line: Line, goes: bool) -> None:
+    """Letters of dots are found and read badly; a bone is not as long."""
+    assert identifies(line, (380, 510)) is goes
+
+
+@pytest.mark.parametrize(
     ("line", "holds_back"),
     [
         (Line(0, 0, 10, 30, "", 0.0, 0.82), True),
