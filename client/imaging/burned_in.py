@@ -33,8 +33,8 @@ _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection to
 _LETTER_SURE, _LETTER_SCORE = 0.9, 0.6  # of the reading and of the detection of a single letter
 _LETTER_MAX = 0.1  # how tall, as a share of the picture, it may be to be one
 _SHORT, _SHORT_READ, _SHORT_BOTH = 1.5, 0.6, 1.2  # length over height below which two letters take more to be sure
-_LARGE, _LARGE_SURE = 0.12, 0.85  # letters as tall as this, as a share of the picture, read well or are none,
-_LARGE_SCORE, _LARGE_LONG = 0.9, 4  # unless the detector is very sure of them, and they are a long line: dotted ones
+_LARGE, _LARGE_SURE = 0.12, 0.85  # letters as tall as this, as a share of the picture, read well,
+_LARGE_SCORE, _LARGE_LONG = 0.9, 4  # or badly in a long line of which the detector is very sure: dotted ones
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
@@ -131,7 +131,8 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     if line.height > _LINE_MAX * min(picture):
         return letters >= _HUGE_LETTERS and line.confidence >= _LETTER_SURE
     if line.height > _LARGE * min(picture) and line.confidence < _LARGE_SURE:
-        return line.score >= _LARGE_SCORE and line.length >= _LARGE_LONG * line.height
+        read = letters >= _HUGE_LETTERS and line.confidence >= _READ_SURE
+        return read and line.score >= _LARGE_SCORE and line.length >= _LARGE_LONG * line.height
     if letters == 1:
         sure = line.confidence >= _LETTER_SURE and line.score >= _LETTER_SCORE
         return sure and line.length <= _LETTER_MAX * max(picture)

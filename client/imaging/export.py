@@ -303,7 +303,7 @@ def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> N
     if dataset.file_meta.TransferSyntaxUID.is_compressed and dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         if dataset.file_meta.TransferSyntaxUID in _LOSSY:  # the loss stays when the compression goes, PS3.3 C.7.6.1.1.5
             out.LossyImageCompression = "01"
-        dataset.decompress(as_rgb=True, generate_instance_uid=False)
+        _decompress(dataset)
         for keyword in ("PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"):
             if keyword in dataset:
                 setattr(out, keyword, getattr(dataset, keyword))
@@ -324,6 +324,15 @@ def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> N
     else:
         values = _stored_values(dataset, size_bytes, allocated)
     _set_pixels(out, _without_high_bits(values, stored, bool(dataset.get("PixelRepresentation", 0))), "OW")
+
+
+def _decompress(dataset: FileDataset) -> None:
+    try:
+        dataset.decompress(as_rgb=True, generate_instance_uid=False)
+    except ValueError:
+        # Where a JPEG 2000 stream and its header disagree about the sign, pydicom 3.0 corrects the array in place, and
+        # that of its first decoder is read-only.
+        dataset.decompress(as_rgb=True, generate_instance_uid=False, decoding_plugin="pylibjpeg")
 
 
 def _stored_values(dataset: FileDataset, count: int, allocated: int) -> npt.NDArray[Any]:

@@ -147,6 +147,7 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
         (Line(0, 0, 52, 350, "Dr.Yamanote", 0.66, 0.94), True),
         (Line(0, 0, 52, 350, "Dr.Yamanote", 0.66, 0.88), False),
         (Line(0, 0, 52, 150, "dady", 0.6, 0.94), False),
+        (Line(0, 0, 52, 350, "新餐", 0.08, 0.98), False),
         (Line(0, 0, 52, 150, "Meyer", 0.9, 0.6), True),
     ],
 )
