@@ -127,9 +127,7 @@ class Aggregation:
     robust: Literal["median-norm", "trimmed-mean", "multi-krum", "none"] | None = None  # absent: see `robust_rule`
     server_optimizer: Literal["mean", "momentum", "adam"] = "mean"
     server_learning_rate: Positive = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # of the mean over rounds that a run gives out; 0: the last one
-    )
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the mean of adapters that a run gives out; 0: the last
     max_update_rms: Positive = 1.0  # an update whose root mean square is larger is refused, by its site and by us
     metric_drop_max: Annotated[float, Field(ge=0, le=1)] = 0.05  # a round that lowers the sites' metric more is undone
 

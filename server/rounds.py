@@ -551,6 +551,7 @@ def _require(holds: bool, code: str, what: str, this: _Round, quorum: int) -> No
 def _record(
     this: _Round, weights: Mapping[str, int], adapter: Adapter, result: Adapter, *, seconds: float
 ) -> RoundRecord:
+    digest = adapter.digest()
     return RoundRecord(
         round_number=this.number,
         asked=this.site_ids,
@@ -567,8 +568,8 @@ def _record(
         outcome=this.outcome,
         gate=this.gate,
         update_rms=this.update_rms,
-        adapter_digest=adapter.digest(),
-        result_digest=result.digest(),
+        adapter_digest=digest,
+        result_digest=digest if result is adapter else result.digest(),
         seconds=seconds,
         masked=this.masked,
         closed=this.closed,

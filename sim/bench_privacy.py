@@ -304,16 +304,17 @@ def _device() -> str:
 
 
 def _seconds(step: Step) -> float:
+    begun = _clock()
+    step()
+    return _clock() - begun
+
+
+def _clock() -> float:
     """CPU time of this process on a CPU; wall time of finished work on a GPU."""
     if _device() == "cpu":
-        begun = time.process_time()
-        step()
-        return time.process_time() - begun
+        return time.process_time()
     torch.cuda.synchronize()
-    begun = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter()
 
 
 def peak_mb(method: str, threads: int) -> float:

@@ -56,8 +56,7 @@ def fuzz(inputs: int, seed: int, *, seconds: float = float("inf")) -> FuzzReport
     """Try so many inputs, or as many as fit into so many seconds. The same seed makes the same inputs."""
     shipped_profile, keys, reader = DeidProfile.shipped(), SiteKeys.from_secret(bytes(range(32))), shipped()
     small = replace(shipped_profile.limits, frame_pixels=400, frames=50)  # pictures too small to search for text
-    classes = shipped_profile.image_classes | shipped_profile.object_classes
-    profile = replace(shipped_profile, limits=small, image_classes=classes)
+    profile = replace(shipped_profile, limits=small).for_exports()
     rest = [one.data for one in hostile_objects(seed)] + [data for _, data in odd_files(seed) if len(data) < 1 << 19]
     corpus = 8 * list(small_objects(seed)) + [_short(data) for data in rest]
     report, ends = FuzzReport(), time.monotonic() + seconds

@@ -13,7 +13,7 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -91,7 +91,7 @@ def export(
     hands = cores() if workers is None else workers
     reasons: dict[str, int] = {}
     done_with = {_WRITTEN: 0, _THERE: 0}
-    profile = replace(profile, image_classes=profile.image_classes | profile.object_classes)
+    profile = profile.for_exports()
     with scratch(spool) as place:
         source = Source(folder, profile.limits, place)
         require_apart(source.top, target)

@@ -11,7 +11,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +106,10 @@ class DeidProfile:
         named = (tag_for_keyword(keyword) for keyword in (*self.allow, *self.keep, *whose))
         acted = (int(tag, 16) for tag, action in self.actions.items() if action != "X")
         return frozenset(tag for tag in (*named, *acted) if tag is not None and tag >> 16 > 0x0002)
+
+    def for_exports(self) -> "DeidProfile":
+        """The same rules, with the objects that only an export takes among the accepted classes."""
+        return replace(self, image_classes=self.image_classes | self.object_classes)
 
     @classmethod
     def shipped(cls, **rendering: Any) -> "DeidProfile":

@@ -84,6 +84,11 @@ def save(dataset: FileDataset, path: Path) -> Path:
     return path
 
 
+@pytest.fixture(name="save")
+def save_fixture() -> Callable[[FileDataset, Path], Path]:
+    return save
+
+
 def row(image: str | list[str], *turns: tuple[str, str], **more: Any) -> str:
     """A line of conversation JSONL. Without turns: one closed question."""
     names = [image] if isinstance(image, str) else image

@@ -22,17 +22,13 @@ from client.imaging.receive import object_code
 from federation.errors import DataError, StoreError
 
 Make = Callable[..., FileDataset]
+Save = Callable[[FileDataset, Path], Path]
 WORDS = (b"quixano", b"alonso", b"mrn-0", b"acc0000", b"1.2.3.4", b"toboso", b"carrasco", b"19500607", b"20190304")
 
 
 @pytest.fixture
 def run(tmp_path: Path, profile: DeidProfile, keys: SiteKeys) -> Callable[[Path], ExportCounts]:
     return lambda folder: export(folder, tmp_path / "out", profile, keys, tmp_path / "spool", workers=0)
-
-
-def save(dataset: FileDataset, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
 
 
 def part(**attributes: Any) -> Dataset:
@@ -130,7 +126,7 @@ def test_what_cannot_be_proven_clean_is_not_written(
 
 
 def test_files_without_a_patient_id_have_a_pseudonym_per_study(
-    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, save: Save
 ) -> None:
     for number in (1, 2):
         for image in (1, 2):
@@ -145,7 +141,7 @@ def test_files_without_a_patient_id_have_a_pseudonym_per_study(
 
 @pytest.mark.parametrize("patient_id", ["MRN-1", ""])
 def test_several_contents_under_one_instance_uid_are_all_written_apart(
-    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, keys: SiteKeys, patient_id: str
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, save: Save, keys: SiteKeys, patient_id: str
 ) -> None:
     """Both may be the right one. The first keeps its name; without an id nothing says that they are of one person."""
     for name, width in (("a", "100"), ("b", "200"), ("c", "200")):
@@ -160,7 +156,7 @@ def test_several_contents_under_one_instance_uid_are_all_written_apart(
 
 
 def test_a_header_without_its_pixels_is_written_as_a_header(
-    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, save: Save
 ) -> None:
     save(make_chest(1, PixelData=None, StudyInstanceUID=None), tmp_path / "in" / "1")
 
@@ -172,7 +168,12 @@ def test_a_header_without_its_pixels_is_written_as_a_header(
 
 
 def test_radiotherapy_and_segmentations_are_written_without_their_words_and_never_trained_on(
-    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, keys: SiteKeys, profile: DeidProfile
+    tmp_path: Path,
+    run: Callable[[Path], ExportCounts],
+    make_chest: Make,
+    save: Save,
+    keys: SiteKeys,
+    profile: DeidProfile,
 ) -> None:
     contour = part(ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=2, ContourData=[1.5, 2, 3, 4, 5, 6.25])
     structures = make_chest(
@@ -268,7 +269,7 @@ def test_text_in_colour_is_covered_in_every_plane(
 
 @pytest.mark.parametrize("frame", [0, 15, 29])
 def test_text_in_some_frames_is_covered_in_all(
-    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, frame: int
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, save: Save, frame: int
 ) -> None:
     chest = make_chest(1, size=384, NumberOfFrames=30, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3")
     written_on(chest, "")
