@@ -68,11 +68,14 @@ class Searched:
         return "<Searched: hidden>"
 
 
-def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX, doubts_count: bool = True) -> Searched:
+def searched(
+    picture: Grey, reader: Reader, *, known: Mask | None = None, most: float = SHARE_MAX, doubts_count: bool = True
+) -> Searched:
     """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
-    does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only.
+    does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only. What is
+    `known` from another drawing of the same pixels is in the mask already, and not searched.
 
     | picture | mask |
     |---|---|
@@ -84,9 +87,10 @@ def searched(picture: Grey, reader: Reader, *, most: float = SHARE_MAX, doubts_c
 
     Raises: DeidError burned-in when text is or may be left after blanking, or too much would have to go.
     """
-    mask = np.zeros(picture.shape, dtype=np.bool_)
+    mask = np.zeros(picture.shape, dtype=np.bool_) if known is None else known.copy()
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
+    picture = blanked(picture, mask)
     seen = reader.lines(picture, mask)
     if not any(_told_apart(seen, mask)):
         return Searched(mask)
@@ -217,7 +221,7 @@ def blanked(picture: Grey, mask: Mask) -> Grey:
 
 def ultrasound_mask(dataset: Dataset) -> Mask | None:
     """True outside the rectangles of SequenceOfUltrasoundRegions (PS3.3 C.8.5.5), where banners stand; None without
-    any. A rectangle outside the picture, or none of a sensible size, counts as none."""
+    any, and where nothing is outside. A rectangle outside the picture, or none of a sensible size, counts as none."""
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     mask = np.ones((rows, columns), dtype=np.bool_)
     for region in dataset.get("SequenceOfUltrasoundRegions") or []:
@@ -227,7 +231,7 @@ def ultrasound_mask(dataset: Dataset) -> Mask | None:
         top, bottom, left, right = (int(edge) for edge in edges)
         if 0 <= top < bottom and 0 <= left < right:
             mask[top : bottom + 1, left : right + 1] = False
-    return None if mask.all() else mask
+    return None if mask.all() or not mask.any() else mask
 
 
 def flagged(dataset: Dataset) -> bool:

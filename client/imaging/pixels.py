@@ -57,9 +57,8 @@ class Rendered:
 def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rendered]:
     """All pictures of one DICOM object: the chosen frames, each under each chosen window, without burned-in text.
 
-    Text is looked for in the windowed picture at its full size, and over the whole range of values where the window
-    hides some of it; what one frame shows is blanked on all. Of an ultrasound picture, only the regions that its
-    header names are kept.
+    Text is looked for in the windowed picture at its full size, which holds all that is kept; what one frame shows is
+    blanked on all. Of an ultrasound picture, only the regions that its header names are kept.
 
     Edge cases: an object without pixels is `class-refused`; fewer bytes than declared, `truncated`; a compression no
     permissive decoder reads, `codec-missing`; constant frames are black.
@@ -82,7 +81,8 @@ def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rende
 
 def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask, tuple[int, int]] | None:
     """What has to be covered in all frames of an object, (rows, columns), and a pixel of the first whose value can do
-    it; None if there is no text. Every frame is searched.
+    it; None if there is no text. Every frame is searched, as it is drawn and for what that hides: who has the file can
+    draw it otherwise.
 
     What only may be text holds the object back if it is in the first, the last or every tenth frame: a doubt is wrong
     once in some hundred clean pictures, and an object of hundreds of frames would hardly ever pass.
@@ -96,10 +96,10 @@ def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask,
         outside = ultrasound_mask(dataset)
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         strict = spread(frames, max(profile.rendering.frames_per_object, -(-frames // 10) + 1))
-        first = _looked_at(dataset, 0, outside, profile, reader)
+        first = _looked_at(dataset, 0, outside, profile, reader, hidden=True)
         text, shown = first.mask, first.shown
         for index in range(1, frames):
-            seen = _looked_at(dataset, index, outside, profile, reader, doubts_count=index in strict)
+            seen = _looked_at(dataset, index, outside, profile, reader, hidden=True, doubts_count=index in strict)
             text, shown = text | seen.mask, shown or seen.shown
         if not text.any() and not shown:
             return None
@@ -125,21 +125,19 @@ def _looked_at(
     profile: DeidProfile,
     reader: Reader,
     *,
+    hidden: bool = False,
     doubts_count: bool = True,
 ) -> _Frame:
     array = np.asarray(pixel_array(dataset, index=index))
-    whole = _whole_range(array, dataset)
     drawn = list(_greys(array, dataset, index, profile.rendering))
+    greys = [grey for _, grey in drawn]
     most = ULTRASOUND_SHARE_MAX if str(dataset.get("Modality", "")) == "US" else SHARE_MAX
-    masks: list[Mask] = []
-    shown = False
-    for _, grey in drawn:
-        if outside is not None:
-            shown = shown or any(bool(np.ptp(one[outside])) for one in (grey, whole) if one is not None)
-        seen = [grey, whole] if whole is not None and _hides(grey, whole) else [grey]
-        inside = seen if outside is None else [blanked(one, outside) for one in seen]
-        masks += [searched(one, reader, most=most, doubts_count=doubts_count).mask for one in inside]
-    return _Frame(drawn, union(masks, drawn[0][1].shape), shown)
+    text = np.zeros(greys[0].shape, dtype=np.bool_)
+    for view in (*greys, *(_undrawn(array, dataset, greys) if hidden else ())):
+        inside = view if outside is None else blanked(view, outside)
+        text = searched(inside, reader, known=text, most=most, doubts_count=doubts_count).mask
+    shown = outside is not None and bool((array[outside] != array[outside][0]).any())
+    return _Frame(drawn, text, shown)
 
 
 def _share(mask: Mask) -> float:
@@ -222,15 +220,15 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def _greys(array: npt.NDArray[Any], dataset: Dataset, index: int, rendering: Rendering) -> Iterator[tuple[str, Grey]]:
-    photometric = str(dataset.get("PhotometricInterpretation", ""))
-    if photometric == "PALETTE COLOR":
-        array = apply_color_lut(array, dataset)
-    if array.ndim == 3:
-        byte = array if array.dtype == np.uint8 else (array >> (8 * array.dtype.itemsize - 8)).astype(np.uint8)
-        yield "none", np.asarray(Image.fromarray(np.ascontiguousarray(byte[..., :3])).convert("L"))
+    colours = _colours(array, dataset)
+    if colours is not None:
+        yield "none", np.asarray(Image.fromarray(colours).convert("L"))
         return
     attributes = _frame_attributes(dataset, index)
-    inverse = photometric == "MONOCHROME1" or str(dataset.get("PresentationLUTShape", "")) == "INVERSE"
+    inverse = (
+        dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+        or str(dataset.get("PresentationLUTShape", "")) == "INVERSE"
+    )
     stored, possible = _stored(array, dataset)
     values = np.asarray(_modality(possible, attributes), dtype=np.float64)
     padding = _padding(possible, dataset)
@@ -239,30 +237,71 @@ def _greys(array: npt.NDArray[Any], dataset: Dataset, index: int, rendering: Ren
         yield name, np.take(np.rint(table * 255).astype(np.uint8), stored)
 
 
-def _whole_range(array: npt.NDArray[Any], dataset: Dataset) -> Grey | None:
-    """A grey frame from its darkest to its brightest value, whatever its window; None for colour and for one shade."""
-    if str(dataset.get("PhotometricInterpretation", "")) not in ("MONOCHROME1", "MONOCHROME2"):
+def _colours(array: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint8] | None:
+    """(rows, columns, 3) of a colour frame, the high bytes; None for grey."""
+    if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
+        array = apply_color_lut(array, dataset)
+    if array.ndim != 3:
         return None
-    stored, possible = _stored(array, dataset)
-    present = possible[np.bincount(stored.ravel(), minlength=len(possible)) > 0]
-    if len(present) < 2:
-        return None
-    shades = (possible - present[0]) / float(present[-1] - present[0])
-    return np.asarray(np.take(np.rint(np.clip(shades, 0, 1) * 255).astype(np.uint8), stored))
+    byte = array if array.dtype == np.uint8 else (array >> (8 * array.dtype.itemsize - 8)).astype(np.uint8)
+    return np.ascontiguousarray(byte[..., :3])
 
 
 _HIDDEN_SHARE, _HIDDEN_SHADES = 0.002, 13  # of the pixels; of 255
+_EXTREME = 0.0001  # of the pixels: darker or brighter ones do not flatten the others
 
 
-def _hides(grey: Grey, whole: Grey) -> bool:
-    """Whether the window draws in plain black or white what has strokes: text there is not seen in the picture."""
-    for end in (0, 255):
-        hidden = grey == end
-        under = whole[hidden]
-        if under.size >= _HIDDEN_SHARE * grey.size and int(np.ptp(under)) >= _HIDDEN_SHADES:
-            if (written(whole) & hidden).any():
-                return True
-    return False
+def _undrawn(array: npt.NDArray[Any], dataset: Dataset, greys: list[Grey]) -> Iterator[Grey]:
+    """What the drawn pictures of a frame do not show although its pixels have it, where it has strokes.
+
+    Of colours, letters as light as their ground, in each colour. Of greys, what the window draws in plain black or
+    white, over the whole range of values. And what is drawn in one shade although its values differ: padding, and
+    indices of a palette that have one colour.
+    """
+    colours = _colours(array, dataset)
+    stored, possible = _stored(array, dataset) if array.ndim == 2 else (array, array)
+    if colours is not None:
+        for plane in np.moveaxis(colours, -1, 0):
+            if _adds(plane, np.abs(plane.astype(np.int16) - greys[0]) >= _HIDDEN_SHADES):
+                yield np.ascontiguousarray(plane)
+    else:
+        whole = _whole_range(stored, possible)
+        for hidden in (grey == end for grey in greys for end in (0, 255)):
+            if hidden.mean() >= _HIDDEN_SHARE and np.ptp(whole[hidden]) >= _HIDDEN_SHADES and _adds(whole, hidden):
+                yield whole
+                break
+    if array.ndim == 2:
+        alike = _padding(possible, dataset)[stored] if colours is None else _of_one_colour(array, colours)
+        if alike.any() and np.ptp(stored[alike]):
+            yield _by_rank(stored, alike)
+
+
+def _adds(view: Grey, hidden: Mask) -> bool:
+    return bool((written(view) & hidden).any())
+
+
+def _whole_range(stored: npt.NDArray[np.int64], possible: npt.NDArray[np.int64]) -> Grey:
+    """A grey frame from its darkest to its brightest value, but for a few, whatever its window."""
+    cumulated = np.cumsum(np.bincount(stored.ravel(), minlength=len(possible)))
+    ends = (_EXTREME * stored.size, (1 - _EXTREME) * stored.size)
+    low, high = (float(possible[at]) for at in np.searchsorted(cumulated, ends))
+    shades = (possible - low) / max(high - low, 1.0)
+    return np.asarray(np.take(np.rint(np.clip(shades, 0, 1) * 255).astype(np.uint8), stored))
+
+
+def _of_one_colour(indices: npt.NDArray[Any], colours: npt.NDArray[np.uint8]) -> Mask:
+    """The pixels in whose colour a pixel of another index is drawn, too."""
+    packed = colours.astype(np.int64) @ np.array([65536, 256, 1])
+    drawn = np.unique(np.stack((packed.ravel(), indices.ravel().astype(np.int64))), axis=1)[0]
+    return np.isin(packed, drawn[1:][drawn[1:] == drawn[:-1]])
+
+
+def _by_rank(stored: npt.NDArray[np.int64], alike: Mask) -> Grey:
+    """Some pixels in shades of their values' ranks among them; the others white."""
+    _, order, counts = np.unique(stored[alike], return_inverse=True, return_counts=True)
+    view = np.full(stored.shape, 255, dtype=np.uint8)
+    view[alike] = np.rint((np.cumsum(counts) - counts / 2) * (255 / order.size)).astype(np.uint8)[order]
+    return view
 
 
 def _stored(array: npt.NDArray[Any], dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -227,6 +227,10 @@ def test_of_ultrasound_only_the_regions_of_the_header_stay() -> None:
 
     assert mask is not None and mask.sum() == 100 * 100 - 80 * 65 and not mask[30, 10]
 
+    region.RegionLocationMinX0 = region.RegionLocationMinY0 = 0
+    region.RegionLocationMaxX1 = region.RegionLocationMaxY1 = 99
+    assert ultrasound_mask(dataset) is None  # nothing is outside
+
 
 def test_without_the_weights_nothing_is_read(tmp_path: Path) -> None:
     with pytest.raises(DeidError) as refused:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
@@ -244,7 +245,10 @@ def test_frames_are_spread_evenly() -> None:
     assert spread(10, 3) == [0, 4, 9] and spread(2, 3) == [0, 1] and spread(9, 1) == [4]
 
 
-def lettered(size: int = 256, ink: int = 4000) -> Any:
+INK = 4000
+
+
+def lettered(size: int = 256, ink: int = INK) -> Any:
     """A ramp with a name in its corner, 12 bits."""
     canvas = Image.new("L", (size, size), 0)
     ImageDraw.Draw(canvas).text((6, 6), "HOLLENSTEIN 482913", fill=255, font=ImageFont.load_default(18))
@@ -259,12 +263,56 @@ def test_a_name_in_the_pixels_is_black_in_the_picture(make_chest: Make, profile:
     assert picture.pixels[10:22, 8:150].max() == 0 and picture.pixels[40:].min() > 0
 
 
-def test_a_name_that_the_window_hides_is_found(make_chest: Make, profile: DeidProfile) -> None:
-    dataset = with_pixels(make_chest(WindowCenter="200", WindowWidth="100"), lettered(), BitsStored=12)
-    dataset.PixelData = dataset.PixelData[: 256 * 400] + bytes(256 * 112)  # something for the window to draw
-    (picture,) = render(dataset, profile)
+def hidden_by_the_window(dataset: FileDataset) -> FileDataset:
+    values = lettered()
+    values[200:] = 0  # something for the window to draw
+    values[220, 7] = 60000  # against which all others look alike
+    return with_pixels(dataset, values, WindowCenter="200", WindowWidth="100")
 
-    assert picture.blanked_share > 0
+
+def hidden_in_colours(dataset: FileDataset) -> FileDataset:
+    there = lettered()[..., None] == INK
+    colours = np.where(there, (0, 0, 255), (29, 29, 29)).astype("u1")  # both are drawn in the same grey
+    with_pixels(dataset, colours[..., 0], PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0)
+    dataset.PixelData = colours.tobytes()
+    return dataset
+
+
+def hidden_in_the_palette(dataset: FileDataset) -> FileDataset:
+    there = lettered() == INK
+    values = np.where(there, 2, 0).astype("u1")
+    values[60:, 128:] = 1
+    with_pixels(dataset, values, PhotometricInterpretation="PALETTE COLOR")
+    table = np.array([9000, 20000, 9000], dtype="<u2")
+    for colour in ("Red", "Green", "Blue"):
+        dataset[f"{colour}PaletteColorLookupTableDescriptor"] = DataElement(
+            f"{colour}PaletteColorLookupTableDescriptor", "US", [3, 0, 16]
+        )
+        setattr(dataset, f"{colour}PaletteColorLookupTableData", table.tobytes())
+    return dataset
+
+
+def hidden_in_padding(dataset: FileDataset) -> FileDataset:
+    values = lettered()
+    there = values == INK
+    values[:60] = 63536
+    values[there] = 63530
+    return with_pixels(dataset, values, PixelPaddingValue=63536, PixelPaddingRangeLimit=63500)
+
+
+@pytest.mark.parametrize("hidden", [hidden_by_the_window, hidden_in_colours, hidden_in_the_palette, hidden_in_padding])
+def test_a_name_that_is_not_drawn_leaves_with_no_file(
+    make_chest: Make, profile: DeidProfile, hidden: Callable[[FileDataset], FileDataset]
+) -> None:
+    dataset = hidden(make_chest())
+    assert np.ptp(only(dataset, profile)[4:26, 4:200]) <= 1
+    there = lettered() == INK
+    try:
+        found = pixels.cover(dataset, profile, shipped())
+    except DeidError as refused:
+        assert refused.code == "burned-in"
+    else:
+        assert found is not None and found[0][there].mean() > 0.95
 
 
 @pytest.mark.parametrize("border", [0, 90])
