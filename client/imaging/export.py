@@ -155,7 +155,7 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
         data = _covered(data, *where, profile)
     with border("malformed", "the object cannot be written"):
         again = dcmread(BytesIO(data))
-        if (kind := residue_in(again, data, found)) is not None:
+        if (kind := residue_in(again, data, found, profile.terms)) is not None:
             raise refusal("residual-identifier", f"a {kind} of the original is still in the output")
         return CleanFile(f"{again.PatientID}/{again.StudyInstanceUID}/{again.SOPInstanceUID}.dcm", data)
 
