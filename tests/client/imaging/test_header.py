@@ -52,6 +52,10 @@ def test_a_deflated_bomb_is_refused_before_it_inflates(make_chest: Make, tmp_pat
 
     assert code_of(tmp_path / "bomb", profile) == "limit-size"
 
+    (tmp_path / "unmeasured").write_bytes(buffer.getvalue()[:132] + buffer.getvalue()[144:meta_end] + bomb)
+
+    assert code_of(tmp_path / "unmeasured", profile) == "malformed"
+
 
 @pytest.mark.parametrize("keep", [0, 100, 131, 140, 200, 330])
 def test_a_file_that_ends_early_is_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile, keep: int) -> None:
