@@ -2,11 +2,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydicom import config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from client.imaging.dataset import age_years, clean_dataset
+from client.imaging.header import border
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from federation.errors import DeidError
@@ -156,3 +159,53 @@ def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: De
 
     assert clean.RedPaletteColorLookupTableData == b"\1\0\2\0\3\0\4\0"
     assert "GreenPaletteColorLookupTableData" not in clean
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("KVP", "DS", "1956-03-12"), ("ExposureTime", "IS", "555-1234"), ("KVP", "DS", "1\\2"),
+        ("KVP", "DS", "+4915112345"),
+        ("AcquisitionMatrix", "US", [0x4F44, 0x5E45, 0x4E41, 0x454E]), ("BitsStored", "US", [12, 12]),
+        ("SmallestImagePixelValue", "OB", b"PLANTED "), ("SpiralPitchFactor", "FD", 1.2345e200),
+        ("FrameIncrementPointer", "AT", 0x4F445E45),
+    ],
+)  # fmt: skip
+def test_letters_and_too_many_values_are_no_numbers(
+    keyword: str, vr: str, value: object, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    dataset = make_chest()
+    with config.disable_value_validation():
+        if vr in ("DS", "IS"):
+            raw = str(value).encode()
+            dataset[keyword] = RawDataElement(Tag(keyword), vr, len(raw), raw, 0, False, True)
+        else:
+            dataset.add_new(keyword, vr, value)
+    with border("malformed", ""):
+        clean = clean_dataset(dataset, profile, keys)
+
+    assert keyword not in clean or not clean[keyword].value
+
+
+def test_a_number_longer_than_its_vr_is_shortened_not_lost(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    with config.disable_value_validation():
+        dataset = make_chest(PixelSpacing=["0.70312500000000011", "0.5"])
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert clean.PixelSpacing == [0.703125, 0.5]
+
+
+def test_the_objects_of_one_patient_share_their_frame_of_reference(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    item = Dataset()
+    item.ReferencedFrameOfReferenceUID = "1.2.3.77"
+    image = make_chest(FrameOfReferenceUID="1.2.3.77")
+    plan = make_chest(StudyInstanceUID="1.2.3.99", StructureSetROISequence=Sequence([item]))
+    other = make_chest(2, FrameOfReferenceUID="1.2.3.77")
+    one, two, three = (clean_dataset(each, profile, keys) for each in (image, plan, other))
+
+    assert one.FrameOfReferenceUID == two.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+    assert one.FrameOfReferenceUID != three.FrameOfReferenceUID
