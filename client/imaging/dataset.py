@@ -354,9 +354,12 @@ def method_code(value: str, meaning: str) -> Dataset:
 
 @cache
 def _meaning(scheme: str, value: str) -> str:
-    """The meaning that PS3.16 gives a code, or nothing."""
+    """The meaning that PS3.16 gives a code, or nothing. SNOMED's old codes (SRT) have those of the new ones."""
     from pydicom.sr._concepts_dict import concepts  # half a second to load; most headers carry no code
+    from pydicom.sr._snomed_dict import mapping
 
+    if scheme == "SRT":
+        scheme, value = "SCT", mapping["SRT"].get(value, "")
     named: dict[str, dict[str, tuple[str, list[int]]]] = concepts.get(scheme, {})  # type: ignore[assignment]
     return next((codes[value][0][:64] for codes in named.values() if value in codes), "")
 

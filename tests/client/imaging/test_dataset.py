@@ -209,3 +209,35 @@ def test_the_objects_of_one_patient_share_their_frame_of_reference(
 
     assert one.FrameOfReferenceUID == two.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
     assert one.FrameOfReferenceUID != three.FrameOfReferenceUID
+
+
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "value"),
+    [
+        ("", "EnergyWindowVector", [1, 1, 2]), ("", "RTImagePosition", [-200, 150]),
+        ("", "ImagePlanePixelSpacing", [0.4, 0.4]), ("", "HeartRate", 60), ("", "SpectrallySelectedSuppression", "FAT"),
+        ("RotationInformationSequence", "AngularStep", 3), ("MRTimingAndRelatedParametersSequence", "FlipAngle", 90),
+        ("RealWorldValueMappingSequence", "RealWorldValueSlope", 1.5), ("MaskSubtractionSequence", "TIDOffset", 1),
+        ("SequenceOfUltrasoundRegions", "PixelComponentDataType", 1), ("ExposureSequence", "MetersetExposure", 5),
+    ],
+)  # fmt: skip
+def test_numbers_and_listed_words_that_a_reader_needs_stay(
+    sequence: str, keyword: str, value: object, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    item, dataset = Dataset(), make_chest()
+    setattr(item if sequence else dataset, keyword, value)
+    if sequence:
+        setattr(dataset, sequence, Sequence([item]))
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert (clean[sequence][0] if sequence else clean)[keyword].value == value
+
+
+def test_an_old_snomed_code_has_the_meaning_of_the_new_one(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "C-111A1", "SRT", "PLANTED"
+    clean = clean_dataset(make_chest(RadionuclideCodeSequence=Sequence([code])), profile, keys)
+
+    assert "PLANTED" not in str(clean) and "Fluorine" in clean.RadionuclideCodeSequence[0].CodeMeaning
