@@ -18,6 +18,7 @@ from typing import BinaryIO, Literal
 from pydicom import dcmread
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import python_encoding
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -113,6 +114,8 @@ def read(path: Path, limits: Limits, *, pixels: bool, tags: Sequence[str] | None
         wanted: list[str | int] | None = [*tags, "SpecificCharacterSet"] if tags is not None else None
         dataset = dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=True)  # type: ignore[arg-type]
         _require(dataset)
+        if pixels and "PixelData" not in dataset:
+            _require_whole(dataset, source.seek(0, os.SEEK_END))
         return dataset
 
 
@@ -142,6 +145,14 @@ def _require(dataset: FileDataset) -> None:
     declared = [charset] if isinstance(charset, str) else list(charset)
     if any(name and name not in python_encoding for name in declared):
         raise refusal("charset", "the declared character set is not one of the standard's")
+
+
+def _require_whole(dataset: FileDataset, size: int) -> None:
+    """The last element ends with the file: pydicom takes a header that was cut off in the middle for a short one."""
+    elements = [dataset.get_item(tag) for tag in dataset.keys()]
+    last = max(elements, key=lambda each: each.value_tell if isinstance(each, RawDataElement) else each.file_tell or 0)
+    if isinstance(last, RawDataElement) and last.value_tell + last.length != size:
+        raise refusal("truncated", "the file ends early")
 
 
 def _inflated(file: BinaryIO, head: bytes, limits: Limits) -> BinaryIO:

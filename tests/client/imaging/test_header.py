@@ -66,6 +66,21 @@ def test_a_file_that_ends_early_is_refused(make_chest: Make, tmp_path: Path, pro
     assert code_of(tmp_path / "cut", profile) in ("not-dicom", "truncated", "malformed", "syntax-unknown")
 
 
+def test_a_header_that_was_cut_off_is_no_header_without_pixels(
+    make_chest: Make, tmp_path: Path, profile: DeidProfile
+) -> None:
+    dataset, buffer = make_chest(), io.BytesIO()
+    del dataset.PixelData
+    dataset.save_as(buffer, enforce_file_format=True)
+    whole = buffer.getvalue()
+    (tmp_path / "whole").write_bytes(whole)
+
+    assert "PixelData" not in read(tmp_path / "whole", profile.limits, pixels=True)
+    for missing in range(1, 12):  # the last element has 12 bytes
+        (tmp_path / "cut").write_bytes(whole[:-missing])
+        assert code_of(tmp_path / "cut", profile) == "truncated"
+
+
 def test_a_file_over_the_size_limit_is_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:
     make_chest().save_as(tmp_path / "x", enforce_file_format=True)
     tight = replace(profile, limits=replace(profile.limits, file_bytes=1000))
