@@ -51,6 +51,7 @@ _TAGS = {
     "DeidentificationMethod": 0x00120063, "DeidentificationMethodCodeSequence": 0x00120064,
     "LongitudinalTemporalInformationModified": 0x00280303,
 }  # fmt: skip
+_VITAL = (0x00281052, 0x00281053, 0x3004000E)  # rescale and dose scaling: without them the pixels mean something else
 _TABLES = {0x00283006: 0x00283002, 0x00281201: 0x00281101, 0x00281202: 0x00281102, 0x00281203: 0x00281103}
 """Data of a look-up table or palette -> its descriptor."""
 
@@ -67,9 +68,9 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     | no PatientID | a pseudonym of its own per study: two unknown patients are never made one |
     | pixels inside a sequence (icons) | dropped |
     | palettes and look-up tables longer than they say | cut to their length |
-    | more numbers than the dictionary allows, letters in their place | dropped |
+    | more numbers than the dictionary allows, letters in their place | dropped; malformed if the pixels need them |
 
-    Raises: DeidError limit-nesting, limit-size.
+    Raises: DeidError limit-nesting, limit-size, malformed.
     """
     patient_key = _patient_key(dataset, profile, keys)
     walk = _Walk(profile, keys, patient_key)
@@ -117,6 +118,8 @@ class _Walk:
                 _cut_table(out, data, descriptor)
         if _CODE_VALUE in tags:
             _rederive_meaning(out)
+        if any(tag not in tags and tag in dataset and list(_values(dataset[tag])) for tag in _VITAL):
+            raise refusal("malformed", "a number that the pixels need is none")
         return out
 
     def _element(self, dataset: Dataset, tag: BaseTag, out: Dataset, depth: int) -> None:
@@ -169,7 +172,7 @@ class _Walk:
             if name := _manufacturer(_words(element), self.profile):
                 out[element.tag] = DataElement(element.tag, "LO", name)
         elif _value_may_stay(element, keyword, vr, self.profile):
-            out[element.tag] = DataElement(element.tag, vr, _short_decimals(element) if vr == "DS" else element.value)
+            out[element.tag] = DataElement(element.tag, vr, _decimals(element) if vr in ("DS", "IS") else element.value)
 
     def _sequence(self, element: DataElement, out: Dataset, depth: int) -> None:
         if element.VR != "SQ" or not isinstance(element.value, Sequence):
@@ -278,7 +281,7 @@ def _most_values(tag: int) -> int:
     return int(most) if most.isdigit() else 1 << 31
 
 
-def _short_decimals(element: DataElement) -> list[str] | None:
+def _decimals(element: DataElement) -> list[str] | None:
     """Numbers in as many characters as the VR has; some devices write every digit of a double."""
     texts = [str(value).strip() for value in _values(element)]
     return [text if len(text) <= _DECIMAL_MAX else format_number_as_ds(float(text)) for text in texts] or None
@@ -373,9 +376,10 @@ def _vr(element: DataElement) -> str:
 
 def _values(element: DataElement) -> Iterable[object]:
     value = element.value
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+    values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+    while values and values[-1] in (None, ""):  # `1\` is one value, with a separator too many
+        values.pop()
+    return values
 
 
 def _words(element: DataElement) -> list[str]:

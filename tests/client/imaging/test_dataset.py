@@ -197,6 +197,20 @@ def test_a_number_longer_than_its_vr_is_shortened_not_lost(
     assert clean.PixelSpacing == [0.703125, 0.5]
 
 
+def test_a_separator_too_many_costs_no_number_and_a_bad_rescale_the_object(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    def with_slope(raw: bytes) -> FileDataset:
+        dataset = make_chest()
+        dataset["RescaleSlope"] = RawDataElement(Tag("RescaleSlope"), "DS", len(raw), raw, 0, False, True)
+        return dataset
+
+    assert clean_dataset(with_slope(b"0.5\\"), profile, keys).RescaleSlope == 0.5
+    with pytest.raises(DeidError) as refused, border("decode-failed", ""):
+        clean_dataset(with_slope(b"12,5"), profile, keys)
+    assert refused.value.code == "malformed"
+
+
 def test_the_objects_of_one_patient_share_their_frame_of_reference(
     make_chest: Make, profile: DeidProfile, keys: SiteKeys
 ) -> None:
