@@ -89,8 +89,8 @@ def kind_of(path: Path) -> Kind:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file; a link in its place is refused."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Open a regular file; a link in its place is refused, and a pipe that nobody writes to is not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise refusal("not-dicom", "not a regular file")
