@@ -40,7 +40,8 @@ def residue_in(header: Dataset, data: bytes, found: Identifiers, terms: Mapping[
             ours.append(text)
         elif element.VR not in _CLOSED_LISTS and (kind := _in_text(text, found)) is not None:
             return kind
-    return _in_bytes(data, found, "\\".join(ours).encode("utf-8").lower())
+    head_bytes = len(data) - len(header.get("PixelData", b""))
+    return _in_bytes(data, head_bytes, found, "\\".join(ours).encode("utf-8").lower())
 
 
 def _in_text(text: str, found: Identifiers) -> str | None:
@@ -59,27 +60,32 @@ def _in_text(text: str, found: Identifiers) -> str | None:
     return None
 
 
-def _in_bytes(data: bytes, found: Identifiers, ours: bytes) -> str | None:
+def _in_bytes(data: bytes, head_bytes: int, found: Identifiers, ours: bytes) -> str | None:
+    """Two bytes a letter are looked for before the pixels only: dark pixels of 16 bits read like digits in UTF-16."""
     lowered = data.lower()
+    head = lowered[:head_bytes]
     for kind, words in (("uid", found.uids), ("id", found.ids), ("name", found.names), ("place", found.places)):
         for word in words:
-            if any(needle in lowered and lowered.count(needle) > ours.count(needle) for needle in _needles(word)):
-                return kind
+            for needle in _needles(word):
+                where = head if b"\0" in needle else lowered
+                if needle in where and where.count(needle) > ours.count(needle):
+                    return kind
     return None
 
 
-def _needles(word: str) -> Iterator[bytes]:
+def _needles(word: str) -> set[bytes]:
     """The word in the encodings that a header may have, if it is too long and too varied to turn up in pixels."""
-    if len(set(word)) < _RAW_LETTERS_MIN:
-        return
-    least = _RAW_DIGITS_MIN if word.isdigit() else _RAW_BYTES_MIN
+    needles: set[bytes] = set()
+    if len(set(word)) < _RAW_LETTERS_MIN or (word.isdigit() and len(word) < _RAW_DIGITS_MIN):
+        return needles
     for encoding in _ENCODINGS:
         try:
             needle = word.lower().encode(encoding)
         except UnicodeError:
             continue
-        if len(needle) >= least:
-            yield needle
+        if len(needle) >= _RAW_BYTES_MIN:
+            needles.add(needle)
+    return needles
 
 
 def _texts(dataset: Dataset) -> Iterator[tuple[DataElement, str]]:

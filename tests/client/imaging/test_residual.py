@@ -77,3 +77,12 @@ def test_a_number_with_the_digits_of_a_date_or_an_id_is_found(value: str, kind: 
     header.SeriesNumber, header.ExposureTime = value, "1"
 
     assert residue_in(header, b"", collect(dataset, DeidProfile.shipped().limits), TERMS) == kind
+
+
+def test_dark_pixels_are_no_record_number() -> None:
+    dataset, header = original(), Dataset()
+    dataset.PatientID, header.PixelData = "4829134711", "4829134711".encode("utf-16-le")
+    found = collect(dataset, DeidProfile.shipped().limits)
+
+    assert residue_in(header, b"head" + header.PixelData, found, TERMS) is None
+    assert residue_in(header, header.PixelData + b"head" + header.PixelData, found, TERMS) == "id"
