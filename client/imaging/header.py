@@ -115,7 +115,7 @@ def read(path: Path, limits: Limits, *, pixels: bool, tags: Sequence[str] | None
         dataset = dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=True)  # type: ignore[arg-type]
         _require(dataset)
         if pixels and "PixelData" not in dataset:
-            _require_whole(dataset, source.seek(0, os.SEEK_END))
+            _require_whole(dataset, source)
         return dataset
 
 
@@ -147,12 +147,14 @@ def _require(dataset: FileDataset) -> None:
         raise refusal("charset", "the declared character set is not one of the standard's")
 
 
-def _require_whole(dataset: FileDataset, size: int) -> None:
+def _require_whole(dataset: FileDataset, source: BinaryIO) -> None:
     """The last element ends with the file: pydicom takes a header that was cut off in the middle for a short one."""
     elements = [dataset.get_item(tag) for tag in dataset.keys()]
     last = max(elements, key=lambda each: each.value_tell if isinstance(each, RawDataElement) else each.file_tell or 0)
-    if isinstance(last, RawDataElement) and last.value_tell + last.length != size:
-        raise refusal("truncated", "the file ends early")
+    if isinstance(last, RawDataElement):
+        end = source.seek(last.value_tell + last.length)
+        if end > source.seek(0, os.SEEK_END) or (source.seek(end) and source.read().strip(b"\0")):
+            raise refusal("truncated", "the file ends early")
 
 
 def _inflated(file: BinaryIO, head: bytes, limits: Limits) -> BinaryIO:

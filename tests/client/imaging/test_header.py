@@ -75,7 +75,10 @@ def test_a_header_that_was_cut_off_is_no_header_without_pixels(
     whole = buffer.getvalue()
     (tmp_path / "whole").write_bytes(whole)
 
+    (tmp_path / "padded").write_bytes(whole + bytes(4))
+
     assert "PixelData" not in read(tmp_path / "whole", profile.limits, pixels=True)
+    assert "PixelData" not in read(tmp_path / "padded", profile.limits, pixels=True)
     for missing in range(1, 12):  # the last element has 12 bytes
         (tmp_path / "cut").write_bytes(whole[:-missing])
         assert code_of(tmp_path / "cut", profile) == "truncated"
