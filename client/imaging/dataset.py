@@ -288,7 +288,7 @@ def _decimals(element: DataElement) -> list[str] | None:
 
 
 def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
-    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); without a descriptor it goes."""
+    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); without one, or if it is text, it goes."""
     try:
         count, _, bits = (int(number) for number in item[descriptor].value)
     except (KeyError, TypeError, ValueError):
@@ -299,6 +299,8 @@ def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
     if isinstance(value, bytes):
         size = entries * (2 if bits > 8 or len(value) >= 2 * entries else 1)
         item[data].value = value[: size + size % 2]
+        if _LETTERS.fullmatch(item[data].value):
+            del item[data]
     elif isinstance(value, MultiValue | list):
         item[data].value = list(value)[:entries]
 

@@ -155,10 +155,12 @@ def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: De
     dataset.add_new("RedPaletteColorLookupTableDescriptor", "US", [4, 0, 16])
     dataset.add_new("RedPaletteColorLookupTableData", "OW", b"\1\0\2\0\3\0\4\0PLANTED ")
     dataset.add_new("GreenPaletteColorLookupTableData", "OW", b"PLANTED ")
+    dataset.add_new("BluePaletteColorLookupTableDescriptor", "US", [4, 0, 16])
+    dataset.add_new("BluePaletteColorLookupTableData", "OW", b"PLANTED ")
     clean = clean_dataset(dataset, profile, keys)
 
     assert clean.RedPaletteColorLookupTableData == b"\1\0\2\0\3\0\4\0"
-    assert "GreenPaletteColorLookupTableData" not in clean
+    assert "GreenPaletteColorLookupTableData" not in clean and "BluePaletteColorLookupTableData" not in clean
 
 
 @pytest.mark.parametrize(
