@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,7 +55,11 @@ def test_a_deflated_bomb_is_refused_before_it_inflates(make_chest: Make, tmp_pat
 
     (tmp_path / "unmeasured").write_bytes(buffer.getvalue()[:132] + buffer.getvalue()[144:meta_end] + bomb)
 
+    tracemalloc.start()
     assert code_of(tmp_path / "unmeasured", profile) == "malformed"
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 10_000_000
 
 
 @pytest.mark.parametrize("keep", [0, 100, 131, 140, 200, 330])
