@@ -5,6 +5,7 @@ Nothing here prints a value of a patient, a path of a file or a key. Every batch
 
 import errno
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from federation.terminal import Talk
 
 Json = dict[str, Any]
 _DIGEST_LETTERS_MIN = 12
+_FULL = StoreError("disk-full", "the disk is full", hint="free some space, then start again")
 
 
 def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | None) -> Json:
@@ -180,11 +182,15 @@ def _guarded() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreError("disk-full", "the disk is full", hint="free some space, then start again") from None
+            raise _FULL from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(
                 "no-permission",
                 "no permission to write in the site's folder",
                 hint="run as the user who owns it; every file of a site belongs to one user",
             ) from None
+        raise
+    except sqlite3.OperationalError as error:  # the index of a source, in the spool
+        if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+            raise _FULL from None
         raise

@@ -5,17 +5,19 @@ a header is cleaned by one engine only.
 """
 
 import re
+import struct
 from collections.abc import Iterable
 from datetime import date, timedelta
 from functools import cache, lru_cache
 
 from pydicom._uid_dict import UID_dictionary
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
+from pydicom.valuerep import format_number_as_ds
 
 from client.imaging.header import refusal
 from client.imaging.profile import DeidProfile
@@ -26,13 +28,18 @@ _TYPE_2 = frozenset(
     "PatientName PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID "
     "SeriesNumber InstanceNumber AcquisitionDate AcquisitionTime ContentDate ContentTime".split()
 )
-_NUMBER_VRS = frozenset({"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "AT"})
 _PIXEL_DATA = 0x7FE00010
 _TABLE_DATA = frozenset({"OB", "OW", "OB or OW", "US or OW", "US or SS or OW", "US or SS"})
-_NUMBER_TEXT = re.compile(r"[ +\-0-9.eE]{1,16}")
-_NUMBER_BYTES = re.compile(rb" *[+\-0-9.eE]{1,16} *(?:\\ *[+\-0-9.eE]{1,16} *)*")
-_SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "AT": 4}
-_DUMMIES: dict[str, object] = {
+_NUMBER = r" *[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})? *"
+"""A number in words. Ten digits before the point are a record or telephone number, and no quantity of an image."""
+_NUMBER_TEXT = re.compile(_NUMBER)
+_NUMBER_BYTES = re.compile(rf"{_NUMBER}(?:\\{_NUMBER})*".encode())
+_DECIMAL_MAX = 16  # characters of a DS, PS3.5 section 6.2
+_SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8}
+_CODES = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+_LETTERS = re.compile(rb"[ -~]{6,}[ \0]*")
+_LARGEST = 1e15  # no quantity of an image is larger, or smaller than its inverse: eight letters read as a number are
+DUMMIES: dict[str, object] = {
     "DA": "19000101", "TM": "000000", "DT": "19000101000000", "DS": "0", "IS": "0", "AS": "000Y", "CS": "REMOVED",
     "PN": "REMOVED", "LO": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "LT": "REMOVED", "UT": "REMOVED",
     "UC": "REMOVED", "AE": "REMOVED", "UR": "",
@@ -44,6 +51,7 @@ _TAGS = {
     "DeidentificationMethod": 0x00120063, "DeidentificationMethodCodeSequence": 0x00120064,
     "LongitudinalTemporalInformationModified": 0x00280303,
 }  # fmt: skip
+_VITAL = (0x00281052, 0x00281053, 0x3004000E)  # rescale and dose scaling: without them the pixels mean something else
 _TABLES = {0x00283006: 0x00283002, 0x00281201: 0x00281101, 0x00281202: 0x00281102, 0x00281203: 0x00281103}
 """Data of a look-up table or palette -> its descriptor."""
 
@@ -60,11 +68,12 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     | no PatientID | a pseudonym of its own per study: two unknown patients are never made one |
     | pixels inside a sequence (icons) | dropped |
     | palettes and look-up tables longer than they say | cut to their length |
+    | more numbers than the dictionary allows, letters in their place | dropped; malformed if the pixels need them |
 
-    Raises: DeidError limit-nesting, limit-size.
+    Raises: DeidError limit-nesting, limit-size, malformed.
     """
     patient_key = _patient_key(dataset, profile, keys)
-    walk = _Walk(profile, keys, patient_key, str(dataset.get("StudyInstanceUID", "") or ""))
+    walk = _Walk(profile, keys, patient_key)
     out = walk.clean(dataset, depth=0)
     moved = "MODIFIED" if "113107" in profile.codes else "REMOVED"
     for keyword, vr, value in (
@@ -89,8 +98,8 @@ def _patient_key(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> str:
 class _Walk:
     """One pass over one object: counts elements and depth while it copies."""
 
-    def __init__(self, profile: DeidProfile, keys: SiteKeys, patient_key: str, study_uid: str) -> None:
-        self.profile, self.keys, self.patient_key, self.study_uid = profile, keys, patient_key, study_uid
+    def __init__(self, profile: DeidProfile, keys: SiteKeys, patient_key: str) -> None:
+        self.profile, self.keys, self.patient_key = profile, keys, patient_key
         self.elements = 0
 
     def clean(self, dataset: Dataset, *, depth: int) -> Dataset:
@@ -109,6 +118,8 @@ class _Walk:
                 _cut_table(out, data, descriptor)
         if _CODE_VALUE in tags:
             _rederive_meaning(out)
+        if any(tag not in tags and tag in dataset and list(_values(dataset[tag])) for tag in _VITAL):
+            raise refusal("malformed", "a number that the pixels need is none")
         return out
 
     def _element(self, dataset: Dataset, tag: BaseTag, out: Dataset, depth: int) -> None:
@@ -129,8 +140,8 @@ class _Walk:
         if name in self.profile.shifted and "113107" in self.profile.codes and action != "X":
             self._shift(dataset[tag], keyword, out)
             return
-        if action == "D" and vr in _DUMMIES:
-            out[tag] = DataElement(tag, vr, _DUMMIES[vr])
+        if action == "D" and vr in DUMMIES:
+            out[tag] = DataElement(tag, vr, DUMMIES[vr])
         elif action in _BY_VALUE:
             self._act(action, dataset[tag], keyword, out, depth)
         elif "Z" in action and keyword in _TYPE_2:
@@ -161,7 +172,7 @@ class _Walk:
             if name := _manufacturer(_words(element), self.profile):
                 out[element.tag] = DataElement(element.tag, "LO", name)
         elif _value_may_stay(element, keyword, vr, self.profile):
-            out[element.tag] = DataElement(element.tag, vr, element.value)
+            out[element.tag] = DataElement(element.tag, vr, _decimals(element) if vr in ("DS", "IS") else element.value)
 
     def _sequence(self, element: DataElement, out: Dataset, depth: int) -> None:
         if element.VR != "SQ" or not isinstance(element.value, Sequence):
@@ -173,14 +184,14 @@ class _Walk:
     def _uid(self, uid: str, keyword: str) -> str:
         if uid in UID_dictionary:
             return uid
-        return self.keys.new_uid(uid, within=self.study_uid if keyword == "FrameOfReferenceUID" else "")
+        return self.keys.new_uid(uid, within=self.patient_key if keyword.endswith("FrameOfReferenceUID") else "")
 
     def _dummy(self, element: DataElement, out: Dataset) -> None:
         vr = _vr(element)
         if vr == "UI":
             out[element.tag] = DataElement(element.tag, "UI", self.keys.new_uid(str(element.value)))
-        elif vr in _DUMMIES:
-            out[element.tag] = DataElement(element.tag, vr, _DUMMIES[vr])
+        elif vr in DUMMIES:
+            out[element.tag] = DataElement(element.tag, vr, DUMMIES[vr])
 
     def _shift(self, element: DataElement, keyword: str, out: Dataset) -> None:
         vr = _vr(element)
@@ -217,12 +228,14 @@ def _may_stay_unread(element: RawDataElement, keyword: str, vr: str, profile: De
     if not value or element.is_implicit_VR or not element.is_little_endian or element.VR != vr:
         return False
     if vr in _SIZES:
-        return len(value) % _SIZES[vr] == 0
+        return len(value) % _SIZES[vr] == 0 and _are_numbers(value, vr, int(element.tag))
     if vr in ("DS", "IS"):
-        return _NUMBER_BYTES.fullmatch(value) is not None
+        words = value.split(b"\\")
+        short = max(len(word.strip()) for word in words) <= _DECIMAL_MAX
+        return short and len(words) <= _most_values(int(element.tag)) and _NUMBER_BYTES.fullmatch(value) is not None
     if vr == "CS" and keyword in profile.terms and keyword != "ImageType":
-        words = value.decode("latin-1").split("\\")
-        return all(word.strip(" \0").upper() in profile.terms[keyword] for word in words)
+        terms = value.decode("latin-1").split("\\")
+        return all(term.strip(" \0").upper() in profile.terms[keyword] for term in terms)
     return False
 
 
@@ -231,19 +244,51 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
     if terms is not None:
         words = _words(element)
         return bool(words) and all(word in terms for word in words)
-    if vr in _NUMBER_VRS:
-        return all(isinstance(value, int | float) for value in _values(element))
+    values = list(_values(element))
+    if len(values) > _most_values(int(element.tag)):
+        return False
+    if vr == "AT":  # of private attributes nothing is left to point to
+        return all(isinstance(value, int) and keyword_for_tag(value) for value in values)
+    if vr in _CODES:
+        try:
+            return _are_numbers(struct.pack(f"<{len(values)}{_CODES[vr]}", *values), vr, int(element.tag))
+        except (struct.error, OverflowError):
+            return False
     if vr in ("DS", "IS"):
-        return all(_NUMBER_TEXT.fullmatch(str(value)) for value in _values(element))
+        return all(_NUMBER_TEXT.fullmatch(str(value)) for value in values)
     if vr == "UI":
-        return all(str(value) in UID_dictionary for value in _values(element))
-    if vr in _TABLE_DATA:  # palettes, look-up tables and the pixels themselves
-        return True
+        return all(str(value) in UID_dictionary for value in values)
+    if vr in _TABLE_DATA:
+        return int(element.tag) in _TABLES or element.tag == _PIXEL_DATA
     return keyword == "CodeValue"  # checked against the code dictionary with its scheme, below
 
 
+def _are_numbers(data: bytes, vr: str, tag: int) -> bool:
+    """Whether little-endian bytes are as many numbers as the dictionary allows, and not letters in their place."""
+    count = len(data) // struct.calcsize(_CODES[vr])
+    if count > _most_values(tag):
+        return False
+    if vr in ("FL", "FD"):
+        sizes = [abs(number) for number in struct.unpack(f"<{count}{_CODES[vr]}", data)]
+        return all(not size or 1 / _LARGEST < size < _LARGEST for size in sizes)
+    return _LETTERS.fullmatch(data) is None
+
+
+@lru_cache(maxsize=8192)
+def _most_values(tag: int) -> int:
+    """The greatest number of values that the dictionary allows an attribute (VM, PS3.6 section 5)."""
+    most = dictionary_VM(tag).rpartition("-")[2]
+    return int(most) if most.isdigit() else 1 << 31
+
+
+def _decimals(element: DataElement) -> list[str] | None:
+    """Numbers in as many characters as the VR has; some devices write every digit of a double."""
+    texts = [str(value).strip() for value in _values(element)]
+    return [text if len(text) <= _DECIMAL_MAX else format_number_as_ds(float(text)) for text in texts] or None
+
+
 def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
-    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); without a descriptor it goes."""
+    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); without one, or if it is text, it goes."""
     try:
         count, _, bits = (int(number) for number in item[descriptor].value)
     except (KeyError, TypeError, ValueError):
@@ -254,6 +299,8 @@ def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
     if isinstance(value, bytes):
         size = entries * (2 if bits > 8 or len(value) >= 2 * entries else 1)
         item[data].value = value[: size + size % 2]
+        if _LETTERS.fullmatch(item[data].value):
+            del item[data]
     elif isinstance(value, MultiValue | list):
         item[data].value = list(value)[:entries]
 
@@ -312,9 +359,12 @@ def method_code(value: str, meaning: str) -> Dataset:
 
 @cache
 def _meaning(scheme: str, value: str) -> str:
-    """The meaning that PS3.16 gives a code, or nothing."""
+    """The meaning that PS3.16 gives a code, or nothing. SNOMED's old codes (SRT) have those of the new ones."""
     from pydicom.sr._concepts_dict import concepts  # half a second to load; most headers carry no code
+    from pydicom.sr._snomed_dict import mapping
 
+    if scheme == "SRT":
+        scheme, value = "SCT", mapping["SRT"].get(value, "")
     named: dict[str, dict[str, tuple[str, list[int]]]] = concepts.get(scheme, {})  # type: ignore[assignment]
     return next((codes[value][0][:64] for codes in named.values() if value in codes), "")
 
@@ -328,9 +378,10 @@ def _vr(element: DataElement) -> str:
 
 def _values(element: DataElement) -> Iterable[object]:
     value = element.value
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+    values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+    while values and values[-1] in (None, ""):  # `1\` is one value, with a separator too many
+        values.pop()
+    return values
 
 
 def _words(element: DataElement) -> list[str]:

@@ -155,7 +155,7 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
         data = _covered(data, *where, profile)
     with border("malformed", "the object cannot be written"):
         again = dcmread(BytesIO(data))
-        if (kind := residue_in(again, data, found)) is not None:
+        if (kind := residue_in(again, data, found, profile.terms)) is not None:
             raise refusal("residual-identifier", f"a {kind} of the original is still in the output")
         return CleanFile(f"{again.PatientID}/{again.StudyInstanceUID}/{again.SOPInstanceUID}.dcm", data)
 
@@ -255,7 +255,8 @@ def _put(path: Path, data: bytes) -> str:
     """Write without a temporary name: the file is linked into place when it is whole (open(2), O_TMPFILE)."""
     if path.exists():
         return _THERE if path.read_bytes() == data else "duplicate-differs"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (path.parent.parent, path.parent):  # with `parents`, those above would not be private
+        folder.mkdir(exist_ok=True, mode=0o700)
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -18,6 +18,7 @@ from typing import BinaryIO, Literal
 from pydicom import dcmread
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import python_encoding
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -33,6 +34,7 @@ Kind = Literal["dicom", "picture", "other"]
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _PREAMBLE_BYTES = 132
 _META_LENGTH_END = _PREAMBLE_BYTES + 12  # the group length element, PS3.10 section 7.1
+_META_BYTES_MAX = 1 << 16
 _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
 _HINTS = {
     "not-dicom": "remove the file from the folder, or leave it: it is not read",
@@ -87,8 +89,8 @@ def kind_of(path: Path) -> Kind:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file; a link in its place is refused."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Open a regular file; a link in its place is refused, and a pipe that nobody writes to is not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise refusal("not-dicom", "not a regular file")
@@ -106,15 +108,14 @@ def read(path: Path, limits: Limits, *, pixels: bool, tags: Sequence[str] | None
             raise refusal("limit-size", "the file is larger than the limit")
         head = file.read(_META_LENGTH_END)
         file.seek(0)
-        if head[128:132] == b"DICM":
-            source: BinaryIO = _inflated(file, head, limits)
-        elif kind_of(path) == "dicom":
-            source = file
-        else:
+        if head[128:132] != b"DICM" and kind_of(path) != "dicom":
             raise refusal("not-dicom", "the file holds no DICOM object")
+        source = _inflated(file, head, limits)
         wanted: list[str | int] | None = [*tags, "SpecificCharacterSet"] if tags is not None else None
         dataset = dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=True)  # type: ignore[arg-type]
         _require(dataset)
+        if pixels and "PixelData" not in dataset:
+            _require_whole(dataset, source)
         return dataset
 
 
@@ -146,15 +147,25 @@ def _require(dataset: FileDataset) -> None:
         raise refusal("charset", "the declared character set is not one of the standard's")
 
 
+def _require_whole(dataset: FileDataset, source: BinaryIO) -> None:
+    """The last element ends with the file: pydicom takes a header that was cut off in the middle for a short one."""
+    elements = [dataset.get_item(tag) for tag in dataset.keys()]
+    last = max(elements, key=lambda each: each.value_tell if isinstance(each, RawDataElement) else each.file_tell or 0)
+    if isinstance(last, RawDataElement):
+        end = source.seek(last.value_tell + last.length)
+        if end > source.seek(0, os.SEEK_END) or (source.seek(end) and source.read().strip(b"\0")):
+            raise refusal("truncated", "the file ends early")
+
+
 def _inflated(file: BinaryIO, head: bytes, limits: Limits) -> BinaryIO:
     """A deflated object inflated within bounds, every other one as it is. pydicom would inflate without bound."""
-    if head[132:136] != b"\x02\x00\x00\x00" or DeflatedExplicitVRLittleEndian.encode() not in file.read(4096):
-        file.seek(0)
-        return file
-    meta_end = _META_LENGTH_END + int.from_bytes(head[140:144], "little")
-    file.seek(0)
-    meta_bytes = file.read(meta_end)
-    meta = dcmread(BytesIO(meta_bytes), force=True).file_meta
+    is_measured = head[132:136] == b"\x02\x00\x00\x00"
+    meta_end = _META_LENGTH_END + int.from_bytes(head[140:144], "little") if is_measured else _META_BYTES_MAX
+    meta_bytes = file.read(min(meta_end, _META_BYTES_MAX))
+    named = DeflatedExplicitVRLittleEndian.encode() in meta_bytes
+    meta = dcmread(BytesIO(meta_bytes), force=True).file_meta if named and is_measured else FileMetaDataset()
+    if named and not is_measured:
+        raise refusal("malformed", "a deflated object does not say where its file meta ends")
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         file.seek(0)
         return file

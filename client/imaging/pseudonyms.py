@@ -6,6 +6,7 @@ A plain hash of a record number can be undone by hashing all record numbers; a k
 
 import hashlib
 import hmac
+import unicodedata
 import uuid
 from dataclasses import dataclass
 
@@ -72,8 +73,8 @@ def pseudonym(key: bytes, *parts: str) -> str:
 
 
 def normal_id(text: str) -> str:
-    """An identifier without padding (spaces, NULs) and case."""
-    return text.strip(" \0\t\r\n").casefold()
+    """An identifier without padding (spaces, NULs), case, and the forms that Unicode has for one letter or digit."""
+    return unicodedata.normalize("NFKC", text).strip(" \0\t\r\n").casefold()
 
 
 def _mac(key: bytes, *parts: str) -> bytes:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from client.imaging.header import border, class_code, kind_of, open_file, read
-from client.imaging.identifiers import name_words
+from client.imaging.identifiers import name_words, parse_day
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import normal_id
 from client.imaging.reports import RawTurn, ReportRow, csv_row, csv_rows, json_row, json_rows
@@ -439,7 +439,7 @@ def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
         "accession": text["AccessionNumber"].strip(" \0"),
         "issuer": normal_id(text["IssuerOfPatientID"] or profile.default_issuer),
         "patient": normal_id(text["PatientID"]),
-        "birth": text["PatientBirthDate"].strip(" \0"),
+        "birth": str(parse_day(text["PatientBirthDate"]) or text["PatientBirthDate"].strip(" \0")),
         "sex": text["PatientSex"].strip(" \0").upper(),
         "position": _position(dataset),
         "localizer": int("LOCALIZER" in [str(word).upper() for word in dataset.get("ImageType") or []]),

@@ -5,32 +5,43 @@ for them in every decoded value and, where a chance hit is out of the question, 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from client.imaging.dataset import DUMMIES
 from client.imaging.identifiers import Identifiers, fold, fold_id, name_words
 
 _TOKEN = re.compile(r"[^\W_]+")
 _RAW_BYTES_MIN, _RAW_DIGITS_MIN, _RAW_LETTERS_MIN = 6, 8, 3
 _CLOSED_LISTS = frozenset({"CS", "AS"})  # words that profile.toml lists, whoever has such a name
-_OUR_OWN = frozenset({"DeidentificationMethod", "DeidentificationMethodCodeSequence", "Manufacturer", "CodeMeaning"})
+_OUR_OWN = frozenset({"DeidentificationMethod", "LongitudinalTemporalInformationModified", "CodeMeaning", "CodeValue"})
+_OUR_UIDS = "2.25."  # random digits, in which a date may turn up by chance
+_DUMMIES = frozenset(str(value) for value in DUMMIES.values())
+_DECIMALS = frozenset({"DS", "IS"})
 _ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "gb18030", "euc-kr", "iso2022_jp")
 
 
-def residue_in(header: Dataset, data: bytes, found: Identifiers) -> str | None:
+def residue_in(header: Dataset, data: bytes, found: Identifiers, terms: Mapping[str, frozenset[str]]) -> str | None:
     """What kind of identifier is left in an output (`name`, `id`, `place`, `date`, `uid`), or None. Never which one.
 
     Args:
         header: the output as decoded again from `data`.
         data: every byte of the output.
         found: the identifiers of the original.
+        terms: the profile's words by keyword. A patient may be called like one of them, or like a word of our own
+            (`Philips`, `Patient`): it may stand in the bytes as often as we wrote it, and not once more.
     """
-    for text in _texts(header):
-        if (kind := _in_text(text, found)) is not None:
+    ours = [str(element.value) for element in getattr(header, "file_meta", None) or [] if element.VR == "SH"]
+    for element, text in _texts(header):
+        if element.keyword in _OUR_OWN or text in _DUMMIES or text in terms.get(element.keyword, ()):
+            ours.append(text)
+        elif element.VR not in _CLOSED_LISTS and (kind := _in_text(text, found)) is not None:
             return kind
-    return _in_bytes(data, found)
+    head_bytes = len(data) - len(header.get("PixelData", b""))
+    return _in_bytes(data, head_bytes, found, "\\".join(ours).encode("utf-8").lower())
 
 
 def _in_text(text: str, found: Identifiers) -> str | None:
@@ -44,42 +55,51 @@ def _in_text(text: str, found: Identifiers) -> str | None:
         return "id"
     if any(len(place) >= 4 and place in " ".join(folded.split()) for place in found.places):
         return "place"
-    if any(day.strftime("%Y%m%d") in text for day in found.dates):
+    if not text.startswith(_OUR_UIDS) and any(day.strftime("%Y%m%d") in text for day in found.dates):
         return "date"
     return None
 
 
-def _in_bytes(data: bytes, found: Identifiers) -> str | None:
+def _in_bytes(data: bytes, head_bytes: int, found: Identifiers, ours: bytes) -> str | None:
+    """Two bytes a letter are looked for before the pixels only: dark pixels of 16 bits read like digits in UTF-16."""
     lowered = data.lower()
+    head = lowered[:head_bytes]
     for kind, words in (("uid", found.uids), ("id", found.ids), ("name", found.names), ("place", found.places)):
         for word in words:
-            if any(needle in lowered for needle in _needles(word)):
-                return kind
+            for needle in _needles(word):
+                where = head if b"\0" in needle else lowered
+                if needle in where and where.count(needle) > ours.count(needle):
+                    return kind
     return None
 
 
-def _needles(word: str) -> Iterator[bytes]:
+def _needles(word: str) -> set[bytes]:
     """The word in the encodings that a header may have, if it is too long and too varied to turn up in pixels."""
-    if len(set(word)) < _RAW_LETTERS_MIN:
-        return
-    least = _RAW_DIGITS_MIN if word.isdigit() else _RAW_BYTES_MIN
+    needles: set[bytes] = set()
+    if len(set(word)) < _RAW_LETTERS_MIN or (word.isdigit() and len(word) < _RAW_DIGITS_MIN):
+        return needles
     for encoding in _ENCODINGS:
         try:
             needle = word.lower().encode(encoding)
         except UnicodeError:
             continue
-        if len(needle) >= least:
-            yield needle
+        if len(needle) >= _RAW_BYTES_MIN:
+            needles.add(needle)
+    return needles
 
 
-def _texts(dataset: Dataset) -> Iterator[str]:
+def _texts(dataset: Dataset) -> Iterator[tuple[DataElement, str]]:
+    """Every element that is text beside each of its values. Numbers are, if they have the digits of a date or an id."""
     for element in dataset:
-        if element.keyword in _OUR_OWN or element.VR in _CLOSED_LISTS:
-            continue
         if element.VR == "SQ":
             for item in element.value:
                 yield from _texts(item)
         elif not isinstance(element.value, bytes) and element.value is not None:
             value = element.value
-            values = list(value) if isinstance(value, MultiValue | list | tuple) else [value]
-            yield from (str(one) for one in values if not isinstance(one, int | float))
+            for one in list(value) if isinstance(value, MultiValue | list | tuple) else [value]:
+                text = str(one)
+                if element.VR in _DECIMALS:
+                    if len(text) >= _RAW_DIGITS_MIN and text.isdigit():
+                        yield element, text
+                elif not isinstance(one, int | float):
+                    yield element, text

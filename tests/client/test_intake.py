@@ -178,16 +178,17 @@ def test_a_secret_that_others_can_read_or_that_is_lost(run: Run, source: Path, s
     assert "cannot be read" in told(run("ingest", source)[2])[0]
 
 
-def test_a_full_disk(run: Run, source: Path, site: Path) -> None:
+def test_a_full_disk(run: Run, source: Path, site: Path, tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     run("quarantine")
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
         status, _, err = run("ingest", source)
+        exported, _, said = run("deidentify", source, tmp_path / "clean")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    assert status == 17 and "full" in told(err)[0]
+    assert status == exported == 17 and "full" in told(err)[0] and "full" in told(said)[0]
     assert run("ingest", source)[0] in (0, 17)
 
 

@@ -2,11 +2,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydicom import config
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from client.imaging.dataset import age_years, clean_dataset
+from client.imaging.header import border
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from federation.errors import DeidError
@@ -152,7 +155,105 @@ def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: De
     dataset.add_new("RedPaletteColorLookupTableDescriptor", "US", [4, 0, 16])
     dataset.add_new("RedPaletteColorLookupTableData", "OW", b"\1\0\2\0\3\0\4\0PLANTED ")
     dataset.add_new("GreenPaletteColorLookupTableData", "OW", b"PLANTED ")
+    dataset.add_new("BluePaletteColorLookupTableDescriptor", "US", [4, 0, 16])
+    dataset.add_new("BluePaletteColorLookupTableData", "OW", b"PLANTED ")
     clean = clean_dataset(dataset, profile, keys)
 
     assert clean.RedPaletteColorLookupTableData == b"\1\0\2\0\3\0\4\0"
-    assert "GreenPaletteColorLookupTableData" not in clean
+    assert "GreenPaletteColorLookupTableData" not in clean and "BluePaletteColorLookupTableData" not in clean
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("KVP", "DS", "1956-03-12"), ("ExposureTime", "IS", "555-1234"), ("KVP", "DS", "1\\2"),
+        ("KVP", "DS", "+4915112345"),
+        ("AcquisitionMatrix", "US", [0x4F44, 0x5E45, 0x4E41, 0x454E]), ("BitsStored", "US", [12, 12]),
+        ("SmallestImagePixelValue", "OB", b"PLANTED "), ("SpiralPitchFactor", "FD", 1.2345e200),
+        ("FrameIncrementPointer", "AT", 0x4F445E45),
+    ],
+)  # fmt: skip
+def test_letters_and_too_many_values_are_no_numbers(
+    keyword: str, vr: str, value: object, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    dataset = make_chest()
+    with config.disable_value_validation():
+        if vr in ("DS", "IS"):
+            raw = str(value).encode()
+            dataset[keyword] = RawDataElement(Tag(keyword), vr, len(raw), raw, 0, False, True)
+        else:
+            dataset.add_new(keyword, vr, value)
+    with border("malformed", ""):
+        clean = clean_dataset(dataset, profile, keys)
+
+    assert keyword not in clean or not clean[keyword].value
+
+
+def test_a_number_longer_than_its_vr_is_shortened_not_lost(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    with config.disable_value_validation():
+        dataset = make_chest(PixelSpacing=["0.70312500000000011", "0.5"])
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert clean.PixelSpacing == [0.703125, 0.5]
+
+
+def test_a_separator_too_many_costs_no_number_and_a_bad_rescale_the_object(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    def with_slope(raw: bytes) -> FileDataset:
+        dataset = make_chest()
+        dataset["RescaleSlope"] = RawDataElement(Tag("RescaleSlope"), "DS", len(raw), raw, 0, False, True)
+        return dataset
+
+    assert clean_dataset(with_slope(b"0.5\\"), profile, keys).RescaleSlope == 0.5
+    with pytest.raises(DeidError) as refused, border("decode-failed", ""):
+        clean_dataset(with_slope(b"12,5"), profile, keys)
+    assert refused.value.code == "malformed"
+
+
+def test_the_objects_of_one_patient_share_their_frame_of_reference(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    item = Dataset()
+    item.ReferencedFrameOfReferenceUID = "1.2.3.77"
+    image = make_chest(FrameOfReferenceUID="1.2.3.77")
+    plan = make_chest(StudyInstanceUID="1.2.3.99", StructureSetROISequence=Sequence([item]))
+    other = make_chest(2, FrameOfReferenceUID="1.2.3.77")
+    one, two, three = (clean_dataset(each, profile, keys) for each in (image, plan, other))
+
+    assert one.FrameOfReferenceUID == two.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+    assert one.FrameOfReferenceUID != three.FrameOfReferenceUID
+
+
+@pytest.mark.parametrize(
+    ("sequence", "keyword", "value"),
+    [
+        ("", "EnergyWindowVector", [1, 1, 2]), ("", "RTImagePosition", [-200, 150]),
+        ("", "ImagePlanePixelSpacing", [0.4, 0.4]), ("", "HeartRate", 60), ("", "SpectrallySelectedSuppression", "FAT"),
+        ("RotationInformationSequence", "AngularStep", 3), ("MRTimingAndRelatedParametersSequence", "FlipAngle", 90),
+        ("RealWorldValueMappingSequence", "RealWorldValueSlope", 1.5), ("MaskSubtractionSequence", "TIDOffset", 1),
+        ("SequenceOfUltrasoundRegions", "PixelComponentDataType", 1), ("ExposureSequence", "MetersetExposure", 5),
+    ],
+)  # fmt: skip
+def test_numbers_and_listed_words_that_a_reader_needs_stay(
+    sequence: str, keyword: str, value: object, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    item, dataset = Dataset(), make_chest()
+    setattr(item if sequence else dataset, keyword, value)
+    if sequence:
+        setattr(dataset, sequence, Sequence([item]))
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert (clean[sequence][0] if sequence else clean)[keyword].value == value
+
+
+def test_an_old_snomed_code_has_the_meaning_of_the_new_one(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "C-111A1", "SRT", "PLANTED"
+    clean = clean_dataset(make_chest(RadionuclideCodeSequence=Sequence([code])), profile, keys)
+
+    assert "PLANTED" not in str(clean) and "Fluorine" in clean.RadionuclideCodeSequence[0].CodeMeaning

@@ -67,6 +67,7 @@ def test_names_and_bytes_of_an_export_are_pseudonyms_only(
         assert made.PatientIdentityRemoved == "YES" and len(made.DeidentificationMethodCodeSequence) == 3
         assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
         assert int(pixel_array(made).max()) < 4096 and len(made.PixelData) == 64 * 64 * 2
+    assert not [place for place in (tmp_path / "out").rglob("*") if place.stat().st_mode & 0o077]
     assert not (tmp_path / "spool").exists()
 
 

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,6 +53,14 @@ def test_a_deflated_bomb_is_refused_before_it_inflates(make_chest: Make, tmp_pat
 
     assert code_of(tmp_path / "bomb", profile) == "limit-size"
 
+    (tmp_path / "unmeasured").write_bytes(buffer.getvalue()[:132] + buffer.getvalue()[144:meta_end] + bomb)
+
+    tracemalloc.start()
+    assert code_of(tmp_path / "unmeasured", profile) == "malformed"
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 10_000_000
+
 
 @pytest.mark.parametrize("keep", [0, 100, 131, 140, 200, 330])
 def test_a_file_that_ends_early_is_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile, keep: int) -> None:
@@ -60,6 +69,24 @@ def test_a_file_that_ends_early_is_refused(make_chest: Make, tmp_path: Path, pro
     (tmp_path / "cut").write_bytes(buffer.getvalue()[:keep])
 
     assert code_of(tmp_path / "cut", profile) in ("not-dicom", "truncated", "malformed", "syntax-unknown")
+
+
+def test_a_header_that_was_cut_off_is_no_header_without_pixels(
+    make_chest: Make, tmp_path: Path, profile: DeidProfile
+) -> None:
+    dataset, buffer = make_chest(), io.BytesIO()
+    del dataset.PixelData
+    dataset.save_as(buffer, enforce_file_format=True)
+    whole = buffer.getvalue()
+    (tmp_path / "whole").write_bytes(whole)
+
+    (tmp_path / "padded").write_bytes(whole + bytes(4))
+
+    assert "PixelData" not in read(tmp_path / "whole", profile.limits, pixels=True)
+    assert "PixelData" not in read(tmp_path / "padded", profile.limits, pixels=True)
+    for missing in range(1, 12):  # the last element has 12 bytes
+        (tmp_path / "cut").write_bytes(whole[:-missing])
+        assert code_of(tmp_path / "cut", profile) == "truncated"
 
 
 def test_a_file_over_the_size_limit_is_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:

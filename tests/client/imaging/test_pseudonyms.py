@@ -15,6 +15,12 @@ def test_padding_and_case_do_not_make_two_patients_of_one(keys: SiteKeys) -> Non
     assert re.fullmatch(r"[0-9a-f]{32}", keys.patient_key("", "MRN-1"))
 
 
+def test_the_forms_that_unicode_has_for_one_letter_do_not_make_two_patients(keys: SiteKeys) -> None:
+    composed, taken_apart, wide = "Mü-12", "Mu\u0308-12", "ｍü-１２"
+
+    assert len({keys.patient_key("", each) for each in (composed, taken_apart, wide)}) == 1
+
+
 def test_issuer_and_id_cannot_be_shifted_into_each_other(keys: SiteKeys) -> None:
     assert keys.patient_key("AB", "C") != keys.patient_key("A", "BC")
 

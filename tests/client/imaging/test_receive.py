@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import FileDataset
 
 from client.imaging.profile import DeidProfile
@@ -159,6 +161,15 @@ def test_one_id_with_two_birth_dates_or_sexes_is_held_back(folder: Path, make_ch
     found = [study.images[0].code for study in studies(folder)]
 
     assert found == [None, "patient-conflict", "patient-conflict"]
+
+
+def test_one_birth_date_in_two_spellings_is_no_conflict(folder: Path, make_chest: Make) -> None:
+    again = make_chest(2, SOPInstanceUID="1.7")
+    again["PatientBirthDate"] = DataElement("PatientBirthDate", "DA", "1950.06.07", validation_mode=config.IGNORE)
+    again.save_as(folder / "d", enforce_file_format=True)
+    rows(folder, row("c"), row("d"))
+
+    assert [study.images[0].code for study in studies(folder)] == [None, None]
 
 
 def test_one_id_with_and_without_an_issuer_is_held_back_until_the_site_names_a_default(

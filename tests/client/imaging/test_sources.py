@@ -98,9 +98,10 @@ def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
     assert refused(bytes(data), tmp_path) == "archive-refused"
 
 
-@pytest.mark.parametrize("kind", ["absent", "text"])
+@pytest.mark.parametrize("kind", ["absent", "text", "pipe"])
 def test_a_wrong_path_is_told_apart(kind: str, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
+    os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(DataError) as caught:
         Source(tmp_path / kind, LIMITS, tmp_path / "scratch")
