@@ -76,7 +76,7 @@ _ROLE = (
 )
 _RELATIVE = (
     r"(?:wife|husband|spouse|partner|daughter|son|mother|father|mom|dad|brother|sister|guardian|carer|caregiver"
-    r"|grandmother|grandfather|grandson|granddaughter|niece|nephew|aunt|uncle|cousin|neighbou?r)"
+    r"|grandmother|grandfather|grandson|granddaughter|niece|nephew|aunt|uncle|cousin|neighbou?r|friend|interpreter)"
 )
 _MR_WORDS = (  # what stands behind magnetic resonance and multiple sclerosis, not behind a title
     r"(?!(?:and|or|of|in|is|was|for|by|to|with|without|as|at|on|not|safe|conditional|compatible|imag\w*|angio\w*"
@@ -100,6 +100,7 @@ _CONTACTS = (
     r"\b(?:ring|call|dial|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
     r"(?P<d>[x+]?\(?\d[\d\s()/.-]{1,}\d)" + _NO_UNIT,
     r"(?<![\w.,/-])\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
+    r"\bpage\s+(?P<d>\d-?\d{3,5})\b",
     r"(?<![\d\w])(?<!\d\s)x\d{3,5}\b" + _NO_UNIT,
 )
 _NUMBERS = (
@@ -130,6 +131,7 @@ _DATES = (
     rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_FULL_MONTH}\b",
+    r"\b(?:to|with|than)\s+(?P<d>(?-i:March|May)\b)",
     r"\b(?:in|since|from|until|till|of|by|last|this|next|early|mid|late|before|after|during|through)"
     r"[\s-]+(?P<d>(?-i:March|May|MARCH|MAY|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\b)",
     rf"\b(?:in|since|from|of)\s+(?P<d>(?:{_MONTH}\s+)?{_YEAR_WORDS})\b",
@@ -179,6 +181,9 @@ _PEOPLE = (  # case tells a name here
     rf"(?<!-)\b(?i:called|paged|phoned|contacted|asked|told|spoke|referring|attending)\s+{_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
     rf"\b{_NOT_PERSON}{_TITLED_PERSON}(?<!eam)(?<!ervice)(?<!taff)(?<!epartment)(?<!amily)(?<!linic)"
     r"(?=\s*(?:\(\S{1,20}\)\s*)?(?:is|was|were|has been|made|are)?\s*(?:aware|notified|informed|paged|updated)\b)",
+    r"\b(?i:ordering|dictated[^:\n]{0,20}|prepared\s+by|written\s+by|report\s+by|author(?:ed\s+by)?|signed|read(?:er)?|reviewer"
+    rf"|typist|provider)\s*:?\s+(?<=[:y]\s){_NOT_PERSON}(?P<d>{_PERSON})",
+    rf"\b(?:by|with|to|and|from|per|for|[A-Za-z]+:)\s+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-ZÀ-Þ][a-zß-ÿ]+(?:-[A-Z][a-z]+)?",
     rf"\b(?i:{_ROLE})\s+(?:is|was|will be)\s+{_NOT_PERSON}(?P<d>{_INITIALS}{_TITLED}{_MORE})",
     rf"\b(?i:(?:{_ROLE}\s+){{1,3}}){_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
@@ -194,7 +199,7 @@ _WRITERS = (  # initials: of who dictated / who typed, and behind "by"
     r"(?<![\w.])(?!(?:AP|PA|CC)/)(?:[A-Z]{1,3}|(?:[A-Z]\.){2,3})[/:][a-z]{2,3}(?![\w/.])",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[/:][ \t]?[A-Za-z]{2,3}\b",
     r"(?m:^[ \t]*(?:[A-Z]{2,3}|[a-z]{2,3})[ \t]?[/:][ \t]?[A-Za-z]{2,3}[ \t]*$)",
-    r"(?<=/)[ \t]*[a-z]{2,3}/[a-z]{2,3}\b|\b(?<=[Bb][Yy][ :])[A-Za-z]{2,3}[/:][A-Za-z]{2,3}\b",
+    r"(?<=/)[ \t]*[a-z]{2,3}/[a-z]{2,3}\b|\b(?:(?<=[Bb][Yy][ :])|(?<=[Ii][Ss][Tt]: ))[A-Za-z]{2,3}[/:][A-Za-z]{2,3}\b",
     r"(?<![\w.])(?!(?:A\.?P|P\.?A|I\.?V|U\.?S|C\.?T|M\.?R|E\.?[DR]|O\.?[RD]|A\.?M|P\.?[MO]|N\.?G|G\.?[IU]|U\.?K|L\.?V|R\.?V|I\.?D)\.)"
     r"[A-Z]\.[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.)?(?![\w-])",
     r"\b(?i:by|reported|verified|signed|dictated|approved|initials?|transcribed|typed|checked)\b[^\n;]{0,24}?"
@@ -227,10 +232,12 @@ _PLACES = (
     rf"(?:[ \t-]{_TITLED})*)",
     r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>[A-Za-z]{0,5}\d[\w-]*)\b"
     + _NO_UNIT,
-    rf"\b(?i:{_STUDY}|performed|done|obtained|imaged|seen|transferred|transfer|admitted)\s+(?:at|from)\s+(?:the\s+)?"
+    rf"\b(?i:{_STUDY}|performed|done|obtained|imaged|seen|examined|treated|discussed|transferred|transfer|admitted)\s+"
+    r"(?:at|from)\s+(?:the\s+)?"
     r"(?!(?:CT|MRI?|PET|CTA|MRA|ICU|MICU|SICU|NICU|PACU|PACS)\b)(?P<d>[A-Z]{3,5})\b",
     rf"\b(?:the|our|their)\s+{_NOT_PERSON}(?P<d>{_TITLED}(?:[ -]{_TITLED})?)\s+"
     r"(?:clinic|hospital|campus|office|site)\b",
+    rf"\b(?i:resident|native|citizen)\s+of\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)",
     r"\bin\s+(?P<d>\d{3}[A-D]|[A-Z]\d{3}|\d[A-Z]-\d{1,3})\b",
     r"\b\d{1,2}[ ]?(?:North|South|East|West)(?:-\d+)?\b",
 )

@@ -28,9 +28,7 @@ from client.imaging.tagger import Tagger
 _UNKNOWN_WORDS_MAX = 6
 _WORD = re.compile(r"[^\W\d_]+(?:(?:[’']|-\n?)[^\W\d_]+)*")  # a word that the end of a line divides is one
 
-_MISREAD = re.compile(
-    r"\b(?=\w*\d)[^\W\d_](?=\w*[^\W\d_]\w*[^\W\d_])\w{3,}\b"
-)  # a word with digits inside, as scanners read
+_MISREAD = re.compile(r"\b(?=\w*\d)[^\W\d_](?=\w*[^\W\d_])\w{2,}\b")  # digits inside, as scanners read it
 _LIKE_LETTERS = str.maketrans("01358", "olesb")
 
 _KEEP = frozenset(
@@ -369,13 +367,15 @@ def _stands_out(text: str, word: re.Match[str]) -> bool:
         return False
     if word[0].isupper() and len(word[0]) > 3 and text[word.end() : word.end() + 1] != ":":
         return True
-    return not _starts_sentence(text, word.start()) or _ACTS.match(text, word.end()) is not None
+    owns = re.search(r"[’']s$", word[0]) is not None
+    return owns or not _starts_sentence(text, word.start()) or _ACTS.match(text, word.end()) is not None
 
 
 _ACTS = re.compile(  # what a person does or has done to them, and a finding does not
     r"\s+(?:returned|reports|presents|presented|denie[sd]|complain\w+|tolerated|consented|refused|agree[sd]|fell|lives"
+    r"|interpreted|concurs|has\s+(?:a\s+(?:known\s+)?)?(?:history|known|had|been)"
     r"|(?:is|was)\s+(?:aware|informed|notified|told|asked|called|paged|brought|referred|admitted|sedated|positioned"
-    r"|repositioned|unable\s+to|discharged|transferred))\b"
+    r"|repositioned|unable\s+to|present|examined|discharged|transferred))\b"
 )
 _CALLED = re.compile(r"\b(?:mrs?|ms|miss|pt|name)\b[.:,]?\s+$", re.IGNORECASE)
 
@@ -567,12 +567,12 @@ def _beside_placeholders(text: str) -> Iterator[_Span]:
 
 _TITLED = r"[A-ZÀ-Þ][a-zß-ÿ][\w’'-]*"
 _BEHIND_PLACEHOLDER = re.compile(
-    rf"(?:\[NAME\]|\[PLACE\](?:,| (?:in|at|of))?)[ /-](?P<word>{_TITLED}(?:[ -]{_TITLED})?)(?![\w:])"
+    rf"(?:\[NAME\]|\[PLACE\](?:,| (?:in|at|of))?)(?: &)?[ /-](?P<word>{_TITLED}(?:[ -]{_TITLED})?)(?![\w:])"
     rf"|\[NAME\], (?P<listed>{_TITLED})(?=[).])"
 )
 _BEFORE_PLACEHOLDER = re.compile(
     rf"(?P<word>\b(?:VA|MOUNT|MT|SAINT|ST|NEW|SAN|SANTA|FORT|{_TITLED})) \[(?:NAME|PLACE)\]"
-    rf"|(?<=\()(?P<listed>{_TITLED}), \[NAME\]"
+    rf"|(?:(?<=\()|(?<=by )|(?<=with )|(?<=: ))(?P<listed>{_TITLED}), \[NAME\]"
 )
 _FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) [A-Z]\. ?(?P<last>{_TITLED}|\[NAME\])")
 _PARTICLES = re.compile(

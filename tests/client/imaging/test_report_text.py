@@ -126,6 +126,12 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("compared with 3/4/2019 and 5/6, unchanged", "compared with [DATE] and [DATE], unchanged"),
         ("the study of 03.05. shows", "the study of [DATE] shows"),
         ("in her 90s", "in her 90+"),
+        ("Kvothe has a history of smoking", "[NAME] has a history of smoking"),
+        ("ordering: Ana Brown; typist: ab/cd", "ordering: [NAME]; typist: [NAME]"),
+        ("shown to A. Brown and B. Long", "shown to [NAME] and [NAME]"),
+        ("resident of Grand Rapids", "resident of [PLACE]"),
+        ("please page 7-3398", "please page [ID]"),
+        ("similar to May", "similar to [DATE]"),
         ("READ BY DR. POOLE AT 2309 HRS ON MAR 23 2016.", "READ BY [NAME] AT [DATE] ON [DATE]."),
     ],
 )
@@ -179,6 +185,7 @@ def test_a_plain_word_of_the_header_is_a_name_beside_names_and_titles() -> None:
     assert scrub("Mr hand was seen. Hand returned. The hand of Rose hand.", known) == (
         "[NAME] was seen. [NAME] returned. The hand of [NAME]."
     )
+    assert scrub("Hand's nodule is old. R0se has known COPD.", known) == "[NAME] nodule is old. [NAME] has known COPD."
     assert scrub("Pt Li, LI-RADS 3.", Identifiers(names=frozenset({"li"}))) == "Pt [NAME], LI-RADS 3."
 
 
