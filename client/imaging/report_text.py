@@ -579,9 +579,9 @@ _PARTICLES = re.compile(
     r"(?P<word>\b(?:[Vv][ao]n|[Dd]e[rnl]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?)(?: de[rn]?| la)?) \[NAME\]"
 )
 _BESIDE_DATE = re.compile(
-    r"(?:\[DATE\](?:,? (?:and|or|&)|,)|\[NAME\] (?:of|from|on)) "
+    r"(?:\[DATE\](?:(?:,? (?:and|or|&)|,) | \()|\[NAME\] (?:of|from|on) )"
     r"(?P<word>(?:0?[1-9]|[12]\d|3[01])[/.](?:0?[1-9]|[12]\d|3[01])(?!\d)\.?)"
-    r"|\[DATE\](?:,| at| from| in) (?P<acronym>[A-Z]{3,5})\b"
+    r"|(?:\[DATE\](?:,| at| from| in)|\[NAME\](?:, NP| PA)? (?:at|from)) (?P<acronym>[A-Z]{3,5})\b"
     rf"|\[DATE\] (?:at|in|from) (?:the )?(?P<place>{_TITLED}(?: {_TITLED})*)"
 )
 

@@ -132,6 +132,7 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("resident of Grand Rapids", "resident of [PLACE]"),
         ("please page 7-3398", "please page [ID]"),
         ("similar to May", "similar to [DATE]"),
+        ("the scan on Tuesday (8/25) was by Dr. Vance at MGH", "the scan on [DATE] ([DATE]) was by [NAME] at [PLACE]"),
         ("READ BY DR. POOLE AT 2309 HRS ON MAR 23 2016.", "READ BY [NAME] AT [DATE] ON [DATE]."),
     ],
 )
