@@ -86,7 +86,8 @@ def collect(dataset: Dataset, limits: Limits) -> Identifiers:
 
 
 def name_words(text: str) -> set[str]:
-    """The words of a person name in all its groups, folded; a hyphenated word counts whole and in parts.
+    """The words of a person name in all its groups, folded; a hyphenated word counts whole and in parts, a name of
+    several words (`de la Cruz`) also as one.
 
     >>> sorted(name_words("Meyer-Lühr^Anna"))
     ['anna', 'luehr', 'luhr', 'meyer', 'meyerluehr', 'meyerluhr']
@@ -99,7 +100,10 @@ def name_words(text: str) -> set[str]:
                     letters = re.sub(r"[^\w]|\d|_", "", folded)
                     if len(letters) >= 2:
                         words.add(letters)
-    return words - _TITLES
+        for component in re.split(r"[\^=]", form):
+            if " " in component.strip():
+                words.add(re.sub(r"[\W\d_]", "", fold(component)))
+    return words - _TITLES - {""}
 
 
 _TITLES = frozenset(

@@ -30,98 +30,223 @@ _ORDINAL = (
     r"|thirtieth)"
 )
 _NOT_A_VERB = rf"(?:(?-i:May)|(?!may\b){_MONTH})"  # "the second may represent" is no date
+_NOT_MAY_BE = (  # nor are "segment 4 may represent" and "grade 2. May reflect"
+    r"(?!\W*may\s+(?!(?:and|at|by|for|from|in|of|the|there|to|with|shows?|showed)\b)(?-i:[a-z]))"
+)
+_FULL_MONTH = "(?:january|february|april|june|july|august|september|october|november|december)"
+_WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _YEAR = r"(?:19|20)\d{2}"
-_NO_UNIT = r"(?!\s?(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|%|[x×]\s?\d))"
+_UNIT = r"(?:(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|ms(?:ec)?|mcg|mci|mbq|units?|bpm|s/mm)\b|%|[x×]\s?\d)"
+_NO_UNIT = rf"(?!\s?{_UNIT})"
+_NO_COUNT = (
+    r"(?!\s(?:of|ribs?|levels?|dis[ck]s?|(?:lymph\s)?nodes?|cores?|segments?|views?|leads?|patients?|vertebra\w+)\b)"
+)
 _CLOCK = r"(?:[01]?\d|2[0-3])[:.h][0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
-_CAPS = r"[A-ZÀ-ÖØ-Þ][\w’'-]+"
-_TITLED = r"[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ][\w’'-]*"
-_PARTICLE = r"(?:van|von|de|der|den|del|la|al|bin)?"
-_PERSON = rf"(?:(?:[A-Z]\.?\s+)?{_CAPS}(?:\s+[A-Z]\.)?(?:,?\s+{_PARTICLE}\s*{_CAPS}){{0,3}})"
+_STUDY = (
+    r"(?:stud(?:y|ies)|exams?|examinations?|radiographs?|films?|x-?rays?|ct|mri?|us|ultrasound|mammograms?|scans?|images?"
+    r"|reports?|pet|angiograms?|echo|mdt|board|conference)"
+)
+_LITTLE = (  # words that are no part of a name, whatever their case
+    r"(?!(?i:an?|and|are|as|at|be|been|but|by|for|from|had|has|have|if|in|into|is|it|no|not|on|or|over|she|than|that"
+    r"|the|there|this|to|under|upon|via|was|were|when|where|which|who|will be|with|within|without)\b)"
+)
+_CAPS = rf"{_LITTLE}(?:St\.\s?)?[A-ZÀ-ÖØ-Þ][\w’'-]+"
+_TITLED = rf"{_LITTLE}[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ][\w’'-]*"
+_PARTICLE = r"(?:(?:v[ao]n|de[rnls]?|l[ae]|al|bin|d[aiou]s?|te[rn]|el)[ \t]+){0,2}"
+_INITIALS = r"(?:[A-Z](?:\.[ \t]?-?|[ \t]+)){0,3}"
+_MORE = rf"(?:(?:,[ \t]*|[ \t]+){_INITIALS}{_PARTICLE}{_CAPS}){{0,3}}(?:,?[ \t]+[A-Z]\.(?:[ \t]?[A-Z]\.)*)?"
+_PERSON = rf"(?:{_INITIALS}{_PARTICLE}{_CAPS}{_MORE})"
+_TITLED_PERSON = rf"(?:{_INITIALS}{_PARTICLE}{_TITLED}{_MORE})"
 _NOT_PERSON = (
-    r"(?!(?:The|This|That|Patient|Radiology|Department|Emergency|Team|Service|Clinical|Referring|Physician|Surgery|ICU"
-    r"|ED|ER|CT|MRI|Attending|Resident|No|There|Findings?|Impression)\b)"
+    r"(?!(?i:the|this|that|these|patient|radiology|department|emergency|team|services?|clinical|referring|ordering"
+    r"|physicians?|surgery|surgical|icu|ed|er|ct|mri?|ultrasound|contrast|attending|residents?|fellow|no|there|findings?"
+    r"|impression|medicine|oncology|neurology|neurosurgery|urology|cardiology|orthop\w+|p(?:a?ed)iatrics?|staff"
+    r"|interventional|trauma|primary|care|provider|clinic|study|exam|protocol|technologist|nursing|nurse|above|at|per"
+    r"|mary\s+joseph|phone|telephone|phase|direct|ordered|reports?|results?|right|left|bilateral|normal|stable|unchanged|none)\b)"
+)
+_DEGREE = (
+    r"(?:(?:,?\s+|,)(?:MD|M\.D\.?|D\.O\.|Ph\.?D\.?|RN|R\.N\.|PA-C|P\.A\.|APRN|CRNP|FRCR|FRANZCR|MBBS|MBChB|FRCPC|FACR|FSIR"
+    r"|RDMS|DDS|DMD|PGY-?\s?\d)|,\s*(?:DO|NP|PA|RT|BSc|MSc|MPH)(?!\s+(?:and|view|chest|projection)))(?!\w)"
+)
+_ROLE = (
+    r"(?:attending|staff|residents?|fellow|registrar|consultant|surgeon|physician|radiologist|provider|clinician|nurse"
+    r"|technologist|sonographer|radiographer|technician|midwife|practitioner|anesthesiologist|cardiologist|oncologist"
+    r"|referrer)"
+)
+_RELATIVE = (
+    r"(?:wife|husband|spouse|partner|daughter|son|mother|father|mom|dad|brother|sister|guardian|carer|caregiver"
+    r"|grandmother|grandfather|grandson|granddaughter|niece|nephew|aunt|uncle|cousin|neighbou?r|friend|interpreter)"
+)
+_MR_WORDS = (  # what stands behind magnetic resonance and multiple sclerosis, not behind a title
+    r"(?!(?:and|or|of|in|is|was|for|by|to|with|without|as|at|on|not|safe|conditional|compatible|imag\w*|angio\w*"
+    r"|veno\w*|cholangio\w*|entero\w*|arthro\w*|spectro\w*|uro\w*|defeco\w*|elasto\w*|fistulo\w*|neuro\w*|myelo\w*"
+    r"|mammo\w*|lympho\w*|perfusion|exams?|examinations?|stud(?:y|ies)|scans?|scanner|sequences?|signal|brain|head|neck"
+    r"|spine|cervical|thoracic|lumbar|pelvi\w*|abdom\w*|liver|knee|shoulder|hip|ankle|wrist|breast|prostate|cardiac"
+    r"|heart|contrast|guid\w*|protocol|technique|findings|evidence|appearances?|characteristics|plaques?|lesions?"
+    r"|disease|demyelinat\w*|patients?|burden|activity|changes|suite|unit|room|safety|dated|from|performed|report"
+    r"|correlation|follow\S*|recommended|would|could|should|if|using|data|features|diagnosis|progression"
+    r"|relapse|flare|treatment|therapy|the|also|demonstrates|shows?)\b)"
 )
 
 _CONTACTS = (
     r"\b[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+\b",
     r"\b(?:https?://|www\.)\S+",
-    r"(?<![\w.])(?:\+\d{1,3}[\s./-]?)?(?:\(\d{2,5}\)|\d{3,5})[\s./-]\d{3,4}[\s./-]?\d{2,5}(?![\w.]\d)",
+    r"(?<![\w.])(?:\+?\d{1,3}[\s./-]?)?(?:\(\d{2,5}\)|\d{3,5})[\s./-]{1,2}\d{3,4}[\s./-]?\d{2,5}(?![\w.]\d)",
     r"(?<![\w.])\+\d[\d\s()/-]{6,}\d",
-    r"\b(?:tel|phone|fax|pager|beeper|ext|extension)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?\(?"
-    r"(?P<d>\+?\d[\d\s()/-]{2,}\d)",
-    r"\b(?:ring|call|dial|bleep|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
-    r"(?P<d>\+?\(?\d[\d\s()/.-]{1,}\d)" + _NO_UNIT,
+    r"(?<![\w.])0\d(?:[ .-]\d{2}){4}(?![\w-])",
+    r"\b(?:tel|phone|fax|pager|beeper|ext|extension|bleep|voalte|vocera)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?[(x]?"
+    r"(?P<d>\+?\d[\d\s()/-]*\d)",
+    r"\b(?:ring|call|dial|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
+    r"(?P<d>[x+]?\(?\d[\d\s()/.-]{1,}\d)" + _NO_UNIT,
     r"(?<![\w.,/-])\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
+    r"\bpage\s+(?P<d>\d-?\d{3,5})\b",
+    r"(?<![\d\w])(?<!\d\s)x\d{3,5}\b" + _NO_UNIT,
 )
 _NUMBERS = (
     r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\b\d+(?:\.\d+){4,}\b",  # addresses and UIDs
     r"\b\d{3}-\d{2}-\d{4}\b",
     r"\b(?:mrn|m\.r\.n\.|medical record|accession|acc|patient id|pat\.?\s?id|pid|case|chart|record|account|visit"
-    r"|encounter|order|ssn|nhs|study id|exam id|id)\b\s*(?:no\b|number|num|nr|id)?[.:#\s]*(?=[\w-]*\d)[\w/-]*\d[\w/-]*",
+    r"|encounter|order|ssn|nhs|acct|study id|exam id|id)\b\s*(?:no\b|number|num|nr|id)?[.:#\s]*"
+    r"(?=[\w-]*\d)[\w/-]*\d[\w/-]*",
+    r"\b(?:mrn|m\.r\.n\.|medical record|accession|patient id|ssn|nhs)\b\s*(?:no\b|number|num|nr|id)?[.:#\s]*"
+    r"[\w/-]*\d[\w/-]*(?:\s\d{2,}\b){1,3}",
     r"#\s?(?=\w*\d)\w{3,}",
     r"(?<![\w.,])\d{5,}(?![\w.,]*\d)" + _NO_UNIT,
-    r"\b(?=(?:[\w-]*\d){4})(?=[\w-]*[A-Za-z])[A-Za-z\d][\w-]{5,}\b(?!\])",
+    # spine levels and sizes are no numbers of a record
+    rf"\b(?!(?:[ctls]\d{{1,2}}[-/]?){{1,6}}\b|\d{{1,5}}(?:[-x×]\d{{1,5}}){{0,3}}\s?{_UNIT})"
+    r"(?=(?:[\w-]{0,40}?\d){4})(?=[\w-]{0,40}[a-z])[a-z\d][\w-]{5,}\b(?!\])",
+    r"\b(?-i:[A-Z]{1,3}\d{4})\b",
+    r"(?<![\w.,-])\d{1,4}-\d{5,}\b",
+    r"\bstation\b(?:\s(?:name|id))?[:\s]\s*(?P<d>(?=[\w-]*\d)(?=[\w-]*[a-z]{2})[\w-]{4,})\b",
 )
 _DATES = (
     rf"\b{_YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.]{_DAY}(?:[T\s]+{_CLOCK})?\b",
-    rf"(?<![\d.])\d{{1,2}}\s?[-/.]\s?\d{{1,2}}\s?[-/.]\s?(?:{_YEAR}|\d{{2}})(?![\d/]|\.\d)" + _NO_UNIT,
+    rf"(?<![\d.])\d{{1,2}}\s?[-/.]\s?\d{{1,2}}\s?[-/.]\s?(?:{_YEAR}|['’]?\d{{2}})(?![\d/]|\.\d)" + _NO_UNIT,
     rf"(?<!\d){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{6}})?(?!\d)",
-    rf"\b{_DAY}(?:st|nd|rd|th|\.)?[\s-]*(?:of\s+)?{_MONTH}\b\.?(?:[\s,-]*(?:{_YEAR}|'?\d{{2}}\b{_NO_UNIT}))?",
-    rf"\b{_MONTH}\.?[\s-]+{_DAY}(?:st|nd|rd|th)?\b(?!\s?(?:mm|cm|ml|%))(?:[\s,]+{_YEAR})?",
+    rf"\b{_DAY}(?:st|nd|rd|th|\.)?{_NOT_MAY_BE}[\s-]*(?:of\s+)?{_MONTH}(?![a-z])\.?"
+    rf"(?:[\s,-]*(?:{_YEAR}|['’]?\d{{2}}\b{_NO_UNIT}))?",
+    rf"\b{_MONTH}\.?[\s-]+{_DAY}(?:st|nd|rd|th)?\b(?!\s?(?:mm|cm|ml|%))(?:[\s,]+(?:{_YEAR}|['’]\d{{2}}\b))?",
     rf"\b{_MONTH}\.?[\s,/-]*(?:of\s+)?(?:{_YEAR}|['’]\d{{2}})\b",
     rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
+    rf"\b{_FULL_MONTH}\b",
+    r"\b(?:to|with|than)\s+(?P<d>(?-i:March|May)\b)",
+    r"\b(?:in|since|from|until|till|of|by|last|this|next|early|mid|late|before|after|during|through)"
+    r"[\s-]+(?P<d>(?-i:March|May|MARCH|MAY|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\b)",
     rf"\b(?:in|since|from|of)\s+(?P<d>(?:{_MONTH}\s+)?{_YEAR_WORDS})\b",
+    r"\b(?:in|since|from|of|until|by|early|late|circa|around)\s+(?P<d>['’]\d{2})\b(?!['’])",
+    r"\b(?:in|since|dated|early|late)\s+(?P<d>(?:0?[1-9]|1[0-2])/\d{2})\b(?![/\d])" + _NO_COUNT + _NO_UNIT,
     rf"\b(?:0?[1-9]|1[0-2])/{_YEAR}\b",
     rf"(?<![\w.,/-]){_YEAR}(?![\w/-]|[.,]\d)" + _NO_UNIT,
-    r"\b(?:on|from|dated|since|prior|comparison|compared|study|exam|examination|radiographs?|films?|x-?ray|ct|date"
-    r"|until|performed|obtained)\b[:\s]+(?:with\s|to\s|of\s|the\s|is\s|made\s)*"
-    rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}[/.](?:0?[1-9]|1[0-2])\.?)(?![\d/])(?!\s(?:ribs?|levels?|dis[ck]s?))"
-    + _NO_UNIT,
-    r"(?<![\d.:])(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])",
-    r"\b\d{1,2}\s?[ap]\.?m\.?(?![\w.])",
+    rf"\b(?:on|from|dated|since|prior|comparison|compared|{_STUDY}|date|until|performed|obtained|last|reported|signed"
+    r"|dictated|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?)\b[:\s,]+(?:with\s|to\s|of\s|on\s|dated\s|the\s|is\s|made\s)*"
+    rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))(?![\d/])" + _NO_COUNT + _NO_UNIT,
+    rf"\b(?:on|from|dated|since|until|vom|am|{_STUDY}\s+of|compared\s+(?:to|with))\s+(?:the\s)?"
+    rf"(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.(?=\s*[a-z,;:)])|\d\d\.(?:0[1-9]|1[0-2])\.)(?!\d)" + _NO_UNIT,
+    r"\b(?:last|on|this|next|since|until)\s+(?P<d>(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?)",
+    r"(?<![\d.:])(?<!series\s)(?<!image\s)(?<!images\s)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+    r"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])",
+    r"(?<![\d.])\d{1,2}(?:[.:][0-5]\d)?\s?[ap]\.?m\b\.?",
     r"\bat\s+(?P<d>[0-2]\d[0-5]\d(?:\s?(?:hours|hrs|h|uhr))?)\b",
-    r"\b(?:[01]\d|2[0-3])[0-5]\d\s?(?:hours|hrs|h|uhr)\b",
-    rf"\b(?:mon|tues|wednes|thurs|fri|satur|sun)day\b(?:,?\s+{_DAY}[/.]{_DAY}\b)?",
+    r"(?<![\d.])(?:[01]?\d|2[0-3])[.h]?[0-5]\d\s?(?:hours|hrs|h|uhr)\b",
+    rf"\b{_WEEKDAY}\b(?:,?\s+{_DAY}[/.]{_DAY}\b)?",
 )
 _TITLES = (
-    r"\b(?:dr|drs|prof|mr|mrs|ms|miss|herr|frau|mme|nurse|sister)\b\.?\s+"
-    r"(?:(?:dr|prof|med|habil|dent|univ|dipl|ing|van|von|de|der|den|la|le|el|al|bin|di|da)\b\.?[\s-]*){0,4}"
+    r"(?<!\d)(?<!\d\s)\b(?:dr|drs|prof|mrs|herr|frau|mme|mlle|(?-i:mr|ms|Mr|Ms))\b(?:\.\s*|\s+)"
+    + _MR_WORDS
+    + r"(?:(?:dr|prof|med|habil|dent|univ|dipl|ing|van|von|de|der|den|la|le|el|al|bin|di|da|st|[a-z])\b\.?[\s-]*){0,4}"
     r"(?!(?:the|and|of|is|was|practitioner|specialist|manager)\b)[^\W\d_][\w’'-]*(?:\s+[A-Z]\.)?",
 )
 _PEOPLE = (  # case tells a name here
     r"\b(?i:(?:(?:dr|prof|priv|doz|med|habil|dent|univ|dipl|ing)\b\.?[\s-]*){2,5})"
     rf"{_NOT_PERSON}{_PERSON}",
-    r"\b(?:[Dd][Rr]s?|[Pp][Rr][Oo][Ff]|[Mm][Rr]s?|[Mm]s|[Mm]iss|[Dd]octor|[Pp]rofessor|Nurse)\b\.?\s+"
-    rf"{_NOT_PERSON}{_PERSON}",
-    rf"\b{_PERSON}(?=,?\s+(?:MD|M\.D\.|DO|PhD|RN|PA-C|FRCR|MBBS|FRCPC)\b)",
-    r"\b(?i:discussed|reviewed|spoke|communicated|conveyed|reported|relayed|called|telephoned|notified|informed|paged"
-    r"|read|interpreted|dictated|transcribed|signed|verified|approved|finali[sz]ed|seen|ordered|requested|referred"
-    r"|attending|referring|signature)\b(?i:\s+(?:with|to|by|and|physician|radiologist|electronically|out|findings"
-    rf"|results))*[:\s]+{_NOT_PERSON}(?P<d>{_PERSON})",
-    rf"\b(?i:patient|name|pt|named?)\b(?i:\s+name)?\s*[:=]?\s+{_NOT_PERSON}"
+    r"\b(?:[Dd][Rr]s?|[Pp][Rr][Oo][Ff]|M[rs]|Mrs|MRS|Miss|MISS|Herr|Frau|[Dd]octor|DOCTOR"
+    r"|[Pp]rofessor|Nurse|NURSE|Sister(?! Mary Joseph))\b"
+    rf"(?:\.\s*|\s+){_NOT_PERSON}{_PERSON}",
+    rf"\bM[RS]\.\s*(?=[A-Z]['’]?[A-ZÀ-Þ]){_NOT_PERSON}{_PERSON}",  # in "typical of MS. Small" a sentence ends
+    rf"\bM[RS]\s+(?i:{_MR_WORDS})(?!(?:CAN|MAY|WILL|HAS|HAD)\b){_NOT_PERSON}{_PERSON}",
+    rf"\b[Dd][Rr][Ss]\b\.?\s+{_PERSON}(?:(?:,\s+|,?\s+(?:and|AND|&)\s+){_PERSON})+",
+    rf"\b{_NOT_PERSON}{_PERSON}(?={_DEGREE})",
+    r"\b(?i:discussed|spoke|communicated|conveyed|relayed|telephoned|notified|informed|paged|messaged|dictated|transcribed"
+    r"|signed|approved|finali[sz]ed|verified|authenticated|signature|typed|thank\s+you)"
+    r"(?i:\s+(?:with|to|by|and|physician|radiologist|electronically|out|findings|results|for\s+referring))*[:,\s]+"
+    rf"{_NOT_PERSON}(?P<d>{_PERSON})",
+    r"\b(?i:read|interpreted|reviewed|reported|ordered|requested|called|faxed|sent|loaned|copied|forwarded|paged|emailed)"
+    r"(?i:\s+(?:out|also|initially|to|by|with|from))*\s+(?:by|to|with|from|BY|TO|WITH|FROM)[:\s]+"
+    rf"{_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
+    r"\b(?i:seen|examined|performed|provided|given|accompanied|assisted|obtained|placed|inserted|removed|supervised)"
+    r"(?i:\s+(?:initially|also|today|in\s+part))?\s+(?:by|BY)[:\s]+"
+    rf"{_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
+    rf"(?<!-)\b(?i:called|paged|phoned|contacted|asked|told|spoke|referring|attending)\s+{_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
+    rf"\b{_NOT_PERSON}{_TITLED_PERSON}(?<!eam)(?<!ervice)(?<!taff)(?<!epartment)(?<!amily)(?<!linic)"
+    r"(?=\s*(?:\(\S{1,20}\)\s*)?(?:is|was|were|has been|made|are)?\s*(?:aware|notified|informed|paged|updated)\b)",
+    r"\b(?i:ordering|dictated[^:\n]{0,20}|prepared\s+by|written\s+by|report\s+by|author(?:ed\s+by)?|signed|read(?:er)?|reviewer"
+    rf"|typist|provider)\s*:?\s+(?<=[:y]\s){_NOT_PERSON}(?P<d>{_PERSON})",
+    rf"\b(?:by|with|to|and|from|per|for|[A-Za-z]+:)\s+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})",
+    r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-ZÀ-Þ][a-zß-ÿ]+(?:-[A-Z][a-z]+)?",
+    rf"\b(?i:{_ROLE})\s+(?:is|was|will be)\s+{_NOT_PERSON}(?P<d>{_INITIALS}{_TITLED}{_MORE})",
+    rf"\b(?i:(?:{_ROLE}\s+){{1,3}}){_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
+    rf"\b(?i:(?:{_ROLE}\s+){{1,3}})(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_CAPS})",
+    rf"\b(?i:(?:{_ROLE}\s*){{1,3}})(?:[:(]|,\s)\s*{_NOT_PERSON}(?P<d>{_PERSON})",
+    rf"\b(?i:{_RELATIVE})(?:['’]s\s+name)?(?:\s+(?:is|was)(?=\s+[A-Z]))?[,:(]?\s+(?:named\s+)?{_NOT_PERSON}"
+    rf"(?P<d>{_TITLED}(?:[ \t]+{_TITLED})?)",
+    rf"\b(?i:patient|name|pt|named?)\b(?i:\s+name)?\s*[:=,]?\s+{_NOT_PERSON}"
     rf"(?P<d>{_TITLED}(?:,\s*{_TITLED}|\s+{_TITLED})+)",
     rf"\b(?i:patient name|name|patient)\s*[:=]\s*{_NOT_PERSON}(?P<d>{_CAPS}(?:[,\s^]+{_CAPS})*)",
 )
+_WRITERS = (  # initials: of who dictated / who typed, and behind "by"
+    r"(?<![\w.])(?!(?:AP|PA|CC)/)(?:[A-Z]{1,3}|(?:[A-Z]\.){2,3})[/:][a-z]{2,3}(?![\w/.])",
+    r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[/:][ \t]?[A-Za-z]{2,3}\b",
+    r"(?m:^[ \t]*(?:[A-Z]{2,3}|[a-z]{2,3})[ \t]?[/:][ \t]?[A-Za-z]{2,3}[ \t]*$)",
+    r"(?<=/)[ \t]*[a-z]{2,3}/[a-z]{2,3}\b|\b(?:(?<=[Bb][Yy][ :])|(?<=[Ii][Ss][Tt]: ))[A-Za-z]{2,3}[/:][A-Za-z]{2,3}\b",
+    r"(?<![\w.])(?!(?:A\.?P|P\.?A|I\.?V|U\.?S|C\.?T|M\.?R|E\.?[DR]|O\.?[RD]|A\.?M|P\.?[MO]|N\.?G|G\.?[IU]|U\.?K|L\.?V|R\.?V|I\.?D)\.)"
+    r"[A-Z]\.[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.)?(?![\w-])",
+    r"\b(?i:by|reported|verified|signed|dictated|approved|initials?|transcribed|typed|checked)\b[^\n;]{0,24}?"
+    r"(?P<d>(?<![\w.])[A-Z]\.[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.)?)",
+)
+_STREET = (
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Square|STREET|AVENUE|ROAD|LANE|DRIVE)"
+)
 _PLACES = (
-    r"\b\d{1,5}[A-Za-z]?\s+(?:[A-Z][\w.’'-]+\s+){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court"
-    r"|Square)\b\.?",
-    r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|str\.|weg|platz|allee)\s+\d+\w?",
+    r"\b\d{1,5}[A-Za-z]?\s+(?:(?:[A-Z][\w’'-]*\.?|\d{1,3}(?:st|nd|rd|th|ST|ND|RD|TH))\s+){1,3}" + _STREET + r"\b\.?",
+    r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|str\.|weg|platz|allee|STRASSE|STRAßE)\s+\d+\w?",
+    r"\b(?i:nursing home|facility|hospital|institution|clinic|employer|school|pharmacy|address|city|town)\s*[:=]\s*"
+    rf"(?P<d>{_CAPS}(?:[ -]{_CAPS}){{0,3}})",
+    r"\b\d{1,4},?\s+RUE\s+(?:DE\s+|DU\s+|DES\s+)?(?:LA\s+)?[A-ZÀ-Þ]+",
     r"\b\d{1,4},?\s+(?:[Rr]ue|[Aa]venue|[Bb]oulevard|[Pp]lace|[Vv]ia|[Cc]alle|[Rr]ua)\s+(?:(?:de|du|des|la|le|del|della)\s+)*[A-ZÀ-Þ]\w+"
     r"(?:,?\s+\d{4,5}\s+[A-ZÀ-Þ]\w+)?",
     r"\b[A-Z]{1,2}\d[A-Z\d]?\s\d[ABD-HJLNP-UW-Z]{2}\b|\b[A-Z]\d[A-Z]\s\d[A-Z]\d\b",  # British, Canadian post codes
     r"\b(?!(?:The|This|At|In|From|Outside|Our)\s)(?:St\.?\s+|Saint\s+|Mount\s+)?(?:[A-Z][\w’'-]+\s+){1,4}"
     r"(?:Hospitals?|Clinic|Infirmary|Medical Cent(?:er|re)|Health(?:care)?|Klinikum|Krankenhaus|Hospice|University"
-    r"|Universität|Sanatorium|Imaging Cent(?:er|re)|Nursing Home)\b",
-    r"\b(?:Hospital|Clinic|University|Klinikum|Universität|Hôpital|Clinique|Ospedale)\s+(?:of\s+|de\s+|der\s+)?"
-    r"[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)*",
+    r"|Universität|Sanatorium|Imaging Cent(?:er|re)|Nursing Home|Memorial|Diagnostics|(?:Imaging|Radiology|Medical)"
+    r" (?:Associates|Group|Partners|Cent(?:er|re)))\b",
+    r"\b(?!(?:In|The|Under|As|Department|Division)\s)(?:[A-Z][a-z][\w’'-]+\s+){1,2}(?:General|Regional|Presbyterian"
+    r"|Methodist|Baptist|Samaritan|Children['’]s)\b",
+    r"\b(?:Hospital|Clinic|University|Klinikum|Universität|Hôpital|Clinique|Ospedale|HOSPITAL|HÔPITAL|KLINIKUM)\s+"
+    r"(?:of\s+|de\s+|der\s+)?[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)*",
+    r"\b(?:St\.?|Saint|Mount|Mt\.|Fort|Ft\.|San|Santa|Los|Las|Bad|New|Sutter|Kaiser|VA|Cape)\s+"
+    rf"(?!(?:York\s+Heart)\b){_TITLED}(?:[ \t/-]{{1,2}}(?:St\.?\s+)?{_TITLED})?",
+    r"\b(?i:lives|living|resides|residing|resident|transferred|admitted|hospitali[sz]ed|clinic|office|moved|travel+ed"
+    rf"|(?:wo)?man|(?:fe)?male|patient|films?|images|seen|imaged|performed|obtained|from|done)\s+(?:at|in|to|from|AT|IN|TO|FROM)\s+(?:the\s+)?{_NOT_PERSON}(?P<d>{_TITLED}"
+    rf"(?:[ \t-]{_TITLED})*)",
+    r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>[A-Za-z]{0,5}\d[\w-]*)\b"
+    + _NO_UNIT,
+    rf"\b(?i:{_STUDY}|performed|done|obtained|imaged|seen|examined|treated|discussed|transferred|transfer|admitted)\s+"
+    r"(?:at|from)\s+(?:the\s+)?"
+    r"(?!(?:CT|MRI?|PET|CTA|MRA|ICU|MICU|SICU|NICU|PACU|PACS)\b)(?P<d>[A-Z]{3,5})\b",
+    rf"\b(?:the|our|their)\s+{_NOT_PERSON}(?P<d>{_TITLED}(?:[ -]{_TITLED})?)\s+"
+    r"(?:clinic|hospital|campus|office|site)\b",
+    rf"\b(?i:resident|native|citizen)\s+of\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)",
+    r"\bin\s+(?P<d>\d{3}[A-D]|[A-Z]\d{3}|\d[A-Z]-\d{1,3})\b",
+    r"\b\d{1,2}[ ]?(?:North|South|East|West)(?:-\d+)?\b",
 )
 _AGES = (
     rf"\bninety(?:[-\s]{_ONES})?(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b)",
     rf"\b(?:one|a)?[-\s]?hundred(?:[-\s]and)?(?:[-\s]{_NUMBER_WORD})?(?=[\s-]years?[\s-]olds?\b)",
-    r"\b(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|[MF]\b)",
-    r"\b(?:aged?|age is)\b[:\s]+(?P<d>9\d|1[0-2]\d)\b(?!\s?(?:mm|cm|%))",
+    r"(?<![\w.-])(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|(?-i:[MF])\b)",
+    r"\b(?:aged?|age is|age of)\b[:\s]+(?P<d>9\d|1[0-2]\d)\b(?!\s?(?:mm|cm|%))",
+    r"\b(?:his|her|their)\s+(?:early\s|mid[\s-]|late\s)?(?P<d>90s|nineties)\b",
 )
 
 _PATTERNS = tuple(
@@ -132,6 +257,7 @@ _PATTERNS = tuple(
         (DATE, _DATES, _ANY),
         (NAME, _TITLES, _ANY),
         (NAME, _PEOPLE, 0),
+        (NAME, _WRITERS, 0),
         (PLACE, _PLACES, 0),
         (OVER_89, _AGES, _ANY),
     )

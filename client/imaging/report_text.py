@@ -4,16 +4,18 @@ Four passes: sections; the identifiers of this patient's own headers, exactly an
 patterns; and a gate that masks capitalised words outside a radiology vocabulary and holds the text back when there
 are many of them. Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an age over 89 becomes `90+`.
 
-This is careful, not perfect: a name in lower case that no header knows and no pattern announces can stay, and in a text
-all in capitals the gate has nothing to go by. The vocabulary is English: other languages that capitalise nouns end in
-quarantine rather than in the store.
+This is careful, not perfect: a name in lower case that no header knows and no pattern announces can stay; so can a name
+that is a plain word (Long, Reading), where neither its neighbours nor its capital give it away, as in a text all in
+capitals. The vocabulary is English: other languages that capitalise nouns end in quarantine rather than in the store.
 """
 
 import re
 import tomllib
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from datetime import date
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -24,23 +26,53 @@ from client.imaging.patterns import DATE, ID, NAME, PLACE, matches
 from client.imaging.tagger import Tagger
 
 _UNKNOWN_WORDS_MAX = 6
-_WORD = re.compile(r"[^\W\d_]+(?:[-’'][^\W\d_]+)*")
+_WORD = re.compile(r"[^\W\d_]+(?:(?:[’']|-\n?)[^\W\d_]+)*")  # a word that the end of a line divides is one
 
-_MISREAD = re.compile(r"\b(?=\w*\d)[^\W\d_](?=\w*[^\W\d_]{2})\w{4,}\b")  # a word with digits inside, as scanners read
+_MISREAD = re.compile(r"\b(?=\w*\d)[^\W\d_](?=\w*[^\W\d_])\w{2,}\b")  # digits inside, as scanners read it
 _LIKE_LETTERS = str.maketrans("01358", "olesb")
 
 _KEEP = frozenset(
     "finding findings impression impressions conclusion conclusions opinion interpretation assessment summary result "
     "results report recommendation recommendations diagnosis befund beurteilung".split()
 )
-_DROP = frozenset(
-    "history indication indications comparison comparisons technique procedure exam examination study patient name mrn "
-    "dob age sex gender date time accession physician referring ordering attending radiologist signature signed "
-    "dictated transcribed electronically notification communication facility hospital institution location department "
-    "reason clinical information id phone address views priors".split()
+_SIGNATURES = frozenset(
+    "signature signatures signed dictated transcribed electronically notification communication reported verified "
+    "approved authenticated finalized read interpreted cc attending resident".split()
 )
-_SIGNATURES = frozenset("signature signed dictated transcribed electronically notification communication".split())
-_HEADING = re.compile(r"(?:^|(?<=[\n.;]))[ \t]*([A-Za-zÄÖÜäöü][A-Za-zÄÖÜäöü /&()]{1,40}?)[ \t]*:", re.MULTILINE)
+_STAFF = _SIGNATURES | {"physician", "provider", "radiologist", "technologist", "referring", "ordering", "interpreting"}
+_DROP = _STAFF | frozenset(
+    "history indication indications comparison comparisons technique procedure exam examination study patient "
+    "facility hospital institution department reason clinical information views priors protocol contrast "
+    "medication".split()
+)
+_FIELDS = frozenset(
+    "name mrn dob birth age sex gender date time accession id phone fax address ssn location room account visit".split()
+)  # one line each
+_SURE = (
+    r"(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|OPINION|INDICATIONS?|HISTORY|COMPARISONS?|TECHNIQUE|RECOMMENDATIONS?"
+    r"|Findings|Impression|Conclusion|Indication|Comparison|Technique)"
+)
+_HEADING = re.compile(
+    r"(?:^|(?<=[\n.;]))[ \t*#=_>]*(?P<any>[A-Za-zÄÖÜäöü][A-Za-zÄÖÜäöü /&()]{1,40}?)[ \t*_]*:"
+    rf"|(?<=[\s,*])(?P<inside>{_SURE}(?: ?(?:AND|and|/|&) ?{_SURE})?)[ \t*]*:"
+    r"|^[ \t*#=_]*(?P<alone>[A-Za-zÄÖÜäöü][A-Za-zÄÖÜäöü /&()]{2,40}?)[ \t*#=_-]*$",
+    re.MULTILINE,
+)
+_PARAGRAPH_MIN = 40
+
+
+class _Kind(Enum):
+    KEEP = "describes the picture"
+    DROP = "another section"
+    FIELD = "one line about the patient"
+
+
+class _Heading(NamedTuple):
+    start: int
+    end: int
+    kind: _Kind
+    signs: bool
+    inline: bool
 
 
 class _Span(NamedTuple):
@@ -64,32 +96,84 @@ def scrub(
     'Seen by [NAME] on [DATE]. Nodule 4 x 5 mm at T12-L1.'
     """
     clean = _normalised(text)
-    spans = [*_known(clean, identifiers, staff), *(_Span(*span) for span in matches(clean)), *_announced(clean)]
+    plain = _plain(clean)
+    spans = [*(_Span(*span) for span in matches(plain)), *_announced(plain)]
+    spans += _known(plain, identifiers, staff, spans)
     if tagger is not None:
         spans += [_Span(*span) for span in tagger.spans(clean)]
     clean = _replaced(clean, spans)
-    unknown = list(_unknown_names(clean))
+    clean = _replaced(clean, _beside_placeholders(_plain(clean)))
+    unknown = list(_unknown_names(_plain(clean)))
     if len({clean[span.start : span.end] for span in unknown}) > _UNKNOWN_WORDS_MAX:
         raise refusal("text-residual", "the text has too many words that may be names")
-    return _tidied(_replaced(clean, unknown))
+    clean = _replaced(clean, unknown)
+    return _tidied(_replaced(clean, _beside_placeholders(_plain(clean))))
 
 
 def sections(text: str) -> str:
-    """The sections that describe the picture; a text without headings is one such section.
+    """The sections that describe the picture, without lines like `MRN: …`. A text without sections is one such; where
+    only others have a heading, it is the paragraphs behind them.
 
-    Raises: DeidError text-sections when there are headings, but none of a section that describes the picture.
+    Raises: DeidError text-sections when nothing describes the picture.
     """
-    headings = [
-        (match.start(), _wanted(match[1], _opens_line(text, match.start()))) for match in _HEADING.finditer(text)
-    ]
-    headings = [(start, wanted) for start, wanted in headings if wanted is not None]
-    if not headings:
-        return text
-    if not any(wanted for _, wanted in headings):
+    text = _normalised(text)
+    headings = [*_headings(text)]
+    wanted = any(heading.kind is _Kind.KEEP for heading in headings)
+    unwanted = any(heading.kind is _Kind.DROP and _opens_line(text, heading.start) for heading in headings)
+    if not wanted and unwanted:
+        return _paragraphs_behind(text, headings)
+    if not wanted:
+        headings = [heading for heading in headings if heading.kind is _Kind.FIELD]
+    state, at, kept = _Kind.DROP if wanted else _Kind.KEEP, 0, []
+    last = max((heading.start for heading in headings if heading.kind is _Kind.KEEP), default=0)
+    for heading in headings:
+        if heading.inline and heading.kind is _Kind.DROP and state is _Kind.KEEP:
+            continue
+        kept += [text[at : heading.start].strip()] if state is _Kind.KEEP else []
+        at = heading.start
+        if heading.kind is _Kind.FIELD or (heading.signs and state is _Kind.KEEP and at < last):
+            at = text.find("\n", heading.end) % (len(text) + 1)  # to the end, if no line follows
+        else:
+            state = heading.kind
+    kept += [text[at:].strip()] if state is _Kind.KEEP else []
+    return "\n".join(part for part in kept if part)
+
+
+def _paragraphs_behind(text: str, headings: list["_Heading"]) -> str:
+    first, last = headings[0], [heading for heading in headings if not heading.signs][-1:]
+    signed = min((heading.start for heading in headings if heading.signs), default=len(text))
+    paragraphs = text[last[0].start : signed].split("\n\n")[1:] if last and first.start < signed else []
+    behind = "\n".join(paragraph.strip() for paragraph in paragraphs).strip()
+    if len(behind) < _PARAGRAPH_MIN:
         raise refusal("text-sections", "the report has headings, but neither findings nor impression")
-    ends = [start for start, _ in headings[1:]] + [len(text)]
-    kept = [text[start:end].strip() for (start, wanted), end in zip(headings, ends, strict=True) if wanted]
-    return "\n".join(kept)
+    return behind
+
+
+def _headings(text: str) -> Iterator["_Heading"]:
+    for match in _HEADING.finditer(text):
+        written = match["any"] or match["inside"] or match["alone"]
+        words = re.findall(r"\w+", fold(written))
+        at = match.start(match.lastgroup or 0)
+        opens = _opens_line(text, at)
+        kind = _kind(words, opens)
+        if match["alone"] and not set(words) <= _KEEP | _DROP | _FIELDS | {"and", "of", "the", "for"}:
+            kind = None
+        if kind is not None:
+            signs = any(word in _STAFF for word in words)
+            yield _Heading(at, match.end(), kind, signs, inline=not opens and not written.isupper())
+
+
+def _kind(words: list[str], opens_line: bool) -> "_Kind | None":
+    """What a heading opens, None if it is none of ours. `Dictated by:` and `MRN:` inside a line are sentences of the
+    findings, not the end of them."""
+    signs, names = any(word in _STAFF for word in words), any(word in _FIELDS for word in words)
+    if not opens_line and (signs or names):
+        return None
+    if any(word in _KEEP for word in words) and not names and not signs:
+        return _Kind.KEEP
+    if names and not signs:
+        return _Kind.FIELD
+    return _Kind.DROP if any(word in _DROP for word in words) else None
 
 
 def residue(text: str, identifiers: Identifiers) -> str | None:
@@ -124,8 +208,40 @@ def vocabulary() -> frozenset[str]:
 
 
 def _normalised(text: str) -> str:
-    composed = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\u00a0", " ")
-    return "".join(letter for letter in composed if letter in "\n\t" or unicodedata.category(letter)[0] != "C")
+    """Raises: DeidError text-residual when no report looks like this: search must not take minutes."""
+    if len(text) > _LENGTH_MAX or _UNBROKEN.search(text):
+        raise refusal("text-residual", "the text is longer than a report, or runs on without a blank")
+    lines = re.sub(r"\r\n?|[\v\f\x85\u2028\u2029]", "\n", text)
+    composed = unicodedata.normalize("NFC", lines).replace("\u00a0", " ")
+    return "".join(letter for letter in composed if letter in "\n\t" or not _is_unseen(letter))
+
+
+_LENGTH_MAX = 50_000
+_UNBROKEN = re.compile(r"\S{500}|[ \t]{2000}")
+
+
+def _is_unseen(letter: str) -> bool:
+    """Control and format characters, and accents that belong to no letter."""
+    return unicodedata.category(letter)[0] == "C" or "\u0300" <= letter <= "\u036f"
+
+
+def _plain(text: str) -> str:
+    """A copy of the same length to search in: plain dashes, apostrophes, digits and blanks, Latin letters for those
+    that look the same, and lines that only the margin ends joined, so that a name over two lines is one name."""
+    if not text.isascii():
+        half = (unicodedata.normalize("NFKC", each) if "\uff00" < each < "\uff5f" else each for each in text)
+        text = "".join(" " if unicodedata.category(each) == "Zs" else each for each in half).translate(_LOOKALIKES)
+    return _WRAPPED.sub(r"\1 ", text)
+
+
+_LOOKALIKES = str.maketrans(
+    "\u2018\u2019\u02bc\u2032\u2010\u2011\u2012\u2013\u2014\u2212"
+    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0423"
+    "\u0430\u0441\u0435\u0456\u0458\u043e\u0440\u0455\u0445\u0443"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
+    "'" * 4 + "-" * 6 + "ABESIJKMHOPCTXY" + "aceijopsxy" + "ABEZHIKMNOPTYXo",
+)  # apostrophes and dashes, then Cyrillic and Greek letters
+_WRAPPED = re.compile(r"^([^\n]{40,}[^\n.:;!?-])\n(?=[A-Za-z])", re.MULTILINE)
 
 
 def _tidied(text: str) -> str:
@@ -150,8 +266,8 @@ def _replaced(text: str, spans: Iterable[_Span]) -> str:
     return text
 
 
-def _known(text: str, identifiers: Identifiers, staff: frozenset[str]) -> Iterator[_Span]:
-    yield from _known_names(text, identifiers.names, staff)
+def _known(text: str, identifiers: Identifiers, staff: frozenset[str], found: list[_Span]) -> Iterator[_Span]:
+    yield from _known_names(text, identifiers.names, staff, [span for span in found if span.placeholder == NAME])
     yield from (_Span(start, end, ID) for start, end in _known_ids(text, identifiers.ids))
     folded = text.lower()
     for uid in identifiers.uids:
@@ -204,7 +320,7 @@ _PLACE_WORDS = frozenset(
 )
 
 
-def _known_names(text: str, names: frozenset[str], staff: frozenset[str]) -> Iterator[_Span]:
+def _known_names(text: str, names: frozenset[str], staff: frozenset[str], found: list[_Span]) -> Iterator[_Span]:
     """A name is masked wherever it stands, with one typing mistake too; a name that is also a word of the vocabulary
     (Long, White) only when it is capitalised inside a sentence or stands beside another name or a title."""
     for name in names:
@@ -213,25 +329,63 @@ def _known_names(text: str, names: frozenset[str], staff: frozenset[str]) -> Ite
                 yield _Span(*match.span(), NAME)
     for match in _MISREAD.finditer(text):
         letters = fold(match[0]).translate(_LIKE_LETTERS)
-        if any(len(name) >= 5 and _within_typo(letters, name) for name in names):
+        if any(letters == name or (len(name) >= 5 and _within_typo(letters, name)) for name in names):
             yield _Span(*match.span(), NAME)
     words = list(_WORD.finditer(text))
     everyone = names | staff
     hits = [_is_name(word[0], names, everyone) for word in words]
     shouting = _shouting(text)
+    named = {at for span in found for at in range(span.start, span.end)}
     for at, (word, hit) in enumerate(zip(words, hits, strict=True)):
+        if at and not hit and _is_split_name(text, words[at - 1], word, names):
+            yield _Span(words[at - 1].start(), word.end(), NAME)
         if hit == "rare":
             yield _Span(*word.span(), NAME)
-        elif hit == "common" and word[0][0].isupper():
-            near = [
-                other
-                for other in (at - 1, at + 1)
-                if 0 <= other < len(words) and _adjacent(text, words[at], words[other])
-            ]
-            beside = any(hits[other] == "rare" or (hits[other] and words[other][0][0].isupper()) for other in near)
-            inside = not shouting and not _starts_sentence(text, word.start())
-            if beside or inside:
+        elif hit == "common" and not _is_term(word[0]):
+            near = [at + side for side in (-1, 1) if 0 <= at + side < len(words)]
+            near = [other for other in near if _adjacent(text, word, words[other])]
+            beside = any(hits[other] == "rare" or words[other].start() in named for other in near) or any(
+                hits[other] and (word[0][0].isupper() or (words[other][0][0].isupper() and not shouting))
+                for other in near
+            )
+            if beside or _is_called(text, word) or (not shouting and _stands_out(text, word)):
                 yield _Span(*word.span(), NAME)
+
+
+def _is_term(word: str) -> bool:
+    """A compound in capitals (`LI-RADS`) is no short name."""
+    return "-" in word and word.isupper()
+
+
+def _is_called(text: str, word: re.Match[str]) -> bool:
+    return _CALLED.search(text, max(0, word.start() - 20), word.start()) is not None
+
+
+def _stands_out(text: str, word: re.Match[str]) -> bool:
+    """Written with a capital where only a name is, or wholly in capitals and not as a heading."""
+    if not word[0][0].isupper():
+        return False
+    if word[0].isupper() and len(word[0]) > 3 and text[word.end() : word.end() + 1] != ":":
+        return True
+    owns = re.search(r"[’']s$", word[0]) is not None
+    return owns or not _starts_sentence(text, word.start()) or _ACTS.match(text, word.end()) is not None
+
+
+_ACTS = re.compile(  # what a person does or has done to them, and a finding does not
+    r"\s+(?:returned|reports|presents|presented|denie[sd]|complain\w+|tolerated|consented|refused|agree[sd]|fell|lives"
+    r"|interpreted|concurs|has\s+(?:a\s+(?:known\s+)?)?(?:history|known|had|been)"
+    r"|(?:is|was)\s+(?:aware|informed|notified|told|asked|called|paged|brought|referred|admitted|sedated|positioned"
+    r"|repositioned|unable\s+to|present|examined|discharged|transferred))\b"
+)
+_CALLED = re.compile(r"\b(?:mrs?|ms|miss|pt|name)\b[.:,]?\s+$", re.IGNORECASE)
+
+
+def _is_split_name(text: str, first: re.Match[str], second: re.Match[str], names: frozenset[str]) -> bool:
+    """`Mc Allister` and `Jon son`: a known name with a blank inside."""
+    if re.fullmatch(r"[ '-]{1,2}", text[first.end() : second.start()]) is None:
+        return False
+    joined = fold(first[0] + second[0])
+    return len(joined) >= 5 and joined in names and joined not in vocabulary()
 
 
 def _is_name(word: str, names: frozenset[str], everyone: frozenset[str]) -> str:
@@ -277,8 +431,9 @@ def _within_typo(word: str, name: str) -> bool:
 _ANNOUNCES = re.compile(
     r"\b(?:(?:dictated|reported|read|signed|verified|approved|transcribed|typed|authori[sz]ed|interpreted|reviewed|seen"
     r"|performed|examined|requested|ordered|referred)\s+by|radiographer|technologist|technician|practitioner|midwife"
-    r"|physician|surgeon|resident|fellow|consultant|registrar|daughter|son|husband|wife|mother|father|brother|partner"
-    r"|guardian|carer|caregiver|friend|neighbou?r|per|pt(?:\.|\s+name)?|patient\s+name)\b[:,.]?[ \t]+",
+    r"|physician|surgeon|resident|fellow|consultant|registrar|daughter|son|husband|wife|mother|father|brother|sister"
+    r"|partner|guardian|carer|caregiver|friend|neighbou?r|nurse|per|dr|mrs?|ms|prof|pt(?:\.|\s+name)?|patient\s+name"
+    r"|(?:discussed|reviewed)\s+with|(?:reported|communicated|relayed|conveyed|sent|given)\s+to)\b[:,.]?[ \t]+",
     re.IGNORECASE,
 )
 _FOLLOWS = re.compile(
@@ -292,8 +447,10 @@ _ANNOUNCED_WORDS = 4
 def _announced(text: str) -> Iterator[_Span]:
     """Unknown words, in small letters too, where the words beside them say that a person is named."""
     words = list(_WORD.finditer(text))
+    starts = [word.start() for word in words]
     for announcing in _ANNOUNCES.finditer(text):
-        after = [word for word in words if announcing.end() <= word.start()][:_ANNOUNCED_WORDS]
+        first = bisect_left(starts, announcing.end())
+        after = words[first : first + _ANNOUNCED_WORDS]
         at = announcing.end()
         for word in after:
             if re.fullmatch(r"[ \t,./&-]*", text[at : word.start()]) is None or _is_plain(word[0]):
@@ -302,7 +459,8 @@ def _announced(text: str) -> Iterator[_Span]:
                 yield _Span(*word.span(), NAME)
             at = word.end()
     for said in _FOLLOWS.finditer(text):
-        before = [word for word in words if word.end() <= said.start()][-2:]
+        last = bisect_left(starts, said.start())
+        before = [word for word in words[max(0, last - 3) : last] if word.end() <= said.start()][-2:]
         at = said.start()
         for word in reversed(before):
             if re.fullmatch(r"[ \t,.]*", text[word.end() : at]) is None or _is_plain(word[0]) or len(word[0]) < 3:
@@ -312,40 +470,120 @@ def _announced(text: str) -> Iterator[_Span]:
 
 
 def _is_plain(word: str) -> bool:
-    """Whether a word, or each part of a compound, is in the vocabulary, as it stands or by its base. One letter may be
-    an initial."""
-    if len(word) < 2:
-        return False
-    parts = [fold(part) for part in re.split(r"[-’']", word)]
-    return all(part in vocabulary() or _stem(part) in vocabulary() or len(part) < 3 for part in parts)
+    """Whether a word is common. One letter may be an initial."""
+    return len(word) >= 2 and _is_common(word)
+
+
+def _is_common(word: str) -> bool:
+    """Whether a word, or each part of a compound, is in the vocabulary, as it stands, by its base or by its parts."""
+    if fold(word.replace("-\n", "")) in vocabulary():
+        return True
+    parts = [fold(part) for part in re.split(r"[-’']\n?", word)]
+    return all(len(part) < 3 or _in_vocabulary(part) or _is_derived(part, word) for part in parts)
+
+
+def _is_derived(part: str, word: str) -> bool:
+    """A word with a prefix (`nonhealing`); a capitalised one may be a name (Underwood)."""
+    front = None if word[0].isupper() and not word.isupper() else _PREFIX.match(part)
+    return front is not None and _in_vocabulary(part[front.end() :])
+
+
+def _in_vocabulary(word: str) -> bool:
+    return word in vocabulary() or any(base in vocabulary() for base in _bases(word))
+
+
+_PREFIX = re.compile(
+    r"(?:an?ti|bi|de|extra|hemi|hyper|hypo|infra|inter|intra|iso|macro|micro|mid|multi|neo|non|para|peri|poly|post|pre"
+    r"|pseudo|re|retro|semi|sub|super|supra|trans|tri|ultra|un|uni)(?=\w{4})"
+)
 
 
 def _unknown_names(text: str) -> Iterator[_Span]:
     """Capitalised words inside a sentence, and long words in capitals, that the vocabulary does not know."""
-    if _shouting(text):
-        return
+    shouting = _shouting(text)
     for match in _WORD.finditer(text):
         word = match[0]
-        if text[max(0, match.start() - 1) : match.end() + 1] in (NAME, DATE, ID, PLACE):
+        if text[max(0, match.start() - 1) : match.end() + 1] in (NAME, DATE, ID, PLACE) or _is_common(word):
             continue
-        parts = [fold(part) for part in re.split(r"[-’']", word)]
-        if all(part in vocabulary() or _stem(part) in vocabulary() or len(part) < 3 for part in parts):
-            continue
-        if word[0].isupper() and word[1:].islower() and _EPONYM_OF.match(text, match.end()):
-            continue
-        titled = word[0].isupper() and word[1:].islower() or bool(re.fullmatch(r"(?:Mc|Mac|O[’'])[A-Z]\w+", word))
-        titled = titled or bool(re.fullmatch(r"[A-Z][a-z]+(?:[-’'][A-Z]?[a-z]+)+", word))
+        titled = _EPONYM.fullmatch(word) is not None
         irish = re.fullmatch(r"(?:Mc|Mac|O[’'])[A-Z]\w+", word) is not None
-        shouted = word.isupper() and len(word) >= 5
-        if irish or shouted or (titled and not _starts_sentence(text, match.start())):
+        if (titled or irish or shouting) and _is_eponym(text, match.start(), match.end()):
+            continue
+        shouted = word.isupper() and len(word) >= (4 if shouting else 5)
+        inside = not _starts_sentence(text, match.start()) or _ACTS.match(text, match.end())
+        if irish or shouted or (titled and inside):
             yield _Span(*match.span(), NAME)
 
 
+def _is_eponym(text: str, start: int, end: int) -> bool:
+    """Whether the words on either side say that a disease or a device has this name."""
+    return _EPONYM_OF.match(text, end) is not None or _OF_EPONYM.search(text, max(0, start - 30), start) is not None
+
+
+_EPONYM = re.compile(r"[A-ZÀ-Þ][a-zß-ÿ]+(?:[-'’][A-ZÀ-Þ]?[a-zß-ÿ]+)*")
 _EPONYM_OF = re.compile(
-    r" (?:signs?|syndromes?|catheters?|tubes?|rods?|drains?|lines?|classification|criteria|score|stage|grade|complex"
-    r"|triad|hernia|lymphoma|tumou?r|angle|shunt|valve|filter|stent|prosthesis|nails?|screws?|plates?|nodes?|zones?"
-    r"|sarcoma)\b"
-)  # what stands behind the name of its inventor, without 's
+    r"(?:['’]s)?(?:(?:[ /-]| and )[A-Z][\w’']+)?(?:(?:,? (?:type|grade|stage|class|category))?"
+    r" (?:[IVX]{1,4}[A-Fa-f]?|[0-6][a-f]?|[A-D])\b|[ \n](?i:signs?|syndromes?|catheters?|tubes?|rods?|drains?|lines?"
+    r"|classifications?|criteria|scores?|stages?|grades?|types?|complex|triad|hernias?|lymphomas?|tumou?rs?|angles?"
+    r"|shunts?|valves?|filters?|stents?|prosthes[ie]s|nails?|screws?|plates?|nodes?|nodules?|zones?|sarcomas?"
+    r"|fractures?|lesions?|deformit\w+|diseases?|cysts?|pouch|procedures?|bands?|method|atlas|device|coils?|ports?"
+    r"|lobes?|ligaments?|canals?|fascia|fat|tubercles?|impaction|contractures?|phenomen\w+|thyroiditis|palsy|neuroma"
+    r"|goit\w+|anomal\w+|malformations?|encephalopathy|arthropathy|degeneration|ducts?|glands?|spaces?|clefts?|caps?"
+    r"|index|ratio|scale|grading|system|staging|operation|repair|anastomosis|grafts?|needles?|bags?|wires?|pins?|cage"
+    r"|balloon|sheath|projection|man(?:o?eu)v\w+|nephroma|o?esophagus|apophys\w+|foramen|notch|membrane|capsule|plexus"
+    r"|granulomatosis|gangrene|chorea|dementia|ataxia|an(?:a?e)mia|sinus|triangle|cells?|bod(?:y|ies)|patch\w*"
+    r"|osteodystrophy|tenosynovitis|variants?|abscess|embolization|slurry|kidney|cavity|diverticul\w+|lipoma|ganglion"
+    r"|recess|kyphosis|osteotomy|disproportion|tail|fingers?|limb|infraction|injur\w+|fracture-\w+"
+    r"|(?:IVC|coil|pouch|spot) \w+)\b)"
+)  # what stands behind the name of its inventor
+_OF_EPONYM = re.compile(
+    r"\b(?:circle|ampulla|tail|tetralogy|sphincter|foram(?:en|ina)|ligament|canal|pouch|fascia|islets?|loop|node|papilla"
+    r"|crypts?|valves?|vein|triangle|band|space|sinus|cisterna?|aneurysm|fissure|line|angle|zone|organ|ganglion|bundle"
+    r"|capsule|cartilage|lobe|duct|gland|nucleus|artery|tubercle|notch|spine|point|tunnel|plexus|disease) of $"
+)
+
+
+def _beside_placeholders(text: str) -> Iterator[_Span]:
+    """What is plain elsewhere, but not beside a placeholder: [NAME] Cross, [PLACE] in Reading, [DATE] and 3/4."""
+    for pattern in (_BEHIND_PLACEHOLDER, _BEFORE_PLACEHOLDER):
+        for match in pattern.finditer(text):
+            group = match.lastgroup or "word"
+            words = fold(match[group]).split()
+            before = text[max(0, match.start() - 4) : match.start()].rstrip(" \t")
+            opens = match.start(group) == match.start() and (not before or before[-1] in ".!?:;*\n•-")
+            if not any(word in _KEEP | _DROP for word in words) and not opens:
+                yield _Span(*match.span(group), PLACE if "PLACE" in match[0] else NAME)
+    for match in _PARTICLES.finditer(text):
+        yield _Span(*match.span("word"), NAME)
+    for match in _BESIDE_DATE.finditer(text):
+        if match["word"]:
+            yield _Span(*match.span("word"), DATE)
+        elif match["place"] or not _is_common(match["acronym"]):
+            yield _Span(*match.span(match.lastgroup or 0), PLACE)
+    for match in _FULL_NAME.finditer(text):
+        if not _is_common(match["first"]) or match["last"] == NAME:
+            yield _Span(match.start("first"), match.end(), NAME)
+
+
+_TITLED = r"[A-ZÀ-Þ][a-zß-ÿ][\w’'-]*"
+_BEHIND_PLACEHOLDER = re.compile(
+    rf"(?:\[NAME\]|\[PLACE\](?:,| (?:in|at|of))?)(?: &)?[ /-](?P<word>{_TITLED}(?:[ -]{_TITLED})?)(?![\w:])"
+    rf"|\[NAME\], (?P<listed>{_TITLED})(?=[).])"
+)
+_BEFORE_PLACEHOLDER = re.compile(
+    rf"(?P<word>\b(?:VA|MOUNT|MT|SAINT|ST|NEW|SAN|SANTA|FORT|{_TITLED})) \[(?:NAME|PLACE)\]"
+    rf"|(?:(?<=\()|(?<=by )|(?<=with )|(?<=: ))(?P<listed>{_TITLED}), \[NAME\]"
+)
+_FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) [A-Z]\. ?(?P<last>{_TITLED}|\[NAME\])")
+_PARTICLES = re.compile(
+    r"(?P<word>\b(?:[Vv][ao]n|[Dd]e[rnl]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?)(?: de[rn]?| la)?) \[NAME\]"
+)
+_BESIDE_DATE = re.compile(
+    r"(?:\[DATE\](?:(?:,? (?:and|or|&)|,) | \()|\[NAME\] (?:of|from|on) )"
+    r"(?P<word>(?:0?[1-9]|[12]\d|3[01])[/.](?:0?[1-9]|[12]\d|3[01])(?!\d)\.?)"
+    r"|(?:\[DATE\](?:,| at| from| in)|\[NAME\](?:, NP| PA)? (?:at|from)) (?P<acronym>[A-Z]{3,5})\b"
+    rf"|\[DATE\] (?:at|in|from) (?:the )?(?P<place>{_TITLED}(?: {_TITLED})*)"
+)
 
 
 def _starts_sentence(text: str, at: int) -> bool:
@@ -353,15 +591,21 @@ def _starts_sentence(text: str, at: int) -> bool:
     last = before.rstrip()
     if re.search(r"(?:^|[\s:(,])[A-Z]\.$", last):  # an initial
         return False
-    return not last or "\n" in before[len(last) :] or last[-1] in '.!?:;])"“(•*-'
+    return not last or "\n" in before[len(last) :] or last[-1] in '.!?:;])"“•*-'
 
 
-def _stem(word: str) -> str:
-    """A plural or an adverb by its base word; enough for a vocabulary that lists singulars."""
-    for ending, base in (("ies", "y"), ("es", ""), ("s", ""), ("ally", "al"), ("ly", ""), ("ed", ""), ("ing", "")):
+def _bases(word: str) -> Iterator[str]:
+    """The words that this may be a plural, an adverb or a form of the verb of; a vocabulary lists mostly those."""
+    for ending, base in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)] + base
-    return word
+            yield word[: -len(ending)] + base
+            if word[-len(ending) - 1] == word[-len(ending) - 2]:
+                yield word[: -len(ending) - 1] + base
+
+
+_ENDINGS = tuple(
+    tuple(each.split("/")) for each in "ies/y es/ s/ ally/al ly/ ed/ ed/e ing/ ing/e ied/y ness/ er/ er/e est/".split()
+)
 
 
 def _shouting(text: str) -> bool:
@@ -371,17 +615,6 @@ def _shouting(text: str) -> bool:
 
 def _opens_line(text: str, at: int) -> bool:
     return "\n" in text[at:].partition(":")[0] or not text[:at].rpartition("\n")[2].strip()
-
-
-def _wanted(heading: str, opens_line: bool) -> bool | None:
-    """Whether a heading opens a section that stays, goes, or is none of ours. `Dictated by:` inside a line is a
-    sentence of the findings, not the end of them."""
-    words = fold(heading).replace("/", " ").replace("&", " ").split()
-    if not opens_line and any(word in _SIGNATURES for word in words):
-        return None
-    if any(word in _KEEP for word in words) and not any(word in ("date", "signed", "time") for word in words):
-        return True
-    return False if any(word in _DROP for word in words) else None
 
 
 def _telling(known: str) -> bool:
