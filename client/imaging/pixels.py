@@ -397,8 +397,9 @@ def _in_hounsfield_units(attributes: Dataset, dataset: Dataset) -> bool:
 
 
 def _voi(values: Floats, attributes: Dataset) -> Floats | None:
-    if attributes.get("VOILUTSequence"):
-        looked_up, entries = _looked_up(values, attributes.VOILUTSequence[0], attributes)
+    table = attributes.get("VOILUTSequence")
+    if table and len(np.atleast_1d(table[0].get("LUTDescriptor"))) == 3 and table[0].get("LUTData"):
+        looked_up, entries = _looked_up(values, table[0], attributes)
         low, high = entries.min(), entries.max()
         return (looked_up - low) / (high - low) if high > low else None
     centre, width = _first(attributes.get("WindowCenter")), _first(attributes.get("WindowWidth"))
@@ -466,6 +467,8 @@ def _shrunk(grey: Grey, longest_side: int) -> Grey:
 
 
 def _first(value: Any) -> float | None:
-    if value is None or value == "":
+    first = value[0] if hasattr(value, "__len__") and not isinstance(value, str) and value else value
+    try:
+        return float(first)
+    except (TypeError, ValueError):  # absent, or `40,5`
         return None
-    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)

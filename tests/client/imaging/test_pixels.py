@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from client.imaging import pixels
@@ -137,6 +138,17 @@ def test_a_window_that_draws_nothing_is_replaced_by_quantiles(make_chest: Make, 
     picture = render(with_pixels(make_chest(WindowCenter="60000", WindowWidth="10"), RAMP), profile)[0]
 
     assert picture.window == "percentile" and np.ptp(picture.pixels) == 255
+
+
+def test_a_window_that_is_none_is_replaced_by_quantiles(make_chest: Make, profile: DeidProfile) -> None:
+    plain = only(with_pixels(make_chest(WindowCenter=None, WindowWidth=None), RAMP), profile)
+    dataset = with_pixels(make_chest(WindowWidth="400"), RAMP)
+    dataset["WindowCenter"] = RawDataElement(Tag("WindowCenter"), "DS", 4, b"40,5", 0, False, True)
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4, 0, 16, 0], bytes(8)
+    dataset.VOILUTSequence = Sequence([table])
+
+    assert (only(dataset, profile) == plain).all()
 
 
 def test_colour_becomes_grey(make_chest: Make, profile: DeidProfile) -> None:
