@@ -28,7 +28,7 @@ _TYPE_2 = frozenset(
     "PatientName PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID "
     "SeriesNumber InstanceNumber AcquisitionDate AcquisitionTime ContentDate ContentTime".split()
 )
-_PIXEL_DATA = 0x7FE00010
+_PIXEL_DATA, _WAVES, _WAVE_PADDING = 0x7FE00010, 0x54001010, 0x5400100A
 _TABLE_DATA = frozenset({"OB", "OW", "OB or OW", "US or OW", "US or SS or OW", "US or SS"})
 _NUMBER = r" *[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})? *"
 """A number in words. Ten digits before the point are a record or telephone number, and no quantity of an image."""
@@ -67,7 +67,7 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     |---|---|
     | no PatientID | a pseudonym of its own per study: two unknown patients are never made one |
     | pixels inside a sequence (icons) | dropped |
-    | palettes and look-up tables longer than they say | cut to their length |
+    | palettes, look-up tables and waveforms longer than they say | cut to their length |
     | more numbers than the dictionary allows, letters in their place | dropped; malformed if the pixels need them |
 
     Raises: DeidError limit-nesting, limit-size, malformed.
@@ -116,6 +116,8 @@ class _Walk:
         for data, descriptor in _TABLES.items():
             if data in tags:
                 _cut_table(out, data, descriptor)
+        if _WAVES in tags:
+            _cut_waves(out)
         if _CODE_VALUE in tags:
             _rederive_meaning(out)
         if any(tag not in tags and tag in dataset and list(_values(dataset[tag])) for tag in _VITAL):
@@ -132,6 +134,8 @@ class _Walk:
                     out[tag] = unread
                 else:
                     self._allowed(dataset[tag], keyword, out, depth)
+            elif keyword in self.profile.dummies:
+                out[tag] = DataElement(tag, vr, DUMMIES[vr])
             return
         if keyword in self.profile.keep:
             if (kept := _kept(dataset[tag], keyword, self.profile)) is not None:
@@ -259,7 +263,7 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
     if vr == "UI":
         return all(str(value) in UID_dictionary for value in values)
     if vr in _TABLE_DATA:
-        return int(element.tag) in _TABLES or element.tag == _PIXEL_DATA
+        return int(element.tag) in (*_TABLES, _PIXEL_DATA, _WAVES, _WAVE_PADDING)
     return keyword == "CodeValue"  # checked against the code dictionary with its scheme, below
 
 
@@ -303,6 +307,25 @@ def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
             del item[data]
     elif isinstance(value, MultiValue | list):
         item[data].value = list(value)[:entries]
+
+
+def _cut_waves(group: Dataset) -> None:
+    """As many samples as the group declares (PS3.3 C.10.9.1), and padding of one; none that are nothing but text."""
+    sizes = [group.get(f"{name}") for name in ("NumberOfWaveformChannels", "NumberOfWaveformSamples")]
+    bits = group.get("WaveformBitsAllocated")
+    if bits not in (8, 16, 32) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise refusal("malformed", "a waveform does not say how long it is")
+    size = sizes[0] * sizes[1] * bits // 8
+    data = bytes(group[_WAVES].value or b"")[:size]
+    if len(data) < size:
+        raise refusal("truncated", "fewer samples than declared")
+    if _LETTERS.fullmatch(data):
+        raise refusal("malformed", "a waveform is no waveform but text")
+    group[_WAVES].value = data + b"\0" * (size % 2)
+    if _WAVE_PADDING in group:
+        group[_WAVE_PADDING].value = bytes(group[_WAVE_PADDING].value or b"")[: bits // 8].ljust(
+            max(bits // 8, 2), b"\0"
+        )
 
 
 def _rederive_meaning(item: Dataset) -> None:
@@ -357,12 +380,24 @@ def method_code(value: str, meaning: str) -> Dataset:
     return item
 
 
+_LEADS = {
+    f"5.6.3-9-{number}": f"Lead {name}"
+    for number, name in [
+        (1, "I"), (2, "II"), (61, "III"), (62, "aVR"), (63, "aVL"), (64, "aVF"),
+        *((number, f"V{number - 2}") for number in range(3, 9)),
+    ]
+}  # fmt: skip
+
+
 @cache
 def _meaning(scheme: str, value: str) -> str:
-    """The meaning that PS3.16 gives a code, or nothing. SNOMED's old codes (SRT) have those of the new ones."""
+    """The meaning that PS3.16 gives a code, or nothing. SNOMED's old codes (SRT) have those of the new ones, and the
+    leads of an electrocardiogram keep the codes of SCP-ECG (EN 1064) that CID 3001 had until 2009."""
     from pydicom.sr._concepts_dict import concepts  # half a second to load; most headers carry no code
     from pydicom.sr._snomed_dict import mapping
 
+    if scheme == "SCPECG":
+        return _LEADS.get(value, "")
     if scheme == "SRT":
         scheme, value = "SCT", mapping["SRT"].get(value, "")
     named: dict[str, dict[str, tuple[str, list[int]]]] = concepts.get(scheme, {})  # type: ignore[assignment]

@@ -4,9 +4,9 @@ An object's pixels are searched for text as for a training record. Then its head
 plain values without a spare bit, text that was found is covered in all frames, and every byte of the result is searched
 for the patient's identifiers. A file that is there is whole and has passed.
 
-More is written than is trained on: segmentations, radiotherapy objects, images of which only the header is left; files
-without a patient id, under a pseudonym of their study's; and of several contents under one instance UID each one, the
-first under the UID's pseudonym and the others under their own.
+More is written than is trained on: segmentations, radiotherapy objects, waveforms, presentation states, images of which
+only the header is left; files without a patient id, under a pseudonym of their study's; and of several contents under
+one instance UID each one, the first under the UID's pseudonym and the others under their own.
 """
 
 import errno
@@ -180,6 +180,10 @@ def _decoded(dataset: FileDataset, twin: str, profile: DeidProfile, keys: SiteKe
                 out.PatientID = pseudonym(keys.patient, "no patient id", twin)
         if "StudyInstanceUID" not in out:  # a valid object has one
             out.StudyInstanceUID = keys.new_uid(out.SOPInstanceUID, within="no study")
+        if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
+            _swap(out)
+        for group in out.get("WaveformSequence") or []:
+            _clear_spare_bits(group)
     if "PixelData" in dataset:
         with border("decode-failed", "the pixel data do not decode"):
             _write_pixels(dataset, out, profile)
@@ -309,8 +313,6 @@ def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> N
             if keyword in dataset:
                 setattr(out, keyword, getattr(dataset, keyword))
         stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
-    if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
-        _swap(out)
     if allocated == 1:
         length = (size_bytes + 7) // 8
         data = bytearray(dataset.PixelData[:length])
@@ -356,6 +358,19 @@ def _without_high_bits(values: npt.NDArray[Any], stored: int, signed: bool) -> b
         else:
             plain = plain & plain.dtype.type((1 << stored) - 1)
     return plain.tobytes()
+
+
+def _clear_spare_bits(group: Dataset) -> None:
+    """Of every channel of a waveform, as of pixels."""
+    count, bits = int(group.NumberOfWaveformChannels), int(group.WaveformBitsAllocated)
+    size = count * int(group.NumberOfWaveformSamples)
+    signed = str(group.get("WaveformSampleInterpretation", "SS")).startswith("S")
+    samples = np.frombuffer(group.WaveformData, f"<u{bits // 8}", count=size).reshape(-1, count).copy()
+    for at, channel in enumerate((group.get("ChannelDefinitionSequence") or [])[:count]):
+        stored = int(channel.get("WaveformBitsStored", bits) or bits)
+        clear = _without_high_bits(samples[:, at], min(max(stored, 1), bits), signed)
+        samples[:, at] = np.frombuffer(clear, samples.dtype)
+    group.WaveformData = samples.tobytes() + b"\0" * (samples.nbytes % 2)
 
 
 def _set_pixels(out: Dataset, data: bytes, vr: str) -> None:

@@ -86,6 +86,8 @@ class DeidProfile:
     text: TextRules
     allow: frozenset[str]
     """Keywords of attributes outside the table that may stay, if their value passes the check of its VR."""
+    dummies: frozenset[str]
+    """Keywords of free words outside the table that a valid object has to have."""
     terms: Mapping[str, frozenset[str]]
     """Keyword -> the only words that may stay in it."""
     keep: frozenset[str]
@@ -103,7 +105,7 @@ class DeidProfile:
     def asked_tags(self) -> frozenset[int]:
         """Tags of which something may stay, or which say whose the object is: everything else is dropped unread."""
         whose = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SOPInstanceUID", "SpecificCharacterSet")
-        named = (tag_for_keyword(keyword) for keyword in (*self.allow, *self.keep, *whose))
+        named = (tag_for_keyword(keyword) for keyword in (*self.allow, *self.dummies, *self.keep, *whose))
         acted = (int(tag, 16) for tag, action in self.actions.items() if action != "X")
         return frozenset(tag for tag in (*named, *acted) if tag is not None and tag >> 16 > 0x0002)
 
@@ -124,7 +126,7 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
     except tomllib.TOMLDecodeError:
         raise _wrong("the file", "is not TOML") from None
     known = {"format", "edition", "table_sha256", "default_issuer", "codes", "classes", "limits", "rendering"}
-    known |= {"text", "windows_hu", "allow", "keep", "terms", "shifted", "actions"}
+    known |= {"text", "windows_hu", "allow", "dummies", "keep", "terms", "shifted", "actions"}
     for key in document:
         if key not in known:
             raise SettingsError("settings-unknown-key", f"the profile has no key {key}", hint="see profile.toml")
@@ -154,6 +156,7 @@ def load(text: str, *, rendering: Mapping[str, Any] | None = None) -> DeidProfil
         rendering=_record(Rendering, drawn | {"windows_hu": windows}),
         text=_record(TextRules, document["text"]),
         allow=frozenset(document["allow"]),
+        dummies=frozenset(document["dummies"]),
         terms={keyword: frozenset(words) for keyword, words in document["terms"].items()},
         keep=frozenset(document["keep"]),
         shifted=frozenset(document["shifted"]),

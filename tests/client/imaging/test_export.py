@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.utils import pixel_array
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
 from client.imaging.export import ExportCounts, _decoded, export
 from client.imaging.header_path import clean_native
@@ -210,7 +210,45 @@ def test_radiotherapy_and_segmentations_are_written_without_their_words_and_neve
     assert [one.get("RTROIInterpretedType") for one in made["RTSTRUCT"].RTROIObservationsSequence] == [None, "PTV"]
     assert (pixel_array(made["RTDOSE"]).ravel() == grid).all() and made["RTDOSE"].GridFrameOffsetVector == [0, 2.5, 5]
     assert made["SEG"].SegmentSequence[0].SegmentNumber == 1 and made["SEG"].PixelData == segments.PixelData
+    assert made["SEG"].ContentLabel == made["SEG"].SegmentSequence[0].SegmentLabel == "REMOVED"
     assert {object_code(one.SOPClassUID, profile) for one in made.values()} == {"class-refused"}
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_waveforms_and_presentation_states_are_written_without_their_words(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, save: Save, big_endian: bool
+) -> None:
+    samples = np.arange(-6, 6, dtype="<i2").reshape(6, 2)
+    spare = np.where(samples[:, :1] > 0, samples, samples & 0x0FFF)  # twelve bits of sixteen, and an overlay above
+    stored = (spare | 0x7000).astype(">i2" if big_endian else "<i2")
+    lead = part(ChannelSourceSequence=Sequence([part(
+        CodeValue="5.6.3-9-62", CodingSchemeDesignator="SCPECG", CodeMeaning="Quixano")]),
+        ChannelLabel="Alonso", ChannelSensitivity="1.25", WaveformBitsStored=12)  # fmt: skip
+    group = part(NumberOfWaveformChannels=2, NumberOfWaveformSamples=6, SamplingFrequency="500",
+                 WaveformOriginality="ORIGINAL", MultiplexGroupLabel="Quixano", WaveformBitsAllocated=16,
+                 WaveformSampleInterpretation="SS", ChannelDefinitionSequence=Sequence([lead, lead]))  # fmt: skip
+    group.add_new("WaveformData", "OW", stored.tobytes() + b"Quixano^Alonso")
+    beats = make_chest(1, SOPClassUID="1.2.840.10008.5.1.4.1.1.9.1.1", Modality="ECG", PixelData=None,
+                       WaveformSequence=Sequence([group]),
+                       WaveformAnnotationSequence=Sequence([part(UnformattedTextValue="Quixano")]))  # fmt: skip
+    table = part(WindowCenter="40", WindowWidth="400", WindowCenterWidthExplanation="Quixano")
+    state = make_chest(2, SOPClassUID="1.2.840.10008.5.1.4.1.1.11.1", Modality="PR", PixelData=None,
+                       ContentLabel="QUIXANO", ContentDescription="of Alonso", SoftcopyVOILUTSequence=Sequence([table]),
+                       GraphicAnnotationSequence=Sequence([part(TextObjectSequence=Sequence([
+                           part(UnformattedTextValue="Quixano")]))]))  # fmt: skip
+    for number, one in enumerate((beats, state)):
+        if big_endian:
+            one.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+            one.set_original_encoding(False, False)
+        save(one, tmp_path / "in" / str(number))
+
+    assert run(tmp_path / "in") == ExportCounts(2, 0, {}, 0)
+    made = {one.Modality: one for one in map(dcmread, outputs(tmp_path))}
+    assert not [word for path in outputs(tmp_path) for word in WORDS if word in path.read_bytes().lower()]
+    [written] = made["ECG"].WaveformSequence
+    assert (np.frombuffer(written.WaveformData, "<i2").reshape(6, 2) == samples).all()
+    assert written.ChannelDefinitionSequence[0].ChannelSourceSequence[0].CodeMeaning == "Lead aVR"
+    assert made["PR"].SoftcopyVOILUTSequence[0].WindowCenter == 40 and made["PR"].ContentLabel == "REMOVED"
 
 
 def written_on(chest: FileDataset, text: str) -> np.ndarray:
