@@ -38,6 +38,7 @@ _LARGE_SCORE, _LARGE_LONG = 0.9, 4  # or badly in a long line of which the detec
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
+_MIRAGE = 0.85  # of the reading of a small line along an edge
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
 _DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
@@ -69,13 +70,20 @@ class Searched:
 
 
 def searched(
-    picture: Grey, reader: Reader, *, known: Mask | None = None, most: float = SHARE_MAX, doubts_count: bool = True
+    picture: Grey,
+    reader: Reader,
+    *,
+    known: Mask | None = None,
+    most: float = SHARE_MAX,
+    doubts_count: bool = True,
+    small_too: bool = True,
 ) -> Searched:
     """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
     does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only. What is
-    `known` from another drawing of the same pixels is in the mask already, and not searched.
+    `known` from another drawing of the same pixels is in the mask already, and not searched. Not `small_too`, a line of
+    small letters that stands alone may stay: for drawings beside a first one, and frames between others.
 
     | picture | mask |
     |---|---|
@@ -91,7 +99,7 @@ def searched(
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
     picture = blanked(picture, mask)
-    seen = reader.lines(picture, mask)
+    seen = reader.lines(picture, mask, small_too=small_too)
     if not any(_told_apart(seen, mask)):
         return Searched(mask)
     found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask)
@@ -102,7 +110,7 @@ def searched(
     for _ in range(_ROUNDS):
         for line in found:
             mask |= _area(longer(line, picture), picture.shape, margins=True)
-        found, unsure = _told_apart(reader.lines(blanked(picture, mask), mask), mask)
+        found, unsure = _told_apart(reader.lines(blanked(picture, mask), mask, small_too=small_too), mask)
         doubts += unsure
         if not found:
             break
@@ -118,6 +126,7 @@ def searched(
 
 def _told_apart(seen: list[Line], mask: Mask) -> tuple[list[Line], list[Line]]:
     """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
+    seen = [line for line in seen if not _is_mirage(line, mask.shape)]
     markers = [line for line in seen if is_marker(line)]
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
     found = [line for line in seen if identifies(line, mask.shape)]
@@ -146,6 +155,14 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= both:
         return True
     return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
+
+
+def _is_mirage(line: Line, picture: tuple[int, ...]) -> bool:
+    """Whether a low line along an edge reads badly: noise that the mirrored border doubles has the look of letters."""
+    rows, columns = picture
+    level = line.right - line.left >= line.bottom - line.top
+    along = line.top == 0 or line.bottom == rows if level else line.left == 0 or line.right == columns
+    return along and line.height < _SMALL and line.confidence < _MIRAGE
 
 
 def doubtful(line: Line, picture: tuple[int, ...]) -> bool:

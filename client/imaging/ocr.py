@@ -53,6 +53,8 @@ _COARSE = 0.67  # a copy that is no smaller shows nothing new
 _PLAIN_SIDE = 96  # pixels: in smaller pictures a shade would be compared with the whole picture, borders and all
 _PAIR = 0.6  # of a reading of two letters, from which it is made sure
 _READ_WELL = 0.95  # of a reading: no other view is asked
+_WORD_LONG, _WORD_READ, _WORD_SCORE = 1.5, 0.6, 0.75  # heights; of the reading; of the detection
+_NAME_READ, _NAME_SCORE = 0.95, 0.7
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
 
@@ -98,6 +100,15 @@ class Line:
     @property
     def length(self) -> int:
         return max(self.bottom - self.top, self.right - self.left)
+
+    @property
+    def is_word(self) -> bool:
+        """Whether it reads as three letters or more, or as two of a name (Li)."""
+        letters = sum(letter.isalnum() for letter in self.text)
+        if letters == 2:
+            return self.confidence >= _NAME_READ and self.score >= _NAME_SCORE and self.text.istitle()
+        sure = self.confidence >= _WORD_READ and self.score >= _WORD_SCORE
+        return sure and letters > 2 and self.length >= _WORD_LONG * self.height
 
     def __repr__(self) -> str:
         return "<Line: hidden>"
@@ -183,7 +194,9 @@ class Reader:
             sessions[name] = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return cls(sessions[_DETECTOR], sessions[_SECOND_DETECTOR], sessions[_RECOGNISER])
 
-    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
+    def lines(
+        self, picture: Grey, hidden: Mask | None = None, *, small_too: bool = True, closely: bool = False
+    ) -> list[Line]:
         """All that looks like text in a grey picture, read. What is `hidden` has been blanked.
 
         All of the picture is searched in three colours, of which one is the picture, one is levelled and one shows
@@ -194,6 +207,9 @@ class Reader:
         picture has strokes: it is not misled but needs to see the picture larger. Where a part of the body is taken for
         a letter, and may hide a line on it, the picture is searched as it is, too. A border in which the edges are
         mirrored makes letters whole that an edge has cut.
+
+        `small_too`, places that may carry letters are searched once more and twice as large, as they are and in their
+        colours, for letters of about ten pixels; of what is seen there, only what reads as a word counts.
 
         `closely`, the picture is searched enlarged, as it is and in its colours, and specks are read, too: that shows
         more, and smaller, letters in pictures that carry text, and is no search for itself.
@@ -227,7 +243,19 @@ class Reader:
                 found, whole = self._found(self._detector, seen, all_of_it, coarse)
                 boxes += found + (self._found(self._second, seen, all_of_it, coarse)[0] if whole else [])
         kept = _apart([box for box in boxes if not box.is_speck])
-        return [line for box in kept for line in self._read_in(box, views, picture.shape)]
+        lines = [line for box in kept for line in self._read_in(box, views, picture.shape)]
+        if small_too and not small:
+            again = [
+                box
+                for part in places(seen)
+                for drawn in (seen, colours)
+                for box in self._found(self._detector, drawn, part, max(1.0, _DOUBLED / scale))[0]
+                if not box.is_speck and not any(box.is_like(other) for other in kept)
+            ]
+            lines += [
+                line for box in _apart(again) for line in self._read_in(box, views, picture.shape) if line.is_word
+            ]
+        return lines
 
     def _found(self, session: Any, picture: Grey | Colours, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
         """What a detector makes of a part of the picture at another scale, in the picture's own pixels."""

@@ -135,7 +135,14 @@ def _looked_at(
     text = np.zeros(greys[0].shape, dtype=np.bool_)
     for view in (*greys, *(_undrawn(array, dataset, greys) if hidden else ())):
         inside = view if outside is None else blanked(view, outside)
-        text = searched(inside, reader, known=text, most=most, doubts_count=doubts_count).mask
+        text = searched(
+            inside,
+            reader,
+            known=text,
+            most=most,
+            doubts_count=doubts_count,
+            small_too=doubts_count and view is greys[0],
+        ).mask
     shown = outside is not None and bool((array[outside] != array[outside][0]).any())
     return _Frame(drawn, text, shown)
 

@@ -8,7 +8,16 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from client.imaging.burned_in import Mask, blanked, doubtful, identifies, longer, searched, ultrasound_mask
+from client.imaging.burned_in import (
+    Mask,
+    _told_apart,
+    blanked,
+    doubtful,
+    identifies,
+    longer,
+    searched,
+    ultrasound_mask,
+)
 from client.imaging.ocr import Line, Reader
 from client.imaging.png import Grey
 from federation.errors import DeidError
@@ -183,14 +192,41 @@ class DoubtingReader(Reader):
     def __init__(self) -> None:
         pass
 
-    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
-        return [Line(0, 0, 10, 30, "", 0.0, 0.82)]
+    def lines(
+        self, picture: Grey, hidden: Mask | None = None, *, small_too: bool = True, closely: bool = False
+    ) -> list[Line]:
+        return [Line(40, 0, 50, 30, "", 0.0, 0.82)]
 
 
 def test_where_doubts_do_not_count_only_what_is_sure_holds_back() -> None:
     with pytest.raises(DeidError):
         searched(body(), DoubtingReader())
     assert not searched(body(), DoubtingReader(), doubts_count=False).anything
+
+
+@pytest.mark.parametrize(("text", "at"), [("ID: 33660564", (300, 190)), ("Dr. Li", (300, 190)), ("Dr. Li", (180, 120))])
+def test_a_line_of_small_letters_that_stands_alone_is_found(reader: Reader, text: str, at: tuple[int, int]) -> None:
+    plain = body(512)
+    dirty = lettered(plain, text, at, 10, 60 if at == (180, 120) else 190)
+    ink = inked(plain, dirty)
+
+    assert ink.any() and searched(dirty, reader).mask[ink].mean() > 0.97
+    assert not searched(plain, reader).anything
+
+
+@pytest.mark.parametrize(
+    ("line", "goes"),
+    [
+        (Line(376, 90, 384, 130, "DOLO", 0.7, 0.75), False),
+        (Line(376, 90, 384, 130, "Dolores", 0.95, 0.75), True),
+        (Line(368, 90, 376, 130, "DOLO", 0.7, 0.75), True),
+        (Line(90, 376, 130, 384, "DOLO", 0.7, 0.75), False),
+        (Line(369, 90, 384, 160, "DOLO", 0.7, 0.75), True),
+    ],
+)
+def test_what_a_mirrored_border_makes_of_noise_is_no_text(line: Line, goes: bool) -> None:
+    found, doubts = _told_apart([line], np.zeros((384, 384), dtype=np.bool_))
+    assert bool(found) is goes and not (doubts and not goes)
 
 
 @pytest.mark.parametrize("turn", [0, 90])
