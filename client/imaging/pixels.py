@@ -133,15 +133,14 @@ def _looked_at(
     greys = [grey for _, grey in drawn]
     most = ULTRASOUND_SHARE_MAX if str(dataset.get("Modality", "")) == "US" else SHARE_MAX
     text = np.zeros(greys[0].shape, dtype=np.bool_)
-    for view in (*greys, *(_undrawn(array, dataset, greys) if hidden else ())):
-        inside = view if outside is None else blanked(view, outside)
+    for at, view in enumerate((*greys, *(_undrawn(array, dataset, greys) if hidden else ()))):
         text = searched(
-            inside,
+            view if outside is None else blanked(view, outside),
             reader,
             known=text,
             most=most,
-            doubts_count=doubts_count,
-            small_too=doubts_count and view is greys[0],
+            doubts_count=doubts_count and at < len(greys),
+            small_too=doubts_count and at == 0,
         ).mask
     shown = outside is not None and bool((array[outside] != array[outside][0]).any())
     return _Frame(drawn, text, shown)
