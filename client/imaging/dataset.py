@@ -116,7 +116,7 @@ class _Walk:
         for data, descriptor in _TABLES.items():
             if data in tags:
                 _cut_table(out, data, descriptor)
-        if _WAVES in tags:
+        if _WAVES in tags or _WAVE_PADDING in tags:
             _cut_waves(out)
         if _CODE_VALUE in tags:
             _rederive_meaning(out)
@@ -310,18 +310,21 @@ def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
 
 
 def _cut_waves(group: Dataset) -> None:
-    """As many samples as the group declares (PS3.3 C.10.9.1), and padding of one; none that are nothing but text."""
-    sizes = [group.get(f"{name}") for name in ("NumberOfWaveformChannels", "NumberOfWaveformSamples")]
+    """As many samples as the group declares (PS3.3 C.10.9.1), and padding of one; nothing where no size is declared,
+    or where samples are nothing but text."""
+    sizes = [group.get(name) for name in ("NumberOfWaveformChannels", "NumberOfWaveformSamples")]
     bits = group.get("WaveformBitsAllocated")
+    data = bytes(group[_WAVES].value or b"") if _WAVES in group else b""
     if bits not in (8, 16, 32) or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise refusal("malformed", "a waveform does not say how long it is")
-    size = sizes[0] * sizes[1] * bits // 8
-    data = bytes(group[_WAVES].value or b"")[:size]
+        data = b""
+    size = sizes[0] * sizes[1] * bits // 8 if data else 0
     if len(data) < size:
         raise refusal("truncated", "fewer samples than declared")
-    if _LETTERS.fullmatch(data):
-        raise refusal("malformed", "a waveform is no waveform but text")
-    group[_WAVES].value = data + b"\0" * (size % 2)
+    if not data or _LETTERS.fullmatch(data[:size]):
+        for tag in (_WAVES, _WAVE_PADDING):
+            group.pop(tag, None)
+        return
+    group[_WAVES].value = data[:size] + b"\0" * (size % 2)
     if _WAVE_PADDING in group:
         group[_WAVE_PADDING].value = bytes(group[_WAVE_PADDING].value or b"")[: bits // 8].ljust(
             max(bits // 8, 2), b"\0"

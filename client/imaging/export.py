@@ -183,6 +183,8 @@ def _decoded(dataset: FileDataset, twin: str, profile: DeidProfile, keys: SiteKe
         if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:
             _swap(out)
         for group in out.get("WaveformSequence") or []:
+            if "WaveformData" not in group:
+                raise refusal("malformed", "a waveform has no samples")
             _clear_spare_bits(group)
     if "PixelData" in dataset:
         with border("decode-failed", "the pixel data do not decode"):

@@ -232,6 +232,8 @@ def test_waveforms_and_presentation_states_are_written_without_their_words(
                        WaveformSequence=Sequence([group]),
                        WaveformAnnotationSequence=Sequence([part(UnformattedTextValue="Quixano")]))  # fmt: skip
     table = part(WindowCenter="40", WindowWidth="400", WindowCenterWidthExplanation="Quixano")
+    beats.add_new("WaveformPaddingValue", "OB", b"Quixano^")  # where there is no waveform
+    beats.add_new("WaveformData", "OB", b"Quixano^")
     state = make_chest(2, SOPClassUID="1.2.840.10008.5.1.4.1.1.11.1", Modality="PR", PixelData=None,
                        ContentLabel="QUIXANO", ContentDescription="of Alonso", SoftcopyVOILUTSequence=Sequence([table]),
                        GraphicAnnotationSequence=Sequence([part(TextObjectSequence=Sequence([
