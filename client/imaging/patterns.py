@@ -71,7 +71,7 @@ _DEGREE = (
 )
 _ROLE = (
     r"(?:attending|staff|residents?|fellow|registrar|consultant|surgeon|physician|radiologist|provider|clinician|nurse"
-    r"|(?i:pgy)-?\s?\d|chaperone|officer|reader|technologist|sonographer|radiographer|technician|midwife|practitioner|anesthesiologist|cardiologist|oncologist"
+    r"|(?i:pgy)-?\s?\d|chaperone|officer|reader|tech|technologist|sonographer|radiographer|technician|midwife|practitioner|anesthesiologist|cardiologist|oncologist"
     r"|referrer)"
 )
 _RELATIVE = (
@@ -186,7 +186,7 @@ _PEOPLE = (  # case tells a name here
     rf"|typist|provider)\s*:?\s+(?<=[:y]\s){_NOT_PERSON}(?P<d>{_PERSON})",
     rf"\b(?:by|with|to|and|from|per|for|[A-Za-z]+:)\s+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-ZÀ-Þ][a-zß-ÿ]+(?:-[A-Z][a-z]+)?",
-    rf"\b(?i:by)\s+{_NOT_PERSON}(?!(?:Doppler|Greulich|Hadlock|Simpson|Seldinger|Hounsfield|RECIST)\b)(?P<d>{_TITLED_PERSON})",
+    rf"\b(?i:by|(?:left|spoken|line|touch)\s+with)\s+{_NOT_PERSON}(?!(?:Doppler|Greulich|Hadlock|Simpson|Seldinger|Hounsfield|RECIST)\b)(?P<d>{_TITLED_PERSON})",
     rf"\b(?i:{_ROLE})\s+(?:is|was|will be)\s+{_NOT_PERSON}(?P<d>{_INITIALS}{_TITLED}{_MORE})",
     rf"\b(?i:(?:{_ROLE}\s+){{1,3}}){_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
     rf"\b(?i:(?:{_ROLE}\s+){{1,3}})(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_CAPS})",
@@ -287,16 +287,16 @@ _PEOPLE_WITHOUT_CASE = (
     rf"\b{_ROLE}\b[,:(]?\s+(?P<d>{_PERSON})",
 )
 _PLACES_WITHOUT_CASE = (
-    r"\b(?:moved|here|drove|flown\s+in|flew|came|travel+ed|films|images|records|disc|cd|from)\s+from\s+"
+    r"\b(?:moved|here|drove|flown\s+in|flew|came|travel+ed|visiting|ambulance|transfer|employed|films|images|records|disc|cd)\s+(?:from|in)\s+"
     r"(?P<d>(?!(?:an?|the|outside|another|prior|previous|today|yesterday|this|that|our)\b)\w+(?:\s+\w+)?)"
-    r"(?=\s*(?:[.,;]|$|\b(?:in|on|were|was)\b))",
+    r"(?=\s*(?:[.,;]|$|\b(?:in|on|were|was|with)\b))",
     r"(?:^|[.:,]\s+)(?P<d>(?:(?!(?:the|no|an?|outside|this|our|at|from|in|of)\b)\w[\w.'’-]*\s){1,3}(?:medical\s+center"
     r"|hospital|university|infirmary))\b",
     rf"\b(?:in|from|at|to)\s+(?P<d>(?:(?:north|south|east|west|grand|port|mount)\s+)?{_TITLED}(?:[ -]{_TITLED})*)"
     r"(?=\s*(?:[.,;)]|$|\b(?:on|dated|was|were|is|shows|by|in)\b))",
     rf",\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)(?=\))",
     r"(?:\b(?:at|from|in|to|outside|seen|the)\s+|\()(?P<d>(?:(?!(?:an?|the|our|this|outside|another|same|at|from|in|to|of"
-    r"|on|and|was|is|local|study|ct|hospital)\b)(?i:[^\W\d_])[\w.'’-]*[\s-]){1,4}(?i:hospitals?|infirmary|health|healthcare"
+    r"|on|and|was|is|local|study|ct|hospital|breast|pain)\b)(?i:[^\W\d_])[\w.'’-]*[\s-]){1,4}(?i:hospitals?|infirmary|clinic|health|healthcare"
     r"|medical\s+cent(?:er|re)|university|memorial|imaging|radiology|klinikum|general|hospice)\b(?:\s+(?:for|of)\s+\w+)?)",
 )
 _WITHOUT_CASE = tuple(

@@ -1,12 +1,13 @@
 """Report text without the patient: sections that describe the picture stay, identifiers become fixed placeholders.
 
-Four passes: sections; the identifiers of this patient's own headers, exactly and with a typing mistake; general
-patterns; and a gate that masks capitalised words outside a radiology vocabulary and holds the text back when there
-are many of them. Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an age over 89 becomes `90+`.
+Four passes: sections; the identifiers of this patient's own headers, exactly, mistyped and misread; general patterns;
+and a gate that masks words outside a radiology vocabulary where they have a capital, or where a text has no case at
+all, and holds the text back when there are many of them. Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an
+age over 89 becomes `90+`.
 
 This is careful, not perfect: a name in lower case that no header knows and no pattern announces can stay; so can a name
-that is a plain word (Long, Reading), where neither its neighbours nor its capital give it away, as in a text all in
-capitals. The vocabulary is English: other languages that capitalise nouns end in quarantine rather than in the store.
+that is a plain word (Long, Reading) and not of this header, where neither its neighbours nor its capital give it away.
+The vocabulary is English: other languages that capitalise nouns end in quarantine rather than in the store.
 """
 
 import re
@@ -468,9 +469,9 @@ def _stands_out(text: str, word: re.Match[str]) -> bool:
 
 
 _ACTS = re.compile(  # what a person does or has done to them, and a finding does not
-    r"\s+(?:family|parents|household|requested|drafted|returned|reports|presents|presented|denie[sd]|complain\w+|tolerated|consented|refused|agree[sd]|fell|lives"
+    r"\s+(?:family|parents|household|requested|drafted|declined|arrived|vomited|acknowledge[sd]|returned|reports|presents|presented|denie[sd]|complain\w+|tolerated|consented|refused|agree[sd]|fell|lives"
     r"|interpreted|concurs|says|said|states|feels|felt|cannot|could\s+not|moved|coughed|breathed|cooperated|walked"
-    r"|underwent|arrived|smokes|has\s+(?:a\s+(?:known\s+)?)?(?:history|known|had|been)"
+    r"|underwent|smokes|has\s+(?:a\s+(?:known\s+)?)?(?:history|known|had|been)"
     r"|(?:is|was)\s+(?:aware|informed|notified|told|asked|called|paged|brought|referred|admitted|sedated|positioned"
     r"|repositioned|unable\s+to|present|examined|discharged|transferred|cough\w+|breathing|moving|crying))\b",
     re.IGNORECASE,
@@ -598,7 +599,7 @@ def _unknown_names(text: str, caseless: bool) -> Iterator[_Span]:
             if not caseless and _is_name_inside(text, match):
                 yield _Span(*match.span(), NAME)
             continue
-        titled = _EPONYM.fullmatch(word) is not None
+        titled = _EPONYM.fullmatch(word) is not None or _TWO_CAPITALS.fullmatch(word) is not None
         irish = re.fullmatch(r"(?:Mc|Mac|O[’'])[A-Z]\w+", word) is not None
         if (titled or irish or caseless) and _is_eponym(text, match.start(), match.end()):
             continue
@@ -621,6 +622,7 @@ def _is_name_inside(text: str, match: re.Match[str]) -> bool:
     return all(beside is None or fold(beside[1]) in listed or not _is_common(beside[1]) for beside in around)
 
 
+_TWO_CAPITALS = re.compile(r"[A-Z][a-z]+[A-Z][a-z]+")
 _CAPITAL_BEFORE = re.compile(r"(?<![\w'’])([A-Z][\w'’-]+)[ \n]$")
 _CAPITAL_AFTER = re.compile(r"[ \n-]([A-Z][\w'’-]+)")
 
@@ -658,7 +660,7 @@ _TWO_WRITERS = re.compile(
     r"(?<![\w./:-])(?<!\d )(?P<one>[A-Z]{2,3}|[a-z]{2,3})[/:](?P<two>[A-Z]{2,3}|[a-z]{2,3})(?![\w/:-])"
 )
 _WRITES = re.compile(
-    r"\b(?:dictated|typed|transcribed|signed|verified|read|by|d:|t:)[^\n;]{0,50}[\d\s,.:]$", re.IGNORECASE
+    r"\b(?:dict|trans|dictated|typed|transcribed|signed|verified|read|by|d:|t:)[^\n;]{0,50}[\d\s,.:]$", re.IGNORECASE
 )
 _NO_INITIALS = frozenset(
     "mg dl ml cm mm kg cc hr hrs day min sec ug ng pg mcg iu meq mol gm ms mgy msv and or his her he she him rt lt ap"
@@ -740,7 +742,13 @@ def _in_the_form_of_places(text: str) -> Iterator[_Span]:
             yield _Span(*match.span(match.lastgroup or 0), PLACE)
     for match in _AT_CAPITALS.finditer(text):
         words = [fold(word) for word in _WORD.findall(match["words"])]
-        if len(words) > 1 and not set(words) & _SIDES and words[0] not in _KEEP | _DROP:
+        told = len(words) > 1 or words[0] in _words("towns") or match["from"]
+        if (
+            told
+            and not set(words) & _SIDES
+            and words[0] not in _KEEP | _DROP
+            and not _is_eponym(text, *match.span("words"))
+        ):
             yield _Span(*match.span("words"), PLACE)
     listed = _words("names") | _words("names_in_context") | _words("towns")
     for match in _RECORDS_OF.finditer(text):
@@ -758,16 +766,24 @@ _SIDES = frozenset(
 
 def _listed_beside(text: str, caseless: bool) -> Iterator[_Span]:
     """Words that are names too, beside a name: in a text without case, whatever their case."""
-    listed = _words("names") | _words("names_in_context") | _words("towns")
+    clinical = _words("names_in_context")
+    listed = _words("names") | _words("towns") | clinical
     for pattern in (_WORD_BEHIND, _WORD_BEFORE):
         for match in pattern.finditer(text):
-            word = match["word"]
-            if (fold(word) in listed or (caseless and not _is_common(word))) and (caseless or _EPONYM.fullmatch(word)):
-                after = text[: match.start()].rstrip()[-1:]
-                if caseless or after == ":" or "," in match[0] or not _starts_sentence(text, match.start("word")):
-                    yield _Span(*match.span("word"), NAME)
+            word, comma = match["word"], "," in match[0]
+            if not (fold(word) in listed or (caseless and not _is_common(word))):
+                continue
+            if not caseless:
+                colon = text[: match.start()].rstrip()[-1:] == ":"
+                inside = colon or comma or not _starts_sentence(text, match.start("word"))
+                told = inside and _EPONYM.fullmatch(word) is not None
+            else:  # [NAME], SMALL EFFUSION
+                told = not comma or fold(word) not in clinical or _ENDS_NAME.match(text, match.end("word")) is not None
+            if told:
+                yield _Span(*match.span("word"), NAME)
 
 
+_ENDS_NAME = re.compile(r"\s*(?:[.;:)\n]|$|,? (?:was|is|has|have|had|m\.?d)\b|,? \[)", re.IGNORECASE)
 _WORD_BEHIND = re.compile(r"\[(?:NAME|PLACE)\],?[ \n]+(?:[A-Za-z]\.[ \n]?)?(?P<word>[^\W\d_][\w’'-]+)")
 _WORD_BEFORE = re.compile(r"\b(?P<word>[^\W\d_][\w’'-]+)(?:,?[ \n]+|-)(?:[A-Za-z]\.[ \n]?)?\[(?:NAME|PLACE)\]")
 _LAST_FIRST = re.compile(
@@ -778,20 +794,22 @@ _INITIALS_BEFORE = re.compile(
 )
 _AT_ACRONYM = re.compile(
     r"(?:\b(?:[Aa]t|[Ff]rom|[Tt]o|[Bb]y)\s+|[Ss]tudy \(|\[NAME\],? \(?)(?P<word>[A-Z]{3,6})\b(?!-)"
-    r"|\b(?P<before>[A-Z]{3,5})(?=\s(?:CT|MRI|records|films|emergency|clinic|campus)\b)"
-    r"|(?:\b(?:[Aa]t|[Ff]rom|[Tt]he)\s|^|[.:]\s+)(?P<iu>[A-Z]{2,4})(?=\s\[(?:NAME|PLACE)\])",
+    r"|\b(?P<before>[A-Z]{3,5})(?=\s(?:CT|MRI|records|films|emergency|clinic|campus|team)\b)"
+    r"|(?:\b(?:[Aa]t|[Ff]rom|[Tt]he|[Tt]o)\s|^|[.:]\s+)(?P<iu>[A-Z]{2,4})(?=\s\[(?:NAME|PLACE)\])",
     re.MULTILINE,
 )
 _CAPITALS = r"[A-ZÀ-ÞĀ-Ž][\w’'-]+(?:\s(?:of\s|for\s)?[A-ZÀ-ÞĀ-Ž][\w’'-]+){0,4}"
 _AT_CAPITALS = re.compile(
-    r"\b(?:[Aa]t|[Ff]rom|in)\s+(?P<words>[A-Z][a-z][\w’'-]+"
-    r"(?:\s(?:of\s)?(?:[A-Z][a-z][\w’'-]+|[A-Z]{2,}|\[NAME\])){1,3})(?!\w)"
+    r"\b(?:(?P<from>[Aa]t|[Ff]rom)|[Ii]n)\s+(?P<words>[A-Z][a-z][\w’'-]+"
+    r"(?:\s(?:of\s)?(?:[A-Z][a-z][\w’'-]+|[A-Z]{2,}|\[NAME\])){0,3})(?!\w)"
 )
 _RECORDS_OF = re.compile(
-    rf"(?<![\w’'-])(?P<words>{_CAPITALS})(?=\s+(?:records|films|emergency|campus|(?:CT|MRI?|PET|CTA)\s+(?:of|from|dated|on)\b))"
+    rf"(?<![\w’'-])(?P<words>{_CAPITALS})(?=\s+(?:records|films|emergency|campus|team|(?:CT|MRI?|PET|CTA)\s+(?:of|from|dated|on)\b))"
 )
 
-_WRITERS_BEHIND = re.compile(r"\[(?:DATE|NAME)\][ ,]{0,2}(?P<word>[A-Za-z]{2,3}[/:][A-Za-z]{2,3})(?![\w/:])")
+_WRITERS_BEHIND = re.compile(
+    r"\[(?:DATE|NAME)\](?:,? MD)?[ ,:/]{0,3}(?P<word>[A-Za-z]{2,3}[/:][A-Za-z]{2,3})(?![\w/:])"
+)
 _TITLED = r"[A-ZÀ-ÞĀ-Ž][a-zß-ÿĀ-ž][\w’'-]*"
 _BEHIND_PLACEHOLDER = re.compile(
     rf"(?:\[NAME\]|\[PLACE\](?:,| (?:in|at|of))?)(?: &)?[ /-](?P<word>{_TITLED}(?:[ -]{_TITLED})?)(?![\w:])"
@@ -803,11 +821,11 @@ _BEFORE_PLACEHOLDER = re.compile(
 )
 _FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) [A-Z]\. ?(?P<last>{_TITLED}|\[NAME\])")
 _PARTICLES = re.compile(
-    r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?"
+    r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?|[Bb]in|[Tt]er|Ap"
     r"|V[AO]N|DE[RNLS]?|L[AE]|EL|AL|LOS|LAS)(?: de[rn]?| la)?) \[NAME\]"
 )
 _BESIDE_DATE = re.compile(
-    r"(?:\[DATE\](?:(?:,? (?:and|or|&)|,) | \()|\[NAME\] (?:of|from|on) )"
+    r"(?:\[DATE\](?:(?:,? (?:and|or|&)|,) | \()|\[NAME\] (?:of|from|on) |\[(?:PLACE|NAME)\],\s)"
     r"(?P<word>(?:0?[1-9]|[12]\d|3[01])[/.](?:0?[1-9]|[12]\d|3[01])(?!\d)\.?)"
     r"|(?:\[DATE\](?:,| at| from| in)|\[NAME\](?:, NP| PA)? (?:at|from)) (?P<acronym>[A-Z]{3,5})\b"
     rf"|\[DATE\] (?:at|in|from) (?:the )?(?P<place>{_TITLED}(?: {_TITLED})*)"

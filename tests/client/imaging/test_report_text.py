@@ -258,6 +258,9 @@ def test_in_a_text_without_case_the_words_around_give_a_name_away(text: str, cle
         ("seen in Poznań and Łódź", "seen in [PLACE] and [NAME]"),
         ("Iris came from Hot Springs. Lahey records are lost.", "[NAME] came from [PLACE]. [PLACE] records are lost."),
         ("Eskenazi CT of 3/4/19, read at Summit Imaging by Misty", "[PLACE] CT of [DATE], read at [PLACE] by [NAME]"),
+        ("Flown in from Normal. The ProScan team knows.", "Flown in from [PLACE]. [PLACE] team knows."),
+        ("tech: Major. Left with Stone. cc Ana Vance / ms:kt", "tech: [NAME]. Left with [NAME]. cc [NAME]"),
+        ("a film from Mercy Hospital, 6/12.", "a film from [PLACE], [DATE]"),
         ("a visit on 30 May is planned for Riley Hospital for Children", "a visit on [DATE] is planned for [PLACE]"),
     ],
 )  # fmt: skip
