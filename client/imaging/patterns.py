@@ -94,7 +94,7 @@ _CONTACTS = (
     r"\b(?:https?://|www\.)\S+",
     r"(?<![\w.])(?:\+?\d{1,3}[\s./-]?)?(?:\(\d{2,5}\)|\d{3,5})[\s./-]{1,2}\d{3,4}[\s./-]?\d{2,5}(?![\w.]\d)",
     r"(?<![\w.])\+\d[\d\s()/-]{6,}\d",
-    r"(?<![\w.])0\d(?:[ .-]\d{2}){4}(?![\w-])",
+    r"(?<![\w.])0\d(?:[\s.-]\d{2}){4}(?![\w-])",
     r"\b(?:tel|phone|fax|pager|beeper|ext|extension|bleep|voalte|vocera)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?[(x]?"
     r"(?P<d>\+?\d[\d\s()/-]*\d)",
     r"\b(?:ring|call|dial|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
@@ -131,7 +131,7 @@ _DATES = (
     rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_FULL_MONTH}\b",
-    r"\b(?:to|with|than)\s+(?P<d>(?-i:March|May)\b)",
+    r"\b(?:to|with|than)\s+(?P<d>(?-i:March|May|(?:MARCH|MAY)(?=[.,;]))\b)",
     r"\b(?:in|since|from|until|till|of|by|last|this|next|early|mid|late|before|after|during|through)"
     r"[\s-]+(?P<d>(?-i:March|May|MARCH|MAY|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\b)",
     rf"\b(?:in|since|from|of)\s+(?P<d>(?:{_MONTH}\s+)?{_YEAR_WORDS})\b",
@@ -142,7 +142,8 @@ _DATES = (
     rf"\b(?:on|from|dated|since|prior|comparison|compared|{_STUDY}|date|until|performed|obtained|last|reported|signed"
     r"|dictated|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?)\b[:\s,]+(?:with\s|to\s|of\s|on\s|dated\s|the\s|is\s|made\s)*"
     rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))(?![\d/])" + _NO_COUNT + _NO_UNIT,
-    rf"\b(?:on|from|dated|since|until|vom|am|{_STUDY}\s+of|compared\s+(?:to|with))\s+(?:the\s)?"
+    rf"\b(?:on|from|dated|since|until|vom|am|{_STUDY}\s+of|mdt|board|conference"
+    r"|compared\s+(?:to|with))\s+(?:the\s)?"
     rf"(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.(?=\s*[a-z,;:)])|\d\d\.(?:0[1-9]|1[0-2])\.)(?!\d)" + _NO_UNIT,
     r"\b(?:last|on|this|next|since|until)\s+(?P<d>(?:(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b"
     r"|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\b(?=[.,;]|$))\.?)",

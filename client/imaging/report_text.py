@@ -30,7 +30,7 @@ _UNKNOWN_WORDS_MAX = 6
 _WORD = re.compile(r"[^\W\d_]+(?:(?:[’']|-\n?)[^\W\d_]+)*")  # a word that the end of a line divides is one
 
 _MISREAD = re.compile(  # digits among letters, as scanners read them
-    r"\b(?=[\w’']{3,30}\b)(?=[^\W\d_]{0,30}[’']?[^\W\d_]*\d)(?=(?:[\d’']*[^\W\d_]){2})[^\W_]+(?:[’'][^\W_]+)?"
+    r"\b(?=[\w’'-]{3,30}\b)(?=[^\W\d_]{0,30}[’'-]?[^\W\d_]*\d)(?=(?:[\d’'-]*[^\W\d_]){2})[^\W_]+(?:[’'-][^\W_]+)?"
 )
 _LIKE_LETTERS = str.maketrans("0134568", "oleasgb")
 
@@ -437,7 +437,7 @@ def _is_term(word: str) -> bool:
 def _names_a_person(text: str, word: re.Match[str], hit: _Hit, caseless: bool) -> bool:
     """Whether a plain word is the name that it may be, by its case and what stands around it."""
     owns = re.search(r"[’']s$", word[0], re.IGNORECASE) is not None
-    if hit is _Hit.TINY and (owns or word[0].istitle()) and not _is_term(word[0]):
+    if hit is _Hit.TINY and (owns or word[0].istitle() or _ACTS.match(text, word.end())) and not _is_term(word[0]):
         return True
     if hit is _Hit.OWN:
         return (
@@ -651,7 +651,7 @@ def _initials(text: str) -> Iterator[_Span]:
         pair = {fold(match["one"]), fold(match["two"])}
         announced = _WRITES.search(text, max(0, match.start() - 60), match.start()) is not None
         if announced or not (
-            pair & _NO_INITIALS or match[0].isupper() or any(len(word) > 2 and _is_common(word) for word in pair)
+            pair <= _NO_INITIALS or match[0].isupper() or any(len(word) > 2 and _is_common(word) for word in pair)
         ):
             yield _Span(*match.span(), NAME)
 
@@ -663,8 +663,8 @@ _WRITES = re.compile(
     r"\b(?:dict|trans|dictated|typed|transcribed|signed|verified|read|by|d:|t:)[^\n;]{0,50}[\d\s,.:]$", re.IGNORECASE
 )
 _NO_INITIALS = frozenset(
-    "mg dl ml cm mm kg cc hr hrs day min sec ug ng pg mcg iu meq mol gm ms mgy msv and or his her he she him rt lt ap"
-    " pa og et ct mr us gi gu mri pet ra rv la lv rca svc ivc dvt pe oa yes no in out up to old new ne ea vs ge"
+    "mg dl ml cm mm hg kg cc hr hrs day min sec ug ng pg mcg iu meq mol gm ms mgy msv and or his her he she him rt lt"
+    " ap pa og et ct mr us gi gu mri pet ra rv la lv rca svc ivc dvt pe oa yes no in out up to old new ne ea vs ge"
     " ej".split()
 )
 _INITIAL = re.compile(r"(?<![\w.'’])[a-z](?=\.(?:[ \t]?[a-z]\b)*)|(?<=\w\.)[a-z](?=\.)")
@@ -710,7 +710,7 @@ def _beside_placeholders(text: str, caseless: bool) -> Iterator[_Span]:
             if not any(word in _KEEP | _DROP for word in words) and not (opens and _is_common(match[group])):
                 yield _Span(*match.span(group), PLACE if "PLACE" in match[0] else NAME)
     for pattern in (_PARTICLES, _WRITERS_BEHIND):
-        yield from (_Span(*match.span("word"), NAME) for match in pattern.finditer(text))
+        yield from (_Span(*match.span(match.lastgroup or 0), NAME) for match in pattern.finditer(text))
     for match in _BESIDE_DATE.finditer(text):
         if match["word"]:
             yield _Span(*match.span("word"), DATE)
@@ -730,6 +730,12 @@ def _in_the_form_of_names(text: str) -> Iterator[_Span]:
     for match in _FULL_NAME.finditer(text):
         if match["last"] == NAME or not _is_common(match["first"]) or fold(match["first"]) in listed:
             yield _Span(match.start("first"), match.end(), NAME)
+    strong = _words("names")
+    for match in _FIRST_LAST.finditer(text):
+        one, other = match["one"], match["other"]
+        may = all(fold(word) in listed or not _is_common(word) for word in (one, other))
+        if may and (fold(one) in strong or fold(other) in strong) and not _is_eponym(text, *match.span("other")):
+            yield _Span(match.start("one"), match.end("other"), NAME)
     for match in _LAST_FIRST.finditer(text):
         if all(not _is_common(word) or fold(word) in listed for word in match.groups()):
             yield _Span(*match.span(), NAME)
@@ -786,6 +792,7 @@ def _listed_beside(text: str, caseless: bool) -> Iterator[_Span]:
 _ENDS_NAME = re.compile(r"\s*(?:[.;:)\n]|$|,? (?:was|is|has|have|had|m\.?d)\b|,? \[)", re.IGNORECASE)
 _WORD_BEHIND = re.compile(r"\[(?:NAME|PLACE)\],?[ \n]+(?:[A-Za-z]\.[ \n]?)?(?P<word>[^\W\d_][\w’'-]+)")
 _WORD_BEFORE = re.compile(r"\b(?P<word>[^\W\d_][\w’'-]+)(?:,?[ \n]+|-)(?:[A-Za-z]\.[ \n]?)?\[(?:NAME|PLACE)\]")
+_FIRST_LAST = re.compile(r"\b(?P<one>[A-Z][a-z]+)[ \t](?=(?P<other>[A-Z][a-z]+)\b)")
 _LAST_FIRST = re.compile(
     r"(?<![\w,] )\b([A-Z][a-z][\w'’-]+), ([A-Z][a-z][\w'’-]+)(?=[ \t]*(?:[\n.;)]|$|,? (?:is|was|has|have|had)\b))"
 )
@@ -809,6 +816,7 @@ _RECORDS_OF = re.compile(
 
 _WRITERS_BEHIND = re.compile(
     r"\[(?:DATE|NAME)\](?:,? MD)?[ ,:/]{0,3}(?P<word>[A-Za-z]{2,3}[/:][A-Za-z]{2,3})(?![\w/:])"
+    r"|\[NAME\][/:](?P<typist>[A-Za-z]{2,3})(?![\w/:])|(?<![\w/:])(?P<writer>[A-Z]{2,3})[/:](?=\[NAME\])"
 )
 _TITLED = r"[A-ZÀ-ÞĀ-Ž][a-zß-ÿĀ-ž][\w’'-]*"
 _BEHIND_PLACEHOLDER = re.compile(

@@ -220,6 +220,7 @@ def test_a_header_name_that_is_a_word_goes_wherever_it_is_written_large(text: st
         ("D'Souza^Ana", "D'5ouza"), ("von Braun^Ana", "v0n Braun"), ("St. John^Ana", "St. oJhn"), ("Horne^Ana", "Home"),
         ("Storm^Ana", "Storrn"), ("Short^Ana", "Shrt"), ("Kane^Ana", "Kaane"), ("Olson^Ana", "0lson"),
         ("Al-Rashid^Ana", "Al -Rashid"), ("Vance^Lena", "LenaVance"), ("Brown^Ana", "8rown"),
+        ("Al-Rashid^Ana", "A1-Rashid"),
     ],
 )  # fmt: skip
 def test_a_header_name_misread_or_mistyped_is_masked(name: str, written: str) -> None:
@@ -260,6 +261,8 @@ def test_in_a_text_without_case_the_words_around_give_a_name_away(text: str, cle
         ("Eskenazi CT of 3/4/19, read at Summit Imaging by Misty", "[PLACE] CT of [DATE], read at [PLACE] by [NAME]"),
         ("Flown in from Normal. The ProScan team knows.", "Flown in from [PLACE]. [PLACE] team knows."),
         ("tech: Major. Left with Stone. cc Ana Vance / ms:kt", "tech: [NAME]. Left with [NAME]. cc [NAME]"),
+        ("Kind regards,\nMisty Gold", "Kind regards,\n[NAME]"),
+        ("no/mt\nDiscussed in MDT 19.08. (x)", "[NAME]\nDiscussed in MDT [DATE] (x)"),
         ("a film from Mercy Hospital, 6/12.", "a film from [PLACE], [DATE]"),
         ("a visit on 30 May is planned for Riley Hospital for Children", "a visit on [DATE] is planned for [PLACE]"),
     ],
