@@ -31,7 +31,7 @@ _ORDINAL = (
 )
 _NOT_A_VERB = rf"(?:(?-i:May)|(?!may\b){_MONTH})"  # "the second may represent" is no date
 _NOT_MAY_BE = (  # nor are "segment 4 may represent" and "grade 2. May reflect"
-    r"(?!\W*may\s+(?!(?:and|at|by|for|from|in|of|the|there|to|with|shows?|showed)\b)(?-i:[a-z]))"
+    r"(?!\W*may\s+(?!(?:and|at|by|for|from|in|of|the|there|to|with|shows?|showed|is|was)\b)(?-i:[a-z]))"
 )
 _FULL_MONTH = "(?:january|february|april|june|july|august|september|october|november|december)"
 _WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
@@ -51,8 +51,8 @@ _LITTLE = (  # words that are no part of a name, whatever their case
     r"(?!(?i:an?|and|are|as|at|be|been|but|by|for|from|had|has|have|if|in|into|is|it|no|not|on|or|over|she|than|that"
     r"|the|there|this|to|under|upon|via|was|were|when|where|which|who|will be|with|within|without)\b)"
 )
-_CAPS = rf"{_LITTLE}(?:St\.\s?)?[A-ZÀ-ÖØ-Þ][\w’'-]+"
-_TITLED = rf"{_LITTLE}[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ][\w’'-]*"
+_CAPS = rf"{_LITTLE}(?:St\.\s?)?[A-ZÀ-ÖØ-ÞĀ-Ž][\w’'-]+"
+_TITLED = rf"{_LITTLE}[A-ZÀ-ÖØ-ÞĀ-Ž][a-zß-öø-ÿĀ-ž][\w’'-]*"
 _PARTICLE = r"(?:(?:v[ao]n|de[rnls]?|l[ae]|al|bin|d[aiou]s?|te[rn]|el)[ \t]+){0,2}"
 _INITIALS = r"(?:[A-Z](?:\.[ \t]?-?|[ \t]+)){0,3}"
 _MORE = rf"(?:(?:,[ \t]*|[ \t]+){_INITIALS}{_PARTICLE}{_CAPS}){{0,3}}(?:,?[ \t]+[A-Z]\.(?:[ \t]?[A-Z]\.)*)?"
@@ -71,7 +71,7 @@ _DEGREE = (
 )
 _ROLE = (
     r"(?:attending|staff|residents?|fellow|registrar|consultant|surgeon|physician|radiologist|provider|clinician|nurse"
-    r"|technologist|sonographer|radiographer|technician|midwife|practitioner|anesthesiologist|cardiologist|oncologist"
+    r"|(?i:pgy)-?\s?\d|chaperone|officer|reader|tech|technologist|sonographer|radiographer|technician|midwife|practitioner|anesthesiologist|cardiologist|oncologist"
     r"|referrer)"
 )
 _RELATIVE = (
@@ -94,7 +94,7 @@ _CONTACTS = (
     r"\b(?:https?://|www\.)\S+",
     r"(?<![\w.])(?:\+?\d{1,3}[\s./-]?)?(?:\(\d{2,5}\)|\d{3,5})[\s./-]{1,2}\d{3,4}[\s./-]?\d{2,5}(?![\w.]\d)",
     r"(?<![\w.])\+\d[\d\s()/-]{6,}\d",
-    r"(?<![\w.])0\d(?:[ .-]\d{2}){4}(?![\w-])",
+    r"(?<![\w.])0\d(?:[\s.-]\d{2}){4}(?![\w-])",
     r"\b(?:tel|phone|fax|pager|beeper|ext|extension|bleep|voalte|vocera)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?[(x]?"
     r"(?P<d>\+?\d[\d\s()/-]*\d)",
     r"\b(?:ring|call|dial|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
@@ -131,7 +131,7 @@ _DATES = (
     rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_FULL_MONTH}\b",
-    r"\b(?:to|with|than)\s+(?P<d>(?-i:March|May)\b)",
+    r"\b(?:to|with|than)\s+(?P<d>(?-i:March|May|(?:MARCH|MAY)(?=[.,;]))\b)",
     r"\b(?:in|since|from|until|till|of|by|last|this|next|early|mid|late|before|after|during|through)"
     r"[\s-]+(?P<d>(?-i:March|May|MARCH|MAY|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\b)",
     rf"\b(?:in|since|from|of)\s+(?P<d>(?:{_MONTH}\s+)?{_YEAR_WORDS})\b",
@@ -142,9 +142,11 @@ _DATES = (
     rf"\b(?:on|from|dated|since|prior|comparison|compared|{_STUDY}|date|until|performed|obtained|last|reported|signed"
     r"|dictated|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?)\b[:\s,]+(?:with\s|to\s|of\s|on\s|dated\s|the\s|is\s|made\s)*"
     rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))(?![\d/])" + _NO_COUNT + _NO_UNIT,
-    rf"\b(?:on|from|dated|since|until|vom|am|{_STUDY}\s+of|compared\s+(?:to|with))\s+(?:the\s)?"
+    rf"\b(?:on|from|dated|since|until|vom|am|{_STUDY}\s+of|mdt|board|conference"
+    r"|compared\s+(?:to|with))\s+(?:the\s)?"
     rf"(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.(?=\s*[a-z,;:)])|\d\d\.(?:0[1-9]|1[0-2])\.)(?!\d)" + _NO_UNIT,
-    r"\b(?:last|on|this|next|since|until)\s+(?P<d>(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.?)",
+    r"\b(?:last|on|this|next|since|until)\s+(?P<d>(?:(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b"
+    r"|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\b(?=[.,;]|$))\.?)",
     r"(?<![\d.:])(?<!series\s)(?<!image\s)(?<!images\s)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
     r"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])",
     r"(?<![\d.])\d{1,2}(?:[.:][0-5]\d)?\s?[ap]\.?m\b\.?",
@@ -185,6 +187,7 @@ _PEOPLE = (  # case tells a name here
     rf"|typist|provider)\s*:?\s+(?<=[:y]\s){_NOT_PERSON}(?P<d>{_PERSON})",
     rf"\b(?:by|with|to|and|from|per|for|[A-Za-z]+:)\s+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-ZÀ-Þ][a-zß-ÿ]+(?:-[A-Z][a-z]+)?",
+    rf"\b(?i:by|(?:left|spoken|line|touch)\s+with)\s+{_NOT_PERSON}(?!(?:Doppler|Greulich|Hadlock|Simpson|Seldinger|Hounsfield|RECIST)\b)(?P<d>{_TITLED_PERSON})",
     rf"\b(?i:{_ROLE})\s+(?:is|was|will be)\s+{_NOT_PERSON}(?P<d>{_INITIALS}{_TITLED}{_MORE})",
     rf"\b(?i:(?:{_ROLE}\s+){{1,3}}){_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
     rf"\b(?i:(?:{_ROLE}\s+){{1,3}})(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_CAPS})",
@@ -223,6 +226,7 @@ _PLACES = (
     r" (?:Associates|Group|Partners|Cent(?:er|re)))\b",
     r"\b(?!(?:In|The|Under|As|Department|Division)\s)(?:[A-Z][a-z][\w’'-]+\s+){1,2}(?:General|Regional|Presbyterian"
     r"|Methodist|Baptist|Samaritan|Children['’]s)\b",
+    r"\b[A-Z][\w’'-]+\s+(?:Hospital|HOSPITAL|Clinic|Institute|Cent(?:er|re))\s+(?:for|of|FOR|OF)\s+[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)?",
     r"\b(?:Hospital|Clinic|University|Klinikum|Universität|Hôpital|Clinique|Ospedale|HOSPITAL|HÔPITAL|KLINIKUM)\s+"
     r"(?:of\s+|de\s+|der\s+)?[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)*",
     r"\b(?:St\.?|Saint|Mount|Mt\.|Fort|Ft\.|San|Santa|Los|Las|Bad|New|Sutter|Kaiser|VA|Cape)\s+"
@@ -238,6 +242,7 @@ _PLACES = (
     rf"\b(?:the|our|their)\s+{_NOT_PERSON}(?P<d>{_TITLED}(?:[ -]{_TITLED})?)\s+"
     r"(?:clinic|hospital|campus|office|site)\b",
     rf"\b(?i:resident|native|citizen)\s+of\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)",
+    r"\b(?i:imaged|seen|scanned|examined|performed)\s+in\s+(?P<d>\d{3})\b(?!\s*(?:cases|patients|mm|of))",
     r"\bin\s+(?P<d>\d{3}[A-D]|[A-Z]\d{3}|\d[A-Z]-\d{1,3})\b",
     r"\b\d{1,2}[ ]?(?:North|South|East|West)(?:-\d+)?\b",
 )
@@ -272,3 +277,38 @@ def matches(text: str) -> Iterator[tuple[int, int, str]]:
         for match in pattern.finditer(text):
             if match[part] not in (NAME, DATE, ID, PLACE):
                 yield *match.span(part), placeholder
+
+
+_PEOPLE_WITHOUT_CASE = (
+    rf"\b(?:by|per|told|asked|called|i,|not|named?|drs?\.?)[:\s]+(?P<d>{_PERSON})",
+    rf"\b(?:called|relayed|reported|conveyed|given|told|communicated)\s+to\s+(?P<d>{_PERSON})",
+    rf"\b(?:with|to|and)\s+(?P<d>{_INITIALS}{_TITLED}(?:,?\s+{_INITIALS}{_TITLED})+)",
+    rf"\b(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})",
+    rf"\b{_RELATIVE}\b(?:['’]s\s+name)?[,:(]?\s+(?:is\s+|named\s+)?(?P<d>{_TITLED}(?:\s+{_TITLED})?)",
+    rf"\b{_ROLE}\b[,:(]?\s+(?P<d>{_PERSON})",
+)
+_PLACES_WITHOUT_CASE = (
+    r"\b(?:moved|here|drove|flown\s+in|flew|came|travel+ed|visiting|ambulance|transfer|employed|films|images|records|disc|cd)\s+(?:from|in)\s+"
+    r"(?P<d>(?!(?:an?|the|outside|another|prior|previous|today|yesterday|this|that|our)\b)\w+(?:\s+\w+)?)"
+    r"(?=\s*(?:[.,;]|$|\b(?:in|on|were|was|with)\b))",
+    r"(?:^|[.:,]\s+)(?P<d>(?:(?!(?:the|no|an?|outside|this|our|at|from|in|of)\b)\w[\w.'’-]*\s){1,3}(?:medical\s+center"
+    r"|hospital|university|infirmary))\b",
+    rf"\b(?:in|from|at|to)\s+(?P<d>(?:(?:north|south|east|west|grand|port|mount)\s+)?{_TITLED}(?:[ -]{_TITLED})*)"
+    r"(?=\s*(?:[.,;)]|$|\b(?:on|dated|was|were|is|shows|by|in)\b))",
+    rf",\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)(?=\))",
+    r"(?:\b(?:at|from|in|to|outside|seen|the)\s+|\()(?P<d>(?:(?!(?:an?|the|our|this|outside|another|same|at|from|in|to|of"
+    r"|on|and|was|is|local|study|ct|hospital|breast|pain)\b)(?i:[^\W\d_])[\w.'’-]*[\s-]){1,4}(?i:hospitals?|infirmary|clinic|health|healthcare"
+    r"|medical\s+cent(?:er|re)|university|memorial|imaging|radiology|klinikum|general|hospice)\b(?:\s+(?:for|of)\s+\w+)?)",
+)
+_WITHOUT_CASE = tuple(
+    (placeholder, tuple(re.compile(pattern) for pattern in patterns))
+    for placeholder, patterns in ((NAME, _PEOPLE_WITHOUT_CASE), (PLACE, _PLACES_WITHOUT_CASE))
+)
+
+
+def matches_without_case(people: str, places: str) -> Iterator[tuple[int, int, str]]:
+    """The same for a text without case, given twice: with a capital where a word may be a person's name, and where it
+    may be a place's."""
+    for text, (placeholder, patterns) in zip((people, places), _WITHOUT_CASE, strict=True):
+        for pattern in patterns:
+            yield from ((*match.span("d"), placeholder) for match in pattern.finditer(text))

@@ -152,6 +152,13 @@ def test_the_residual_scan_finds_what_scrubbing_would_have_removed(text: str, ki
     assert residue(text, PATIENT) == kind
 
 
+def test_the_residual_scan_finds_a_header_name_that_is_a_word_by_its_capital() -> None:
+    known = Identifiers(names=frozenset(name_words("Low^Hope")))
+
+    assert residue("Low volumes", known) == residue("x LOW.", known) == residue("(Hope)", known) == "name"
+    assert residue("low volumes of a [NAME]", known) is None
+
+
 def test_names_of_staff_known_from_other_headers_are_masked() -> None:
     assert scrub("images shown to vance", Identifiers(), frozenset({"vance"})) == "images shown to [NAME]"
 
@@ -188,6 +195,80 @@ def test_a_plain_word_of_the_header_is_a_name_beside_names_and_titles() -> None:
     )
     assert scrub("Hand's nodule is old. R0se has known COPD.", known) == "[NAME] nodule is old. [NAME] has known COPD."
     assert scrub("Pt Li, LI-RADS 3.", Identifiers(names=frozenset({"li"}))) == "Pt [NAME], LI-RADS 3."
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Hope could not stand. Low lung volumes.", "[NAME] could not stand. [NAME] lung volumes."),
+        ("A low diaphragm, as in low's film and low’s CT.", "A low diaphragm, as in [NAME] film and [NAME] CT."),
+        ("Not hope low. There is hope of a low dose.", "Not [NAME]. There is hope of a low dose."),
+        ("The label of LOW was wrong; Low-lying tube.", "The label of [NAME] was wrong; [NAME] tube."),
+        ("THE LUNG VOLUMES ARE LOW AND HOPE MOVED.", "THE LUNG VOLUMES ARE [NAME] AND [NAME] MOVED."),
+        ("the lung volumes are low and hope moved.", "the lung volumes are [NAME] and [NAME] moved."),
+    ],
+)
+def test_a_header_name_that_is_a_word_goes_wherever_it_is_written_large(text: str, clean: str) -> None:
+    known = Identifiers(names=frozenset(name_words("Low^Hope")))
+
+    assert scrub(text, known) == clean
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("D'Souza^Ana", "D'5ouza"), ("von Braun^Ana", "v0n Braun"), ("St. John^Ana", "St. oJhn"), ("Horne^Ana", "Home"),
+        ("Storm^Ana", "Storrn"), ("Short^Ana", "Shrt"), ("Kane^Ana", "Kaane"), ("Olson^Ana", "0lson"),
+        ("Al-Rashid^Ana", "Al -Rashid"), ("Vance^Lena", "LenaVance"), ("Brown^Ana", "8rown"),
+        ("Al-Rashid^Ana", "A1-Rashid"),
+    ],
+)  # fmt: skip
+def test_a_header_name_misread_or_mistyped_is_masked(name: str, written: str) -> None:
+    known = Identifiers(names=frozenset(name_words(name)))
+
+    assert scrub(f"A film of {written} was shown.", known).removeprefix("A film of St. ") in (
+        "A film of [NAME] was shown.", "[NAME] was shown.",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("READ BY MARK B. STONE AND AGREED BY A. BONE.", "READ BY [NAME] AND AGREED BY [NAME]."),
+        ("WIFE, ROSE SHORT, AND THE TECHNOLOGIST MARK CAME.", "WIFE, [NAME], AND THE TECHNOLOGIST [NAME] CAME."),
+        ("A STUDY FROM HOLY CROSS HOSPITAL IN READING.", "A STUDY FROM [PLACE]."),
+        ("a film acquired by mark kvothe at sacred heart hospital.", "a film acquired by [NAME] at [PLACE]."),
+        ("last seen in mobile, then in little rock.", "last seen in [PLACE], then in [PLACE]."),
+        ("the findings were discussed by phone with p. kvothe.", "the findings were discussed by phone with [NAME]."),
+        ("LIVES WITH HIM IN DES KVOTHE. NO CHANGE FROM PRIOR.", "LIVES WITH HIM IN [NAME]. NO CHANGE FROM PRIOR."),
+    ],
+)  # fmt: skip
+def test_in_a_text_without_case_the_words_around_give_a_name_away(text: str, clean: str) -> None:
+    assert scrub(text, Identifiers()) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("The label was corrected by Mark. A Stone film.", "The label was corrected by [NAME]. A [NAME] film."),
+        ("Relayed by Art B. Pain.", "Relayed by [NAME]."),
+        ("Yours\nKvothe, Mark\nSurgeon", "Yours\n[NAME]\nSurgeon"),
+        ("dictated 3/4/2019 jr:mk", "dictated [DATE] [NAME]"),
+        ("Clear. ps/mt. In mg/dl, his/her AP/PA film.", "Clear. [NAME]. In mg/dl, his/her AP/PA film."),
+        ("a biopsy at UCSF and one at CT", "a biopsy at [PLACE] and one at CT"),
+        ("seen in Poznań and Łódź", "seen in [PLACE] and [NAME]"),
+        ("Iris came from Hot Springs. Lahey records are lost.", "[NAME] came from [PLACE]. [PLACE] records are lost."),
+        ("Eskenazi CT of 3/4/19, read at Summit Imaging by Misty", "[PLACE] CT of [DATE], read at [PLACE] by [NAME]"),
+        ("Flown in from Normal. The ProScan team knows.", "Flown in from [PLACE]. [PLACE] team knows."),
+        ("tech: Major. Left with Stone. cc Ana Vance / ms:kt", "tech: [NAME]. Left with [NAME]. cc [NAME]"),
+        ("Kind regards,\nMisty Gold", "Kind regards,\n[NAME]"),
+        ("no/mt\nDiscussed in MDT 19.08. (x)", "[NAME]\nDiscussed in MDT [DATE] (x)"),
+        ("a film from Mercy Hospital, 6/12.", "a film from [PLACE], [DATE]"),
+        ("a visit on 30 May is planned for Riley Hospital for Children", "a visit on [DATE] is planned for [PLACE]"),
+    ],
+)  # fmt: skip
+def test_words_that_are_names_too_and_initials_are_masked(text: str, clean: str) -> None:
+    assert scrub(text, Identifiers()) == clean
 
 
 def test_unknown_words_are_masked_in_a_text_in_capitals() -> None:
