@@ -140,7 +140,7 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     """
     if is_marker(line):
         return False
-    letters = sum(letter.isalnum() for letter in line.text)
+    letters = line.letters
     if line.height > _LINE_MAX * min(picture):
         return letters >= _HUGE_LETTERS and line.confidence >= _LETTER_SURE
     if line.height > _LARGE * min(picture) and line.confidence < _LARGE_SURE:
@@ -176,7 +176,7 @@ def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
         return False
     if line.score >= _DOUBT_SCORE and line.length >= 2 * line.height:
         return True
-    letters = sum(letter.isalnum() for letter in line.text)
+    letters = line.letters
     if letters < 2 or line.confidence < _DOUBT_READ or (small and line.length < _DOUBT_LONG * line.height):
         return False
     return line.confidence + line.score >= (_BOTH_SURE if small else _DOUBT_BOTH)

@@ -396,11 +396,11 @@ _LEADS = {
 def _meaning(scheme: str, value: str) -> str:
     """The meaning that PS3.16 gives a code, or nothing. SNOMED's old codes (SRT) have those of the new ones, and the
     leads of an electrocardiogram keep the codes of SCP-ECG (EN 1064) that CID 3001 had until 2009."""
+    if scheme == "SCPECG":
+        return _LEADS.get(value, "")
     from pydicom.sr._concepts_dict import concepts  # half a second to load; most headers carry no code
     from pydicom.sr._snomed_dict import mapping
 
-    if scheme == "SCPECG":
-        return _LEADS.get(value, "")
     if scheme == "SRT":
         scheme, value = "SCT", mapping["SRT"].get(value, "")
     named: dict[str, dict[str, tuple[str, list[int]]]] = concepts.get(scheme, {})  # type: ignore[assignment]

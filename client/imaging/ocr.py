@@ -102,13 +102,17 @@ class Line:
         return max(self.bottom - self.top, self.right - self.left)
 
     @property
+    def letters(self) -> int:
+        """How many letters and digits it reads as."""
+        return sum(letter.isalnum() for letter in self.text)
+
+    @property
     def is_word(self) -> bool:
         """Whether it reads as three letters or more, or as two of a name (Li)."""
-        letters = sum(letter.isalnum() for letter in self.text)
-        if letters == 2:
+        if self.letters == 2:
             return self.confidence >= _NAME_READ and self.score >= _NAME_SCORE and self.text.istitle()
         sure = self.confidence >= _WORD_READ and self.score >= _WORD_SCORE
-        return sure and letters > 2 and self.length >= _WORD_LONG * self.height
+        return sure and self.letters > 2 and self.length >= _WORD_LONG * self.height
 
     def __repr__(self) -> str:
         return "<Line: hidden>"

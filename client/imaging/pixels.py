@@ -268,22 +268,18 @@ def _undrawn(array: npt.NDArray[Any], dataset: Dataset, greys: list[Grey]) -> It
     stored, possible = _stored(array, dataset) if array.ndim == 2 else (array, array)
     if colours is not None:
         for plane in np.moveaxis(colours, -1, 0):
-            if _adds(plane, np.abs(plane.astype(np.int16) - greys[0]) >= _HIDDEN_SHADES):
+            if (written(plane) & (np.abs(plane.astype(np.int16) - greys[0]) >= _HIDDEN_SHADES)).any():
                 yield np.ascontiguousarray(plane)
     else:
         whole = _whole_range(stored, possible)
-        for hidden in (grey == end for grey in greys for end in (0, 255)):
-            if hidden.mean() >= _HIDDEN_SHARE and np.ptp(whole[hidden]) >= _HIDDEN_SHADES and _adds(whole, hidden):
-                yield whole
-                break
+        ends = [grey == end for grey in greys for end in (0, 255)]
+        ends = [end for end in ends if end.mean() >= _HIDDEN_SHARE and np.ptp(whole[end]) >= _HIDDEN_SHADES]
+        if ends and (written(whole) & np.logical_or.reduce(ends)).any():
+            yield whole
     if array.ndim == 2:
         alike = _padding(possible, dataset)[stored] if colours is None else _of_one_colour(array, colours)
         if alike.any() and np.ptp(stored[alike]):
             yield _by_rank(stored, alike)
-
-
-def _adds(view: Grey, hidden: Mask) -> bool:
-    return bool((written(view) & hidden).any())
 
 
 def _whole_range(stored: npt.NDArray[np.int64], possible: npt.NDArray[np.int64]) -> Grey:
