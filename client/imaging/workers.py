@@ -52,8 +52,9 @@ def each(
     `files` says how many files an item has: its time limit is theirs together.
 
     Guarantees: an item whose worker dies is answered by `failed("decode-failed")`, one over the time limit by
-    `failed("limit-time")`, one over the memory limit by `failed("limit-size")`; the others are not touched by it. A
-    worker prints nothing, ignores Ctrl-C (its parent ends it), leaves no core dump, and dies with its parent.
+    `failed("limit-time")`, one over the memory limit by `failed("limit-size")`; no other is touched by it, or by what
+    those before it have left in memory. A worker prints nothing, ignores Ctrl-C (its parent ends it), leaves no core
+    dump, and dies with its parent.
     """
     if workers <= 0:
         for item in items:
@@ -80,6 +81,10 @@ class _Hand(Generic[T]):
     since: float = 0.0
     cpu_s: float = 0.0
     awake: bool = False
+
+
+class _Full:
+    """The answer of a worker that earlier items have left too little memory: a new one is to try this item."""
 
 
 class _Crew(Generic[T, R]):
@@ -173,6 +178,10 @@ class _Crew(Generic[T, R]):
         except (EOFError, ConnectionResetError):
             self._bury(hand, "decode-failed")
             return
+        if isinstance(answer, _Full):
+            self._dismiss(hand)
+            self._give(self._hired(), hand.todo)
+            return
         if not hand.awake:  # its first word is that it is there: starting is not counted against an item
             hand.awake = True
             self._start_clock(hand)
@@ -183,15 +192,18 @@ class _Crew(Generic[T, R]):
 
     def _bury(self, hand: _Hand[T], code: str) -> None:
         """The first unanswered item is the one that the worker died of; the rest goes to a new worker."""
-        hand.process.kill()
-        hand.process.join()
-        hand.pipe.close()
-        self._hands.remove(hand)
+        self._dismiss(hand)
         if hand.todo:
             number, _ = hand.todo.pop(0)
             self._answers[number] = self._failed(code)
         if hand.todo:
             self._give(self._hired(), hand.todo)
+
+    def _dismiss(self, hand: _Hand[T]) -> None:
+        hand.process.kill()
+        hand.process.join()
+        hand.pipe.close()
+        self._hands.remove(hand)
 
 
 def _labour(
@@ -207,13 +219,29 @@ def _labour(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     pipe.send(None)
+    fresh = True
     while True:
         try:
             items: list[T] = pipe.recv()
         except EOFError:
             return
         for item in items:
-            pipe.send(_done(work, item, failed))
+            if not fresh and _kept_bytes() > memory_bytes / 2:
+                pipe.send(_Full())
+                return
+            try:
+                pipe.send(work(item))
+            except MemoryError:
+                if not fresh:
+                    pipe.send(_Full())
+                    return
+                pipe.send(failed("limit-size"))
+            fresh = False
+
+
+def _kept_bytes() -> int:
+    """What this process holds of the memory that RLIMIT_DATA counts, from proc(5)."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 
 def _cpu_s(pid: int | None) -> float:

@@ -10,6 +10,7 @@ import pytest
 from client.imaging.workers import WorkLimits, each
 
 LIMITS = WorkLimits(seconds=1.0, memory_bytes=2**30)
+HOARD: list[bytearray] = []
 
 
 def answer(item: str) -> str:
@@ -23,6 +24,8 @@ def answer(item: str) -> str:
         time.sleep(600)
     if item == "bomb":
         return str(len(bytearray(2**31)))
+    if item in ("hoard", "half"):
+        HOARD.append(bytearray(int(2**30 * (0.6 if item == "hoard" else 0.45))))
     print("Quixano", file=sys.stderr, flush=True)
     os.write(2, b"Quixano")
     return item.upper()
@@ -51,6 +54,12 @@ def test_an_item_that_kills_its_worker_costs_itself_only() -> None:
 
 def test_an_item_that_fills_the_memory_is_over_its_limit() -> None:
     assert answers(["a", "bomb", "b"], 1) == ["A", "limit-size", "B"]
+
+
+@pytest.mark.parametrize("item", ["hoard", "half"])
+def test_an_item_does_not_pay_for_what_others_left_in_memory(item: str) -> None:
+    """A decoder's arena grows with every size of picture. Beside what one `half` has left there is no room for two."""
+    assert answers([item] * 4, 1) == [item.upper()] * 4
 
 
 @pytest.mark.parametrize("item", ["hang", "sleep"])
