@@ -38,6 +38,7 @@ _DECIMAL_MAX = 16  # characters of a DS, PS3.5 section 6.2
 _SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8}
 _CODES = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _LETTERS = re.compile(rb"[ -~]{6,}[ \0]*")
+_WORDS = re.compile(rb"[A-Za-z0-9 ^=.,'-]{6,}[ \0]*")  # fewer than `_LETTERS`: every digit of a fraction may be one
 _LARGEST = 1e15  # no quantity of an image is larger, or smaller than its inverse: eight letters read as a number are
 DUMMIES: dict[str, object] = {
     "DA": "19000101", "TM": "000000", "DT": "19000101000000", "DS": "0", "IS": "0", "AS": "000Y", "CS": "REMOVED",
@@ -232,7 +233,8 @@ def _may_stay_unread(element: RawDataElement, keyword: str, vr: str, profile: De
     if not value or element.is_implicit_VR or not element.is_little_endian or element.VR != vr:
         return False
     if vr in _SIZES:
-        return len(value) % _SIZES[vr] == 0 and _are_numbers(value, vr, int(element.tag))
+        count, rest = divmod(len(value), _SIZES[vr])
+        return not rest and count <= _most_values(int(element.tag)) and _are_numbers(value, vr)
     if vr in ("DS", "IS"):
         words = value.split(b"\\")
         short = max(len(word.strip()) for word in words) <= _DECIMAL_MAX
@@ -255,7 +257,7 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
         return all(isinstance(value, int) and keyword_for_tag(value) for value in values)
     if vr in _CODES:
         try:
-            return _are_numbers(struct.pack(f"<{len(values)}{_CODES[vr]}", *values), vr, int(element.tag))
+            return _are_numbers(struct.pack(f"<{len(values)}{_CODES[vr]}", *values), vr)
         except (struct.error, OverflowError):
             return False
     if vr in ("DS", "IS"):
@@ -267,14 +269,13 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
     return keyword == "CodeValue"  # checked against the code dictionary with its scheme, below
 
 
-def _are_numbers(data: bytes, vr: str, tag: int) -> bool:
-    """Whether little-endian bytes are as many numbers as the dictionary allows, and not letters in their place."""
-    count = len(data) // struct.calcsize(_CODES[vr])
-    if count > _most_values(tag):
-        return False
+def _are_numbers(data: bytes, vr: str) -> bool:
+    """Whether little-endian bytes are numbers, and not letters in their place."""
     if vr in ("FL", "FD"):
+        count = len(data) // struct.calcsize(_CODES[vr])
         sizes = [abs(number) for number in struct.unpack(f"<{count}{_CODES[vr]}", data)]
-        return all(not size or 1 / _LARGEST < size < _LARGEST for size in sizes)
+        fit = all(not size or 1 / _LARGEST < size < _LARGEST for size in sizes)
+        return fit and _WORDS.fullmatch(data) is None
     return _LETTERS.fullmatch(data) is None
 
 

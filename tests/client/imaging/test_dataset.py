@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import config
 from pydicom.dataelem import RawDataElement
@@ -170,6 +171,8 @@ def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: De
         ("KVP", "DS", "+4915112345"),
         ("AcquisitionMatrix", "US", [0x4F44, 0x5E45, 0x4E41, 0x454E]), ("BitsStored", "US", [12, 12]),
         ("SmallestImagePixelValue", "OB", b"PLANTED "), ("SpiralPitchFactor", "FD", 1.2345e200),
+        ("VolumeToTableMappingMatrix", "FD", list(np.frombuffer(b"QUIXANOAALONSO^A", "<f8"))),
+        ("TableOfYBreakPoints", "FD", float(np.frombuffer(b"QUIXANOA", "<f8")[0])),
         ("FrameIncrementPointer", "AT", 0x4F445E45),
     ],
 )  # fmt: skip
