@@ -4,8 +4,10 @@ pydicom's exceptions, warnings and log lines print values. `border` lets none of
 into a DeidError with a code, and keeps warnings and log records of the decoding libraries to itself.
 """
 
+import codecs
 import logging
 import os
+import re
 import stat
 import warnings
 import zlib
@@ -17,7 +19,7 @@ from typing import BinaryIO, Literal
 
 from pydicom import dcmread
 from pydicom._uid_dict import UID_dictionary
-from pydicom.charset import python_encoding
+from pydicom.charset import convert_encodings, python_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
@@ -78,7 +80,10 @@ def refusal(code: str, message: str) -> DeidError:
 def kind_of(path: Path) -> Kind:
     """What the content says the file is; the name is not asked. DICOM without a preamble starts at group 2 or 8."""
     with open_file(path) as file:
-        head = file.read(_PREAMBLE_BYTES)
+        return _kind(file.read(_PREAMBLE_BYTES))
+
+
+def _kind(head: bytes) -> Kind:
     if head[128:132] == b"DICM":
         return "dicom"
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
@@ -98,24 +103,37 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read(path: Path, limits: Limits, *, pixels: bool, tags: Sequence[str] | None = None) -> FileDataset:
-    """Parse a file. Requires a known class, an instance UID and a transfer syntax; reads pixel data only if asked.
+    """Parse a file. Requires a class, an instance UID and a transfer syntax; reads pixel data only if asked.
+
+    Edge cases: a class or an instance UID that only the file meta states is the object's (PS3.10 section 7.1 makes
+    them the same); the transfer syntax of an object without file meta is the one that its first elements show.
 
     Raises: DeidError with not-dicom, limit-size, limit-nesting, truncated, malformed, class-refused, syntax-unknown
     or charset.
     """
     with border("malformed", "the object does not parse"), open_file(path) as file:
-        if os.fstat(file.fileno()).st_size > limits.file_bytes:
+        return parse(file, limits, pixels=pixels, tags=tags)
+
+
+def parse(file: BinaryIO, limits: Limits, *, pixels: bool, tags: Sequence[str] | None = None) -> FileDataset:
+    """As `read`, of a file that is open already or in memory.
+
+    Raises: DeidError as `read`.
+    """
+    with border("malformed", "the object does not parse"):
+        if file.seek(0, os.SEEK_END) > limits.file_bytes:
             raise refusal("limit-size", "the file is larger than the limit")
+        file.seek(0)
         head = file.read(_META_LENGTH_END)
         file.seek(0)
-        if head[128:132] != b"DICM" and kind_of(path) != "dicom":
+        if _kind(head) != "dicom":
             raise refusal("not-dicom", "the file holds no DICOM object")
         source = _inflated(file, head, limits)
         wanted: list[str | int] | None = [*tags, "SpecificCharacterSet"] if tags is not None else None
         dataset = dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=True)  # type: ignore[arg-type]
-        _require(dataset)
         if pixels and "PixelData" not in dataset:
             _require_whole(dataset, source)
+        _require(dataset)
         return dataset
 
 
@@ -131,7 +149,10 @@ def _require(dataset: FileDataset) -> None:
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
     if str(meta.get("MediaStorageSOPClassUID", "")) == _MEDIA_DIRECTORY:
         raise refusal("class-refused", "a media directory, not an image")
-    if not str(dataset.get("SOPClassUID", "")) or not str(dataset.get("SOPInstanceUID", "")):
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        if not str(dataset.get(keyword, "") or "") and (stated := str(meta.get("MediaStorage" + keyword, "") or "")):
+            setattr(dataset, keyword, stated)
+    if not str(dataset.get("SOPClassUID", "") or "") or not str(dataset.get("SOPInstanceUID", "") or ""):
         code = "malformed" if len(dataset) or len(meta) else "truncated"
         raise refusal(code, "the object has no SOP class or instance UID")
     if "TransferSyntaxUID" not in meta:
@@ -143,13 +164,23 @@ def _require(dataset: FileDataset) -> None:
         raise refusal("syntax-unknown", "the transfer syntax is not one of the standard's")
     charset = dataset.get("SpecificCharacterSet", None) or []
     declared = [charset] if isinstance(charset, str) else list(charset)
-    if any(name and name not in python_encoding for name in declared):
+    if any(name and not _is_understood(name) for name in declared):
         raise refusal("charset", "the declared character set is not one of the standard's")
+
+
+def _is_understood(charset: str) -> bool:
+    """A name of the standard, or one misspelt (`iso_ir 100`, `ISO-IR 100`) that pydicom reads as it was meant."""
+    meant = re.sub(r"^ISO[ _-]IR[ _-]?", "ISO_IR ", charset.strip().upper())
+    if charset in python_encoding or meant not in python_encoding:
+        return charset in python_encoding
+    return codecs.lookup(convert_encodings(charset)[0]) == codecs.lookup(python_encoding[meant])
 
 
 def _require_whole(dataset: FileDataset, source: BinaryIO) -> None:
     """The last element ends with the file: pydicom takes a header that was cut off in the middle for a short one."""
     elements = [dataset.get_item(tag) for tag in dataset.keys()]
+    if not elements:
+        raise refusal("truncated", "the file ends early")
     last = max(elements, key=lambda each: each.value_tell if isinstance(each, RawDataElement) else each.file_tell or 0)
     if isinstance(last, RawDataElement):
         end = source.seek(last.value_tell + last.length)

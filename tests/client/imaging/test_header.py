@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -87,6 +88,40 @@ def test_a_header_that_was_cut_off_is_no_header_without_pixels(
     for missing in range(1, 12):  # the last element has 12 bytes
         (tmp_path / "cut").write_bytes(whole[:-missing])
         assert code_of(tmp_path / "cut", profile) == "truncated"
+
+
+def test_a_class_and_an_instance_that_only_the_meta_states_are_the_objects(
+    make_chest: Make, tmp_path: Path, profile: DeidProfile
+) -> None:
+    dataset = make_chest()
+    del dataset.SOPClassUID, dataset.SOPInstanceUID
+    dcmwrite(tmp_path / "x", dataset)
+    whole = (tmp_path / "x").read_bytes()
+    found = read(tmp_path / "x", profile.limits, pixels=False)
+    (tmp_path / "meta-only").write_bytes(whole[: whole.index(b"\x08\0\x20\0DA")])
+
+    assert (found.SOPClassUID, found.SOPInstanceUID) == (make_chest().SOPClassUID, "1.2.3.4.1.1")
+    assert code_of(tmp_path / "meta-only", profile) == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [("iso_ir 100", "M\xfcller"), ("ISO-IR 100", "M\xfcller"), ("iso_ir 192", None)],
+)
+def test_a_misspelt_character_set_is_read_as_meant_or_refused(
+    declared: str, name: str | None, make_chest: Make, tmp_path: Path, profile: DeidProfile
+) -> None:
+    make_chest(SpecificCharacterSet="ISO_IR 100", PatientName="M\xfcller^A").save_as(
+        tmp_path / "x", enforce_file_format=True
+    )
+    data = (tmp_path / "x").read_bytes().replace(b"ISO_IR 100", declared.encode())
+    (tmp_path / "x").write_bytes(data)
+
+    if name is None:
+        assert code_of(tmp_path / "x", profile) == "charset"
+    else:
+        with border("malformed", "x"):
+            assert read(tmp_path / "x", profile.limits, pixels=True).PatientName.family_name == name
 
 
 def test_a_file_over_the_size_limit_is_refused(make_chest: Make, tmp_path: Path, profile: DeidProfile) -> None:
