@@ -36,7 +36,7 @@ from pydicom.uid import (
 from client.imaging.burned_in import Mask, flagged
 from client.imaging.dataset import method_code
 from client.imaging.deid import clean_dataset, require_usable
-from client.imaging.header import border, open_file, read, refusal
+from client.imaging.header import border, open_file, parse, refusal
 from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
 from client.imaging.identifiers import collect
 from client.imaging.ingest import require_apart
@@ -142,14 +142,15 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
     Raises: DeidError with the reason for quarantine.
     """
     with border("malformed", "a header field does not convert"):
-        dataset = read(image.path, profile.limits, pixels=True)
+        with open_file(image.path) as file:
+            whole = file.read(profile.limits.file_bytes + 1)
+        dataset = parse(BytesIO(whole), profile.limits, pixels=True)
         require_usable(dataset, image, profile)
         found = collect(dataset, profile.limits)
-    where = _text_in(image, profile) if "PixelData" in dataset else None
+    where = _text_in(whole, profile) if "PixelData" in dataset else None
     native = None
     if "PixelData" in dataset and not image.twin:
-        with open_file(image.path) as file:
-            native = clean_native(file.read(profile.limits.file_bytes), profile, keys)
+        native = clean_native(whole, profile, keys)
     data = _decoded(dataset, image.twin, profile, keys) if native is None else b"".join(native)
     if where is not None:
         data = _covered(data, *where, profile)
@@ -160,10 +161,10 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
         return CleanFile(f"{again.PatientID}/{again.StudyInstanceUID}/{again.SOPInstanceUID}.dcm", data)
 
 
-def _text_in(image: RawImage, profile: DeidProfile) -> tuple[Mask, tuple[int, int]] | None:
-    """Where the pixels carry text, and what can cover it (`cover`). Reads the file anew: decoding changes a dataset."""
+def _text_in(whole: bytes, profile: DeidProfile) -> tuple[Mask, tuple[int, int]] | None:
+    """Where the pixels carry text, and what can cover it (`cover`). Parses anew: decoding changes a dataset."""
     with border("malformed", "a header field does not convert"):
-        dataset = read(image.path, profile.limits, pixels=True)
+        dataset = parse(BytesIO(whole), profile.limits, pixels=True)
         where = cover(dataset, profile, shipped())
         if where is None and flagged(dataset):
             raise refusal("burned-in", "the header announces text in the pixels, and none was found")
@@ -250,11 +251,12 @@ _FATAL = {
 
 
 def _worth(image: RawImage) -> int:
-    """How many usual files the search of a large one, of many frames, may take as long as."""
+    """How many usual files the search of a large one, or of one with many frames, may take as long as."""
     try:
-        return 1 + min(image.path.stat().st_size >> 20, _WORTH_MAX)
+        size_bytes = image.path.stat().st_size
     except OSError:
-        return 1
+        size_bytes = 0
+    return 1 + min(max(size_bytes >> 20, image.frames // 4), _WORTH_MAX)
 
 
 def _put(path: Path, data: bytes) -> str:

@@ -38,7 +38,8 @@ _STAFF = (
 )  # fmt: skip
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID", "IssuerOfPatientID",
-    "PatientBirthDate", "PatientSex", "ImageType", "ImagePositionPatient", "ImageOrientationPatient", *_STAFF,
+    "PatientBirthDate", "PatientSex", "ImageType", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
+    *_STAFF,
 )  # fmt: skip
 _STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 _ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
@@ -46,7 +47,7 @@ _INDEX_MEMORY_KB = 64 * 1024
 _SCHEMA = """
 CREATE TABLE image (id INTEGER PRIMARY KEY, path BLOB UNIQUE, kind TEXT, code TEXT, sop TEXT, study TEXT,
                     accession TEXT, issuer TEXT, patient TEXT, birth TEXT, sex TEXT, position REAL, localizer INTEGER,
-                    named INTEGER DEFAULT 0, twin TEXT DEFAULT '');
+                    frames INTEGER, named INTEGER DEFAULT 0, twin TEXT DEFAULT '');
 CREATE TABLE row (id INTEGER PRIMARY KEY, file BLOB, number INTEGER, start INTEGER, length INTEGER, images TEXT,
                   code TEXT, patient TEXT);
 """
@@ -66,6 +67,7 @@ class RawImage:
     """Why the file cannot be used, if that is known already."""
     twin: str = ""
     """A digest of the content, if a file before this one has its instance UID and another content."""
+    frames: int = 1
 
     def __repr__(self) -> str:
         return "<RawImage: hidden>"
@@ -248,7 +250,8 @@ class Intake:
             )
 
     def _add_image(self, path: str, kind: str, facts: Mapping[str, Any]) -> None:
-        keys = ("code", "sop", "study", "accession", "issuer", "patient", "birth", "sex", "position", "localizer")
+        keys = ("code", "sop", "study", "accession", "issuer", "patient", "birth", "sex", "position", "localizer",
+                "frames")  # fmt: skip
         self._index.execute(
             f"INSERT INTO image (path, kind, {', '.join(keys)}) VALUES (?, ?, {', '.join('?' * len(keys))})",
             (os.fsencode(path), kind, *(facts.get(key) for key in keys)),
@@ -367,13 +370,13 @@ class Intake:
         return {"file": file, "number": number, "code": code, "patient": patient, "turns": turns, "sampled": sampled}
 
     def _image(self, identity: int, pictured: str) -> RawImage:
-        path, kind, code, sop, issuer, patient, twin = self._index.execute(
-            "SELECT path, kind, code, sop, issuer, patient, twin FROM image WHERE id = ?", (identity,)
+        path, kind, code, sop, issuer, patient, twin, frames = self._index.execute(
+            "SELECT path, kind, code, sop, issuer, patient, twin, frames FROM image WHERE id = ?", (identity,)
         ).fetchone()
         path = os.fsdecode(path)
         if kind == "picture":
             sop, issuer, patient = path, normal_id(self._profile.default_issuer), normal_id(pictured)
-        return RawImage(self._source.at(path), kind, sop or "", issuer or "", patient or "", code, twin)
+        return RawImage(self._source.at(path), kind, sop or "", issuer or "", patient or "", code, twin, frames or 1)
 
     def _one(self, query: str) -> Any:
         return self._index.execute(query).fetchone()[0]
@@ -442,6 +445,7 @@ def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
         "birth": str(parse_day(text["PatientBirthDate"]) or text["PatientBirthDate"].strip(" \0")),
         "sex": text["PatientSex"].strip(" \0").upper(),
         "position": _position(dataset),
+        "frames": _frames(dataset),
         "localizer": int("LOCALIZER" in [str(word).upper() for word in dataset.get("ImageType") or []]),
     }
     return _Listed("dicom", facts, frozenset(staff))
@@ -470,6 +474,14 @@ def _nameless_index(place: Path) -> sqlite3.Connection:
 
 def _identity_code(patient_id: str) -> str | None:
     return None if normal_id(patient_id) else "no-patient-id"
+
+
+def _frames(dataset: Any) -> int:
+    """As the header says, within reason; 1 where it says nothing that is a number."""
+    try:
+        return min(max(int(dataset.get("NumberOfFrames", 1) or 1), 1), 1 << 31)
+    except (TypeError, ValueError):
+        return 1
 
 
 def _position(dataset: Any) -> float | None:
