@@ -21,6 +21,7 @@ DOORS = {
     },
     "ray": {"federation/flower_private.py"},
     "pydicom": {"client/imaging/", "sim/phantoms.py", "sim/hostile.py", "sim/bench_deid.py"},
+    "gdcm": {"client/imaging/jpeg12.py"},
     "pynetdicom": {"client/imaging/"},
     "onnxruntime": {"client/imaging/ocr.py", "client/imaging/tagger.py"},
     "torch": {"client/training/", "sim/base_model.py", "sim/bench_privacy.py"},

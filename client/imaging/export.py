@@ -33,6 +33,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from client.imaging import jpeg12
 from client.imaging.burned_in import Mask, flagged
 from client.imaging.dataset import method_code
 from client.imaging.deid import clean_dataset, require_usable
@@ -334,6 +335,9 @@ def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> N
 
 
 def _decompress(dataset: FileDataset) -> None:
+    if jpeg12.is_coded(dataset):
+        jpeg12.unpack(dataset)
+        return
     try:
         dataset.decompress(as_rgb=True, generate_instance_uid=False)
     except ValueError:

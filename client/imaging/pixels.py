@@ -18,6 +18,7 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEGExtended12Bit
 
+from client.imaging import jpeg12
 from client.imaging.burned_in import (
     SHARE_MAX,
     ULTRASOUND_SHARE_MAX,
@@ -191,6 +192,7 @@ def window(values: Floats, centre: float, width: float, function: str = "LINEAR"
 
 
 def _require_decodable(dataset: Dataset, limits: Limits) -> None:
+    """Raises for what cannot be decoded. Unpacks what pydicom itself does not decode."""
     rows, columns = int(dataset.get("Rows", 0) or 0), int(dataset.get("Columns", 0) or 0)
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     if "PixelData" not in dataset or not rows or not columns:
@@ -207,8 +209,14 @@ def _require_decodable(dataset: Dataset, limits: Limits) -> None:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise refusal("codec-missing", "no decoder for this transfer syntax") from None
-    if not decoder.is_available or (syntax == JPEGExtended12Bit and stored > 8):
+    in_twelve_bits = jpeg12.is_coded(dataset)
+    if not decoder.is_available or (syntax == JPEGExtended12Bit and stored > 8 and not in_twelve_bits):
         raise refusal("codec-missing", "no decoder for this transfer syntax is installed")
+    if in_twelve_bits:
+        if 2 * rows * columns * frames > limits.inflated_bytes:
+            raise refusal("limit-size", "the frames are larger than the limit")
+        jpeg12.unpack(dataset)
+        return
     samples = int(dataset.get("SamplesPerPixel", 1) or 1)
     if not syntax.is_compressed and len(dataset.PixelData) < rows * columns * frames * samples * allocated // 8:
         halved = str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422"

@@ -50,7 +50,7 @@ def test_every_public_file_is_cleaned_or_refused_for_a_listed_reason(
 
 @pytest.mark.slow
 def test_an_export_writes_most_public_files(tmp_path: Path, profile: DeidProfile, keys: SiteKeys) -> None:
-    """Not written: structured reports, an ECG, broken streams, 12-bit JPEG, a page of text, objects without a class."""
+    """Not written: structured reports, an ECG, broken streams, a page of text, objects that no part states a class of."""
     counts = export(Path(DATA_ROOT) / "test_files", tmp_path / "out", profile, keys, tmp_path / "spool", workers=2)
     objects = counts.written + counts.already + sum(counts.quarantined.values())
 
