@@ -19,7 +19,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.valuerep import format_number_as_ds
 
-from client.imaging.header import refusal
+from client.imaging.header import converted, refusal
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 
@@ -133,8 +133,8 @@ class _Walk:
                 unread = dataset.get_item(tag)
                 if isinstance(unread, RawDataElement) and _may_stay_unread(unread, keyword, vr, self.profile):
                     out[tag] = unread
-                else:
-                    self._allowed(dataset[tag], keyword, out, depth)
+                elif (element := converted(dataset, tag)) is not None:
+                    self._allowed(element, keyword, out, depth)
             elif keyword in self.profile.dummies:
                 out[tag] = DataElement(tag, vr, DUMMIES[vr])
             return

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import stat
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,10 @@ from typing import BinaryIO, Literal
 from pydicom import dcmread
 from pydicom._uid_dict import UID_dictionary
 from pydicom.charset import convert_encodings, python_encoding
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -135,6 +138,18 @@ def parse(file: BinaryIO, limits: Limits, *, pixels: bool, tags: Sequence[str] |
             _require_whole(dataset, source)
         _require(dataset)
         return dataset
+
+
+def converted(dataset: Dataset, tag: BaseTag) -> DataElement | None:
+    """An element of a dataset; None for a number that cannot be read: of a wrong length, or, in implicit VR, of a kind
+    that another attribute tells which is not there (PS3.5 section A.1). A sequence that cannot be read still raises:
+    what is in it may say what the pixels mean."""
+    try:
+        return dataset[tag]
+    except (AttributeError, NotImplementedError, OverflowError, TypeError, ValueError, struct.error):
+        if dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ":
+            raise
+        return None
 
 
 def class_code(class_uid: str, profile: DeidProfile) -> str | None:

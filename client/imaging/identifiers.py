@@ -12,7 +12,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from client.imaging.header import refusal
+from client.imaging.header import converted, refusal
 from client.imaging.profile import Limits
 
 _ID_KEYWORDS = frozenset(
@@ -157,8 +157,8 @@ def _readings(text: str) -> Iterator[str]:
 def _elements(dataset: Dataset, limits: Limits, depth: int) -> Iterator[DataElement]:
     if depth > limits.nesting:
         raise refusal("limit-nesting", "sequences are nested deeper than the limit")
-    for element in dataset:
-        if element.tag.is_private:
+    for tag in sorted(dataset.keys()):
+        if tag.is_private or (element := converted(dataset, tag)) is None:
             continue
         yield element
         if element.VR == "SQ":

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian
 
 from client.imaging.dataset import age_years, clean_dataset
-from client.imaging.header import border
+from client.imaging.header import border, read
+from client.imaging.identifiers import collect
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from federation.errors import DeidError
@@ -190,6 +193,29 @@ def test_letters_and_too_many_values_are_no_numbers(
         clean = clean_dataset(dataset, profile, keys)
 
     assert keyword not in clean or not clean[keyword].value
+
+
+def test_a_number_that_cannot_be_read_costs_itself_only(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys, tmp_path: Path
+) -> None:
+    """In implicit VR nothing tells whether the least value is signed where the pixels are not described, and nothing
+    how a look-up table without a descriptor is stored."""
+    inner, lookup = Dataset(), Dataset()
+    inner.add_new("SmallestImagePixelValue", "US", 7)
+    inner.ReferencedSOPInstanceUID = "1.2.3.4.9"
+    lookup.add_new("LUTData", "OW", b"\1\0\2\0")
+    dataset = make_chest(ReferencedImageSequence=Sequence([inner]), VOILUTSequence=Sequence([lookup]))
+    del dataset.PixelRepresentation
+    dataset.add_new("LargestImagePixelValue", "US", 4000)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset.save_as(tmp_path / "x", enforce_file_format=True)
+    with border("malformed", ""):
+        found = collect(read(tmp_path / "x", profile.limits, pixels=True), profile.limits)
+        clean = clean_dataset(read(tmp_path / "x", profile.limits, pixels=True), profile, keys)
+
+    assert found.ids == {"mrn000001", "acc0000001"} and "1.2.3.4.9" in found.uids
+    assert clean.ReferencedImageSequence[0].ReferencedSOPInstanceUID == keys.new_uid("1.2.3.4.9")
+    assert clean.WindowCenter == 2048 and not {"LargestImagePixelValue", "VOILUTSequence"} & set(clean.dir())
 
 
 def test_a_number_longer_than_its_vr_is_shortened_not_lost(

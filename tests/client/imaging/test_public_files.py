@@ -50,7 +50,7 @@ def test_every_public_file_is_cleaned_or_refused_for_a_listed_reason(
 
 @pytest.mark.slow
 def test_an_export_writes_most_public_files(tmp_path: Path, profile: DeidProfile, keys: SiteKeys) -> None:
-    """Not written: structured reports, an ECG, broken streams, a page of text, objects that no part states a class of."""
+    """Not written: structured reports, an ECG, broken streams, a page of text, objects without any class."""
     counts = export(Path(DATA_ROOT) / "test_files", tmp_path / "out", profile, keys, tmp_path / "spool", workers=2)
     objects = counts.written + counts.already + sum(counts.quarantined.values())
 
