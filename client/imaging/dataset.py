@@ -361,9 +361,10 @@ def age_years(text: str) -> int | None:
 
 
 def _manufacturer(words: list[str], profile: DeidProfile) -> str:
-    """The listed maker whose name starts the value (`SIEMENS Healthineers` -> SIEMENS), else nothing."""
-    value = " ".join(words)
-    return next((name for name in sorted(profile.terms["Manufacturer"]) if re.match(rf"{name}\b", value)), "")
+    """The listed maker whose name starts the value (`SIEMENS Healthineers` -> SIEMENS, `G.E. Medical` -> GE), else
+    nothing."""
+    value = " ".join(words).replace(".", "")
+    return next((name for name in sorted(profile.terms["Manufacturer"]) if re.match(rf"{name}(?![^\W_])", value)), "")
 
 
 def _moved(text: str, days: int) -> str:

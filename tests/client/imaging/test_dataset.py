@@ -105,6 +105,20 @@ def test_words_outside_the_closed_lists_do_not_stay(
     assert "quixano" not in str(clean).casefold()
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "kept"),
+    [
+        ("Manufacturer", "G.E. Medical Systems", "GE"), ("Manufacturer", "TOSHIBA_MEC", "TOSHIBA"),
+        ("Manufacturer", "GEORGE", None), ("ImagedNucleus", "H", "H"),
+        ("SequenceVariant", ["SK", "TOF"], ["SK", "TOF"]),
+    ],
+)  # fmt: skip
+def test_words_stay_as_devices_write_them(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys, keyword: str, value: Any, kept: Any
+) -> None:
+    assert clean_dataset(make_chest(**{keyword: value}), profile, keys).get(keyword) == kept
+
+
 def test_a_code_keeps_the_meaning_of_the_dictionary_not_of_the_file(
     make_chest: Make, profile: DeidProfile, keys: SiteKeys
 ) -> None:
