@@ -11,6 +11,7 @@ from datetime import date
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from client.imaging.burned_in import flagged
 from client.imaging.dataset import age_years, clean_dataset
@@ -171,7 +172,7 @@ def _fields(header: Dataset) -> PictureFields:
         view=_word(header, "ViewPosition"),
         laterality=_word(header, "ImageLaterality") or _word(header, "Laterality"),
         manufacturer=_word(header, "Manufacturer"),
-        pixel_spacing_mm=_number(spacing[0]) if spacing else None,
+        pixel_spacing_mm=_number(spacing[0] if isinstance(spacing, MultiValue) else spacing),
         slice_thickness_mm=_number(header.get("SliceThickness")),
         kvp=_number(header.get("KVP")),
     )

@@ -47,6 +47,10 @@ def test_the_training_record_keeps_little(cleaned: Callable[..., CleanStudy], ke
     assert (fields.pixel_spacing_mm, fields.kvp, fields.window, picture.rows) == (0.143, 120.0, "voi", 64)
 
 
+def test_a_spacing_of_one_number_is_a_spacing(cleaned: Callable[..., CleanStudy]) -> None:
+    assert cleaned(PixelSpacing="0.143").pictures[0].fields.pixel_spacing_mm == 0.143
+
+
 def test_no_planted_identifier_reaches_the_record(cleaned: Callable[..., CleanStudy]) -> None:
     study = cleaned(
         "Alonso Quixanoa (MRN-000001, ACC0000001), born 7 June 1950, seen on 03/04/2019 at Toboso General Hospital by "
