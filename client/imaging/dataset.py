@@ -38,7 +38,8 @@ _DECIMAL_MAX = 16  # characters of a DS, PS3.5 section 6.2
 _SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8}
 _CODES = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _LETTERS = re.compile(rb"[ -~]{6,}[ \0]*")
-_WORDS = re.compile(rb"[A-Za-z0-9 ^=.,'-]{6,}[ \0]*")  # fewer than `_LETTERS`: every digit of a fraction may be one
+_FLOAT_TEXT = re.compile(rb"[A-Za-z0-9 ^=.,'-]{6,}[ \0]*|[ -~]{12,}[ \0]*|[\0-\xff]*[A-Za-z0-9^=.'-]{16}[\0-\xff]*")
+"""Narrower than `_LETTERS`: every byte of a fraction may by chance be a sign, and eight of them make one number."""
 _LARGEST = 1e15  # no quantity of an image is larger, or smaller than its inverse: eight letters read as a number are
 DUMMIES: dict[str, object] = {
     "DA": "19000101", "TM": "000000", "DT": "19000101000000", "DS": "0", "IS": "0", "AS": "000Y", "CS": "REMOVED",
@@ -275,7 +276,7 @@ def _are_numbers(data: bytes, vr: str) -> bool:
         count = len(data) // struct.calcsize(_CODES[vr])
         sizes = [abs(number) for number in struct.unpack(f"<{count}{_CODES[vr]}", data)]
         fit = all(not size or 1 / _LARGEST < size < _LARGEST for size in sizes)
-        return fit and _WORDS.fullmatch(data) is None
+        return fit and _FLOAT_TEXT.fullmatch(data) is None
     return _LETTERS.fullmatch(data) is None
 
 

@@ -189,6 +189,8 @@ def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: De
         ("AcquisitionMatrix", "US", [0x4F44, 0x5E45, 0x4E41, 0x454E]), ("BitsStored", "US", [12, 12]),
         ("SmallestImagePixelValue", "OB", b"PLANTED "), ("SpiralPitchFactor", "FD", 1.2345e200),
         ("VolumeToTableMappingMatrix", "FD", list(np.frombuffer(b"QUIXANOAALONSO^A", "<f8"))),
+        ("VolumeToTableMappingMatrix", "FD", list(np.frombuffer(b"QUIXANO[ALONSO^A", "<f8"))),
+        ("VolumeToTableMappingMatrix", "FD", [1.5, *np.frombuffer(b"QUIXANOAALONSO^A", "<f8")]),
         ("TableOfYBreakPoints", "FD", float(np.frombuffer(b"QUIXANOA", "<f8")[0])),
         ("FrameIncrementPointer", "AT", 0x4F445E45),
     ],
