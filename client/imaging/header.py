@@ -41,6 +41,7 @@ _PREAMBLE_BYTES = 132
 _META_LENGTH_END = _PREAMBLE_BYTES + 12  # the group length element, PS3.10 section 7.1
 _META_BYTES_MAX = 1 << 16
 _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
+_NAMES = ("SOPClassUID", "SOPInstanceUID")
 _HINTS = {
     "not-dicom": "remove the file from the folder, or leave it: it is not read",
     "limit-size": "raise the limit in the profile if the device really writes such objects",
@@ -134,8 +135,9 @@ def parse(file: BinaryIO, limits: Limits, *, pixels: bool, tags: Sequence[str] |
         source = _inflated(file, head, limits)
         wanted: list[str | int] | None = [*tags, "SpecificCharacterSet"] if tags is not None else None
         dataset = dcmread(source, stop_before_pixels=not pixels, specific_tags=wanted, force=True)  # type: ignore[arg-type]
-        if pixels and "PixelData" not in dataset:
-            _require_whole(dataset, source)
+        if pixels or not all(dataset.get(keyword) for keyword in _NAMES):
+            source.seek(0)
+            _require_whole(dataset if pixels else dcmread(source, force=True), source)
         _require(dataset)
         return dataset
 
@@ -164,7 +166,7 @@ def _require(dataset: FileDataset) -> None:
     meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
     if str(meta.get("MediaStorageSOPClassUID", "")) == _MEDIA_DIRECTORY:
         raise refusal("class-refused", "a media directory, not an image")
-    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+    for keyword in _NAMES:
         if not str(dataset.get(keyword, "") or "") and (stated := str(meta.get("MediaStorage" + keyword, "") or "")):
             setattr(dataset, keyword, stated)
     if not str(dataset.get("SOPClassUID", "") or "") or not str(dataset.get("SOPInstanceUID", "") or ""):
@@ -192,7 +194,10 @@ def _is_understood(charset: str) -> bool:
 
 
 def _require_whole(dataset: FileDataset, source: BinaryIO) -> None:
-    """The last element ends with the file: pydicom takes a header that was cut off in the middle for a short one."""
+    """The last element ends with the file: pydicom takes a header that was cut off in the middle for a short one. (Of
+    pixels, the decoder counts the bytes.) A rest of an object is not taken for one that only its file meta names."""
+    if "PixelData" in dataset:
+        return
     elements = [dataset.get_item(tag) for tag in dataset.keys()]
     if not elements:
         raise refusal("truncated", "the file ends early")

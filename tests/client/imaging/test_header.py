@@ -102,6 +102,8 @@ def test_a_class_and_an_instance_that_only_the_meta_states_are_the_objects(
 
     assert (found.SOPClassUID, found.SOPInstanceUID) == (make_chest().SOPClassUID, "1.2.3.4.1.1")
     assert code_of(tmp_path / "meta-only", profile) == "truncated"
+    with pytest.raises(DeidError):
+        read(tmp_path / "meta-only", profile.limits, pixels=False, tags=("SOPClassUID", "SOPInstanceUID"))
 
 
 @pytest.mark.parametrize(

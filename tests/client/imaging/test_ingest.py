@@ -84,7 +84,7 @@ def test_bad_files_are_counted_by_reason_and_the_rest_goes_on(
 
     assert counts.accepted == 2 and counts.rejected == 1
     assert counts.quarantined["no-patient-id"] == 1 and sum(counts.quarantined.values()) == 2
-    assert store.held() == counts.quarantined == {"no-patient-id": 1, "malformed": 1}
+    assert store.held() == counts.quarantined == {"no-patient-id": 1, "truncated": 1}
 
 
 def test_an_item_that_was_repaired_leaves_quarantine(
