@@ -15,7 +15,9 @@ from typing import TypeVar
 import numpy as np
 
 from client.imaging.identifiers import Identifiers, fold, fold_id, name_words
-from client.imaging.report_text import residue, scrub, sections
+from client.imaging.report_known import residue
+from client.imaging.report_sections import sections
+from client.imaging.report_text import scrub
 from federation.errors import DeidError
 from sim.identifiers import pick
 from sim.report_texts import MONTHS

@@ -24,7 +24,9 @@ from client.imaging.profile import DeidProfile, Limits
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 from client.imaging.receive import RawImage, RawStudy
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
-from client.imaging.report_text import residue, scrub, sections
+from client.imaging.report_known import residue
+from client.imaging.report_sections import sections
+from client.imaging.report_text import scrub
 from client.imaging.reports import RawTurn
 from client.imaging.tagger import Tagger, tagger_at
 

@@ -31,14 +31,24 @@ _ORDINAL = (
 )
 _NOT_A_VERB = rf"(?:(?-i:May)|(?!may\b){_MONTH})"  # "the second may represent" is no date
 _NOT_MAY_BE = (  # nor are "segment 4 may represent" and "grade 2. May reflect"
-    r"(?!\W*may\s+(?!(?:and|at|by|for|from|in|of|the|there|to|with|shows?|showed|is|was)\b)(?-i:[a-z]))"
+    r"(?!\W*may\s+(?!(?:and|at|by|for|from|in|of|on|the|there|to|with|shows?|showed|is|was)\b)(?-i:[a-z]))"
 )
 _FULL_MONTH = "(?:january|february|april|june|july|august|september|october|november|december)"
 _WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _YEAR = r"(?:19|20)\d{2}"
-_UNIT = r"(?:(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|ms(?:ec)?|mcg|mci|mbq|units?|bpm|s/mm)\b|%|[x×]\s?\d)"
+_UNIT = (
+    r"(?:(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|ms(?:ec)?|mcg|mci|mbq|units?|bpm|s/mm|g|grams?|lbs?|oz|iu|mmhg|hz|kpa"
+    r"|meq)\b|%|[x×]\s?\d)"
+)
 _NO_UNIT = rf"(?!\s?{_UNIT})"
+_NO_MEASURE = "".join(  # what has four digits and is no number of a record
+    f"(?<!{word} )" for word in ("score", "score of", "value", "of", "is", "hcg", "psa", "cea", "te", "tr", "t1", "t2")
+) + (
+    rf"(?!\d+(?:[.,]\d+)?(?:\s?[-–x×]\s?\d+(?:[.,]\d+)?)*\s?{_UNIT}"
+    r"|\d{1,3}[-/]\d{1,3}\b(?![-/])|\d{1,4}(?:\s?[x×]\s?\d{1,4})+"
+    r"|(?:[CTLSD]\d{1,2}[-/]?(?:\d{1,2}[-/]?)*){2,6}\b|G\d+P\d+|(?:\d\d[a-z]{1,2}-)?(?:PSMA|DOTA)-\d+)"
+)
 _NO_COUNT = (
     r"(?!\s(?:of|ribs?|levels?|dis[ck]s?|(?:lymph\s)?nodes?|cores?|segments?|views?|leads?|patients?|vertebra\w+)\b)"
 )
@@ -95,11 +105,12 @@ _CONTACTS = (
     r"(?<![\w.])(?:\+?\d{1,3}[\s./-]?)?(?:\(\d{2,5}\)|\d{3,5})[\s./-]{1,2}\d{3,4}[\s./-]?\d{2,5}(?![\w.]\d)",
     r"(?<![\w.])\+\d[\d\s()/-]{6,}\d",
     r"(?<![\w.])0\d(?:[\s.-]\d{2}){4}(?![\w-])",
-    r"\b(?:tel|phone|fax|pager|beeper|ext|extension|bleep|voalte|vocera)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?[(x]?"
+    r"\b(?:tel|tlf|tél|telefon|mob|phone|fax|pager|beeper|ext|extension|poste|bleep(?:ed|er)?|voalte|vocera)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?[(x]?"
     r"(?P<d>\+?\d[\d\s()/-]*\d)",
     r"\b(?:ring|call|dial|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
     r"(?P<d>[x+]?\(?\d[\d\s()/.-]{1,}\d)" + _NO_UNIT,
     r"(?<![\w.,/-])\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
+    r"\b(?:paged|bleeped|phoned|called|pager|bleep|ext)\s*\((?P<d>\d{2,}[\d\s-]*)\)",
     r"\bpage\s+(?P<d>\d-?\d{3,5})\b",
     r"(?<![\d\w])(?<!\d\s)x\d{3,5}\b" + _NO_UNIT,
 )
@@ -107,27 +118,39 @@ _NUMBERS = (
     r"\b\d{1,3}(?:\.\d{1,3}){3}\b|\b\d+(?:\.\d+){4,}\b",  # addresses and UIDs
     r"\b\d{3}-\d{2}-\d{4}\b",
     r"\b(?:mrn|m\.r\.n\.|medical record|accession|acc|patient id|pat\.?\s?id|pid|case|chart|record|account|visit"
-    r"|encounter|order|ssn|nhs|acct|study id|exam id|id)\b\s*(?:no\b|number|num|nr|id)?[.:#\s]*"
+    r"|encounter|order|ssn|nhs|acct|subject|participant|trial id|study id|exam id|id)\b"
+    r"\s*(?:no\b|number|num|nr|id)?[.:#\s]*"
     r"(?=[\w-]*\d)[\w/-]*\d[\w/-]*",
     r"\b(?:mrn|m\.r\.n\.|medical record|accession|patient id|ssn|nhs)\b\s*(?:no\b|number|num|nr|id)?[.:#\s]*"
     r"[\w/-]*\d[\w/-]*(?:\s\d{2,}\b){1,3}",
     r"#\s?(?=\w*\d)\w{3,}",
     r"(?<![\w.,])\d{5,}(?![\w.,]*\d)" + _NO_UNIT,
-    # spine levels and sizes are no numbers of a record
-    rf"\b(?!(?:[ctls]\d{{1,2}}[-/]?){{1,6}}\b|\d{{1,5}}(?:[-x×]\d{{1,5}}){{0,3}}\s?{_UNIT})"
+    rf"(?<![\w.,/=:-]){_NO_MEASURE}(?=(?:[\w/-]*?\d){{4}})(?>[a-z]{{0,5}}[\d/-][\w/-]*)(?<=\w)(?![.,:]\d)" + _NO_UNIT,
+    rf"\b{_NO_MEASURE}"
     r"(?=(?:[\w-]{0,40}?\d){4})(?=[\w-]{0,40}[a-z])[a-z\d][\w-]{5,}\b(?!\])",
     r"\b(?-i:[A-Z]{1,3}\d{4})\b",
-    r"(?<![\w.,-])\d{1,4}-\d{5,}\b",
+    r"(?<![\w.,-])[A-Za-z]{0,3}\d{1,4}-\d{5,}\b",
+    r"\b(?-i:[Nn]o\.?|NO\.?|nr\.?)\s+(?P<d>(?-i:[A-Z]{1,3})\s?\d{3,})\b",
+    r"\b(?:no\.|nr\.?|number|num\.)\s*:?\s*(?P<d>\d[\d/-]{2,}\b)" + _NO_UNIT,
+    r"(?<![\w./-])(?:\d{2,6}/\d{1,2}/(?:19|20)\d{2}|\d{3,6}/(?:19|20)\d{2}|(?:19|20)\d{2}/\d{1,3}/\d{3,})(?![\w/])",
+    r"\b[A-Z]{1,2}\d{6}\s?\([\dA-Z]\)",
+    r"(?<![\w./-])0\d{1,3}\s\d{3,4}\s\d{3,4}(?![\w-]|[.,]\d)",
+    r"(?<![\w.,-])\d{4}\s\d{4}(?![\w-]|[.,]\d)" + _NO_UNIT,
+    r"\b(?:patholog\w*|histolog\w*|specimen|biopsy)\b[^\n.;]{0,30}?(?P<d>\b[A-Z]{1,3}\d{2}[-/]\d{3,}\b)",
     r"\bstation\b(?:\s(?:name|id))?[:\s]\s*(?P<d>(?=[\w-]*\d)(?=[\w-]*[a-z]{2})[\w-]{4,})\b",
 )
 _DATES = (
     rf"\b{_YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.]{_DAY}(?:[T\s]+{_CLOCK})?\b",
-    rf"(?<![\d.])\d{{1,2}}\s?[-/.]\s?\d{{1,2}}\s?[-/.]\s?(?:{_YEAR}|['’]?\d{{2}})(?![\d/]|\.\d)" + _NO_UNIT,
+    rf"(?<![\d.])\d{{1,2}}\s?[-/.]\s?\d{{1,2}}\s?[-/.]\s?(?:{_YEAR}|1[34]\d\d|['’]?\d{{2}})(?![\d/]|\.\d)" + _NO_UNIT,
     rf"(?<!\d){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{6}})?(?!\d)",
     rf"\b{_DAY}(?:st|nd|rd|th|\.)?{_NOT_MAY_BE}[\s-]*(?:of\s+)?{_MONTH}(?![a-z])\.?"
     rf"(?:[\s,-]*(?:{_YEAR}|['’]?\d{{2}}\b{_NO_UNIT}))?",
-    rf"\b{_MONTH}\.?[\s-]+{_DAY}(?:st|nd|rd|th)?\b(?!\s?(?:mm|cm|ml|%))(?:[\s,]+(?:{_YEAR}|['’]\d{{2}}\b))?",
+    rf"\b{_MONTH}\.?[\s-]+{_DAY}(?:st|nd|rd|th)?\b(?!\s?(?:mm|cm|ml|%))(?:[\s,]+(?:{_YEAR}|['’]\d{{2}}\b|of\s+\d{{2}}\b))?",
     rf"\b{_MONTH}\.?[\s,/-]*(?:of\s+)?(?:{_YEAR}|['’]\d{{2}})\b",
+    rf"\b{_MONTH}\.?(?:/|\s+of\s+['’]?)\d{{2}}\b" + _NO_UNIT,
+    rf"\b{_DAY}(?:st|nd|rd|th)?\s(?-i:May)\b(?!\sbe\b)",
+    rf"\b{_MONTH}\.?\s+{_DAY}/\d{{2}}\b",
+    rf"\b{_DAY}[.\s-]+(?-i:I{{1,3}}|I?V|VI{{1,3}}|IX|XI{{0,2}})[.\s-]+{_YEAR}\b",
     rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_FULL_MONTH}\b",
@@ -142,34 +165,55 @@ _DATES = (
     rf"\b(?:on|from|dated|since|prior|comparison|compared|{_STUDY}|date|until|performed|obtained|last|reported|signed"
     r"|dictated|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?)\b[:\s,]+(?:with\s|to\s|of\s|on\s|dated\s|the\s|is\s|made\s)*"
     rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))(?![\d/])" + _NO_COUNT + _NO_UNIT,
+    # a day and a month where one of them is too large for the fractions and scores of a report
+    r"(?<![\w.,/-])(?<!gcs )(?<!gcs: )(?<!score )(?<!score of )(?<!image )(?<!images )(?<!series )(?<!slice )"
+    r"(?P<d>(?:0?[1-9]|1[0-2])/(?:1[13-9]|2\d|3[01])|(?:1[3-9]|2\d|3[01])/(?:0?[1-9]|1[0-2]))(?![\w/]|-\d|\.\d)"
+    + _NO_COUNT
+    + _NO_UNIT,
+    rf"(?:\(|(?<=[a-z]\s))(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.)(?=[.,;:)]|\s+(?-i:[a-z]))",
+    r"\b(?:placed|inserted|performed|done|obtained|on)\s+(?P<d>(?:0?[1-9]|1[0-2])-(?:0?[1-9]|[12]\d|3[01]))(?=\s+(?:by|at)\b)",
+    rf"(?<![\w./])(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.|(?:0?[1-9]|1[0-2])/{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))"
+    r"(?=,?\s(?:at|um)\s\d|,?\s\d?\d[:.]\d\d\b)",
+    rf"\b{_STUDY}\s+(?:of|from|in)\s+(?P<d>(?:0?[1-9]|1[0-2])/\d{{2}})\b(?![/\d])" + _NO_COUNT + _NO_UNIT,
+    r"\b(?:admitted|(?:in|ex)tubated|(?:last\s+)?seen|discharged|operated|(?:planned|booked|scheduled|listed)\s+for|inserted|removed|drained|imaged|scanned)\s+"
+    rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))(?![\d/])" + _NO_COUNT + _NO_UNIT,
+    rf"\b(?:similar(?:\s+\w+){{0,2}}\s+to|unchanged\s+(?:from|since)|as\s+(?:on|of)|versus|vs\.?|relative\s+to)\s+"
+    rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))(?![\d/])" + _NO_COUNT + _NO_UNIT,
     rf"\b(?:on|from|dated|since|until|vom|am|{_STUDY}\s+of|mdt|board|conference"
-    r"|compared\s+(?:to|with))\s+(?:the\s)?"
-    rf"(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.(?=\s*[a-z,;:)])|\d\d\.(?:0[1-9]|1[0-2])\.)(?!\d)" + _NO_UNIT,
+    r"|similar(?:\s+\w+){0,2}\s+to|relative\s+to|compared\s+(?:to|with))\s+(?:the\s)?"
+    rf"(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.(?=\s*(?-i:[a-z,;:).]))|\d\d\.(?:0[1-9]|1[0-2])\.)(?!\d)" + _NO_UNIT,
     r"\b(?:last|on|this|next|since|until)\s+(?P<d>(?:(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b"
     r"|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\b(?=[.,;]|$))\.?)",
     r"(?<![\d.:])(?<!series\s)(?<!image\s)(?<!images\s)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
-    r"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])",
+    r"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])(?!,?\s+(?:\d+(?:\.\d+)?\s?cm\s+(?:from|fn)|position|axis|radi\w+|o'clock|min|sec))",
     r"(?<![\d.])\d{1,2}(?:[.:][0-5]\d)?\s?[ap]\.?m\b\.?",
     r"\bat\s+(?P<d>[0-2]\d[0-5]\d(?:\s?(?:hours|hrs|h|uhr))?)\b",
     r"(?<![\d.])(?:[01]?\d|2[0-3])[.h]?[0-5]\d\s?(?:hours|hrs|h|uhr)\b",
-    rf"\b{_WEEKDAY}\b(?:,?\s+{_DAY}[/.]{_DAY}\b)?",
+    rf"\b{_WEEKDAY}\b(?:,?\s+(?:{_DAY}[/.-]{_DAY}|(?:the\s+)?{_DAY}(?:st|nd|rd|th))\b)?",
+    rf"\b(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?,?\s+(?:the\s+)?{_DAY}(?:st|nd|rd|th)\b",
 )
 _TITLES = (
     r"(?<!\d)(?<!\d\s)\b(?:dr|drs|prof|mrs|herr|frau|mme|mlle|(?-i:mr|ms|Mr|Ms))\b(?:\.\s*|\s+)"
     + _MR_WORDS
     + r"(?:(?:dr|prof|med|habil|dent|univ|dipl|ing|van|von|de|der|den|la|le|el|al|bin|di|da|st|[a-z])\b\.?[\s-]*){0,4}"
     r"(?!(?:the|and|of|is|was|practitioner|specialist|manager)\b)[^\W\d_][\w’'-]*(?:\s+[A-Z]\.)?",
+    r"\b(?:doctor|professor)\s+(?:[a-z]\.[\s-]*)+[^\W\d_]{2,}",
+    r"\b(?:calls?|report|communication|notification)\s+(?:was\s+|were\s+)?(?:made|placed|given)\s+to\s+"
+    rf"{_NOT_PERSON}(?P<d>[^\W\d_][\w’'-]+(?:,?\s[^\W\d_][\w’'-]+)?)(?=\s+(?:at|on)\s+\d)",
 )
 _PEOPLE = (  # case tells a name here
     r"\b(?i:(?:(?:dr|prof|priv|doz|med|habil|dent|univ|dipl|ing)\b\.?[\s-]*){2,5})"
     rf"{_NOT_PERSON}{_PERSON}",
     r"\b(?:[Dd][Rr]s?|[Pp][Rr][Oo][Ff]|M[rs]|Mrs|MRS|Miss|MISS|Herr|Frau|[Dd]octor|DOCTOR"
-    r"|[Pp]rofessor|Nurse|NURSE|Sister(?! Mary Joseph))\b"
+    r"|[Pp]rofessor|Nurse|NURSE|Sister(?! Mary Joseph)|SISTER(?! MARY JOSEPH))\b"
     rf"(?:\.\s*|\s+){_NOT_PERSON}{_PERSON}",
     rf"\bM[RS]\.\s*(?=[A-Z]['’]?[A-ZÀ-Þ]){_NOT_PERSON}{_PERSON}",  # in "typical of MS. Small" a sentence ends
     rf"\bM[RS]\s+(?i:{_MR_WORDS})(?!(?:CAN|MAY|WILL|HAS|HAD)\b){_NOT_PERSON}{_PERSON}",
     rf"\b[Dd][Rr][Ss]\b\.?\s+{_PERSON}(?:(?:,\s+|,?\s+(?:and|AND|&)\s+){_PERSON})+",
     rf"\b{_NOT_PERSON}{_PERSON}(?={_DEGREE})",
+    rf"\b(?i:attn|attention|cc|copy\s+to)\s*[:.]\s*{_NOT_PERSON}(?P<d>{_PERSON})",
+    rf"\b(?:[Dd]/[Ww]|[Dd]iscussed\s+w/|DISCUSSED\s+W/)\s*{_NOT_PERSON}(?P<d>{_PERSON})",
+    r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-Z][A-Z'’-]{2,}(?=\s*(?:$|\n|[,(.]))",
     r"\b(?i:discussed|spoke|communicated|conveyed|relayed|telephoned|notified|informed|paged|messaged|dictated|transcribed"
     r"|signed|approved|finali[sz]ed|verified|authenticated|signature|typed|thank\s+you)"
     r"(?i:\s+(?:with|to|by|and|physician|radiologist|electronically|out|findings|results|for\s+referring))*[:,\s]+"
@@ -187,6 +231,7 @@ _PEOPLE = (  # case tells a name here
     rf"|typist|provider)\s*:?\s+(?<=[:y]\s){_NOT_PERSON}(?P<d>{_PERSON})",
     rf"\b(?:by|with|to|and|from|per|for|[A-Za-z]+:)\s+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-ZÀ-Þ][a-zß-ÿ]+(?:-[A-Z][a-z]+)?",
+    r"(?<![\w.])[A-Z]\.?-[A-Z]\.?[ \t]+[A-ZÀ-Þ][a-zß-ÿ]{2,}",
     rf"\b(?i:by|(?:left|spoken|line|touch)\s+with)\s+{_NOT_PERSON}(?!(?:Doppler|Greulich|Hadlock|Simpson|Seldinger|Hounsfield|RECIST)\b)(?P<d>{_TITLED_PERSON})",
     rf"\b(?i:{_ROLE})\s+(?:is|was|will be)\s+{_NOT_PERSON}(?P<d>{_INITIALS}{_TITLED}{_MORE})",
     rf"\b(?i:(?:{_ROLE}\s+){{1,3}}){_NOT_PERSON}(?P<d>{_TITLED_PERSON})",
@@ -198,7 +243,8 @@ _PEOPLE = (  # case tells a name here
     rf"(?P<d>{_TITLED}(?:,\s*{_TITLED}|\s+{_TITLED})+)",
     rf"\b(?i:patient name|name|patient)\s*[:=]\s*{_NOT_PERSON}(?P<d>{_CAPS}(?:[,\s^]+{_CAPS})*)",
 )
-_WRITERS = (  # initials: of who dictated / who typed, and behind "by"
+_WRITERS = (  # initials: of who dictated / who typed, behind "by", and alone at the end
+    r"\b(?i:initials?)\b(?i:\s+(?:is|are))?[\s:=]+(?P<d>[A-Za-z](?:[A-Za-z]{1,2}|\.[A-Za-z]\.?))\b",
     r"(?<![\w.])(?!(?:AP|PA|CC)/)(?:[A-Z]{1,3}|(?:[A-Z]\.){2,3})[/:][a-z]{2,3}(?![\w/.])",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[/:][ \t]?[A-Za-z]{2,3}\b",
     r"(?m:^[ \t]*(?:[A-Z]{2,3}|[a-z]{2,3})[ \t]?[/:][ \t]?[A-Za-z]{2,3}[ \t]*$)",
@@ -209,9 +255,12 @@ _WRITERS = (  # initials: of who dictated / who typed, and behind "by"
     r"(?P<d>(?<![\w.])[A-Z]\.[ \t]?[A-Z]\.(?:[ \t]?[A-Z]\.)?)",
 )
 _STREET = (
-    r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Square|STREET|AVENUE|ROAD|LANE|DRIVE)"
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Way|Court|Square|Crescent|Cres|Close"
+    r"|Terrace|Tce|Gardens|Grove|Mews|Parade|Highway|STREET|AVENUE|ROAD|LANE|DRIVE)"
 )
 _PLACES = (
+    r"\b\d{1,4}[A-Za-z]?,?\s+The\s+[A-Z][a-z]+",
+    r"\b(?:the|The)\s+(?P<d>(?:[A-Z][\w’'-]+\s+){1,2}(?:plant|factory|mine|mill|works|yard|depot))\b",
     r"\b\d{1,5}[A-Za-z]?\s+(?:(?:[A-Z][\w’'-]*\.?|\d{1,3}(?:st|nd|rd|th|ST|ND|RD|TH))\s+){1,3}" + _STREET + r"\b\.?",
     r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|str\.|weg|platz|allee|STRASSE|STRAßE)\s+\d+\w?",
     r"\b(?i:nursing home|facility|hospital|institution|clinic|employer|school|pharmacy|address|city|town)\s*[:=]\s*"
@@ -226,14 +275,23 @@ _PLACES = (
     r" (?:Associates|Group|Partners|Cent(?:er|re)))\b",
     r"\b(?!(?:In|The|Under|As|Department|Division)\s)(?:[A-Z][a-z][\w’'-]+\s+){1,2}(?:General|Regional|Presbyterian"
     r"|Methodist|Baptist|Samaritan|Children['’]s)\b",
+    r"\b(?!(?:The|At|In|Her|His|Medical|Old)\s)(?:[A-Z][\w’'-]+\s+){1,3}(?:(?:High|Primary|Elementary|Middle|Grammar)\s+)?"
+    r"(?:School|College|Academy|Kindergarten|Nursery)\b",
+    r"\b(?:NSW|VIC|QLD|TAS|ACT|SA|WA|NT)\s+\d{4}\b",  # Australian post codes
+    r"\b(?:[A-Z][\w’'-]+\s+){1,2}(?:Level|LEVEL)\s\d(?:\s(?:Hospital|HOSPITAL)|(?=[.,;)]|\s(?:on|today|for)\b))",
     r"\b[A-Z][\w’'-]+\s+(?:Hospital|HOSPITAL|Clinic|Institute|Cent(?:er|re))\s+(?:for|of|FOR|OF)\s+[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)?",
     r"\b(?:Hospital|Clinic|University|Klinikum|Universität|Hôpital|Clinique|Ospedale|HOSPITAL|HÔPITAL|KLINIKUM)\s+"
     r"(?:of\s+|de\s+|der\s+)?[A-Z][\w’'-]+(?:\s+[A-Z][\w’'-]+)*",
     r"\b(?:St\.?|Saint|Mount|Mt\.|Fort|Ft\.|San|Santa|Los|Las|Bad|New|Sutter|Kaiser|VA|Cape)\s+"
-    rf"(?!(?:York\s+Heart)\b){_TITLED}(?:[ \t/-]{{1,2}}(?:St\.?\s+)?{_TITLED})?",
+    rf"(?!(?:York\s+Heart|James\s+(?:grade|class))\b){_TITLED}(?:[ \t/-]{{1,2}}(?:St\.?\s+)?{_TITLED})?",
     r"\b(?i:lives|living|resides|residing|resident|transferred|admitted|hospitali[sz]ed|clinic|office|moved|travel+ed"
-    rf"|(?:wo)?man|(?:fe)?male|patient|films?|images|seen|imaged|performed|obtained|from|done)\s+(?:at|in|to|from|AT|IN|TO|FROM)\s+(?:the\s+)?{_NOT_PERSON}(?P<d>{_TITLED}"
+    rf"|works|working|worked|employed|(?:wo)?man|(?:fe)?male|patient|films?|images|seen|imaged|performed|obtained|from|done)\s+(?:at|in|to|from|AT|IN|TO|FROM)\s+(?:the\s+)?{_NOT_PERSON}(?P<d>{_TITLED}"
     rf"(?:[ \t-]{_TITLED})*)",
+    r"\b(?i:works|worked|working|employed)\s+(?i:at|for|by|with)\s+(?:the\s+)?(?P<d>[A-Z]{3,})\b",
+    r"\b(?:US|U\.S\.|United\sStates|Royal)\s(?:Postal\sService|Army|Navy|Marines?|Air\sForce|Mail)\b",
+    r"\b(?i:retired\s+from|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
+    rf"{_NOT_PERSON}(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+){{0,3}})",
+    r"\b(?i:resides?|residing|lives?|living|address(?:\s+is)?)\s+(?i:at\s+)?(?P<d>\d[^.;\n]{3,60}?)(?=[.;\n]|$)",
     r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>[A-Za-z]{0,5}\d[\w-]*)\b"
     + _NO_UNIT,
     rf"\b(?i:{_STUDY}|performed|done|obtained|imaged|seen|examined|treated|discussed|transferred|transfer|admitted)\s+"
@@ -244,12 +302,14 @@ _PLACES = (
     rf"\b(?i:resident|native|citizen)\s+of\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)",
     r"\b(?i:imaged|seen|scanned|examined|performed)\s+in\s+(?P<d>\d{3})\b(?!\s*(?:cases|patients|mm|of))",
     r"\bin\s+(?P<d>\d{3}[A-D]|[A-Z]\d{3}|\d[A-Z]-\d{1,3})\b",
-    r"\b\d{1,2}[ ]?(?:North|South|East|West)(?:-\d+)?\b",
+    r"\b(?i:\d{1,2}[ ]?(?:north|south|east|west)(?:-\d+)?(?:\s(?:tower|wing|ward|unit))?)\b",
+    r"\b(?i:tower\s\d{1,2}(?:\s(?:north|south|east|west))?|(?:north|south|east|west)\stower(?:\s\d{1,2})?)\b",
 )
 _AGES = (
     rf"\bninety(?:[-\s]{_ONES})?(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b)",
     rf"\b(?:one|a)?[-\s]?hundred(?:[-\s]and)?(?:[-\s]{_NUMBER_WORD})?(?=[\s-]years?[\s-]olds?\b)",
-    r"(?<![\w.-])(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|(?-i:[MF])\b)",
+    r"(?<![\w.-])(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|/?[MF]\b)",
+    r"(?<=[a-z]), (?P<d>9\d|1[01]\d)(?=, (?:who|is|was|has|had|with|lives|fell)\b)",
     r"\b(?:aged?|age is|age of)\b[:\s]+(?P<d>9\d|1[0-2]\d)\b(?!\s?(?:mm|cm|%))",
     r"\b(?:his|her|their)\s+(?:early\s|mid[\s-]|late\s)?(?P<d>90s|nineties)\b",
 )

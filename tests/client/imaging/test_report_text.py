@@ -4,7 +4,9 @@ from datetime import date
 import pytest
 
 from client.imaging.identifiers import Identifiers, fold_id, name_words
-from client.imaging.report_text import residue, scrub, sections
+from client.imaging.report_known import residue
+from client.imaging.report_sections import sections
+from client.imaging.report_text import scrub
 from federation.errors import DeidError
 
 PATIENT = Identifiers(
@@ -34,6 +36,7 @@ CLINICAL = [
     "A SMALL NODULE IS SEEN IN THE LEFT LUNG. FINDINGS ARE REVIEWED WITH CONTRAST IMAGES.",
     "Cholangiocarcinoma versus Klatskin tumor, BI-RADS 4B and PI-RADS 3. The scaphoid and the hydroureteronephrosis.",
     "Location: right upper pole. Attenuation: 14 HU. There is nonhealing. Infratentorial and retroperitoneal spaces.",
+    "Ultrasound at 2:00, 5 cm from the nipple. Reviewed in 3 weeks, 6/52. Power 4/5, pain 7/10, GCS 14/15, 2/3 of it.",
 ]  # fmt: skip
 
 
@@ -100,7 +103,7 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("a 93-year-old man", "a 90+-year-old man"),
         ("is 93 y.o. now", "is 90+ y.o. now"),
         ("dictated by k. vance md", "dictated by k. [NAME] md"),
-        ("vance, j - consultant radiologist", "[NAME], j - consultant radiologist"),
+        ("vance, j - consultant radiologist", "[NAME] - consultant radiologist"),
         ("the surgeon Ana Vance was present", "the surgeon [NAME] was present"),
         ("Radiographer: T. Kvothe.", "Radiographer: [NAME]."),
         ("O'Kvothe was called", "[NAME] was called"),
@@ -133,6 +136,25 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("please page 7-3398", "please page [ID]"),
         ("similar to May", "similar to [DATE]"),
         ("the scan on Tuesday (8/25) was by Dr. Vance at MGH", "the scan on [DATE] ([DATE]) was by [NAME] at [PLACE]"),
+        ("unchanged from Feb/22 and similar to 12/09", "unchanged from [DATE] and similar to [DATE]"),
+        ("of 17 IV 2018, in MARCH OF 97, on Sunday 14th", "of [DATE], in [DATE], on [DATE]"),
+        ("unchanged since the 27 May radiograph", "unchanged since the [DATE] radiograph"),
+        ("films from 3/4/2019 to 3/20 were seen", "films from [DATE] to [DATE] were seen"),
+        ("placed at 3:40 pm 7/19; corrected 22/1", "placed at [DATE]; corrected [DATE]"),
+        ("tlf. 65 55 01 22 or 9224 5550, pathology S18-2231", "tlf. [ID] or [ID], pathology [ID]"),
+        ("trial subject 52-921, collar no PC 4471", "trial [ID], collar no [ID]"),
+        ("Mme Vance, 90, was and 91F", "[NAME], 90+, was and 90+F"),
+        ("lives at 7/22 Jetty Rd, Glenelg SA 5045", "lives at [PLACE]"),
+        ("lives alone at Seidelring 0, 39283 Pinneberg.", "lives alone at [PLACE]."),
+        ("attends Deal High School, works at RAYTHEON", "attends [PLACE], works at [PLACE]"),
+        ("transferred to 4 west tower", "transferred to [PLACE]"),
+        ("Technologist initials: HP. Addendum by LQ on", "Technologist initials: [NAME]. Addendum by [NAME] on"),
+        ("No fracture.\nDD: 3/4/2019 / JPH", "No fracture.\n[NAME]: [DATE] / [NAME]"),
+        ("the cyst measured 4 cm then. KQZ", "the cyst measured 4 cm then. [NAME]"),
+        ("SISTER HODGKIN ON THE WARD", "[NAME] ON THE WARD"),
+        ("call made to Wall at 3:40 pm", "call made to [NAME] at [DATE]"),
+        ("next of kin brian kvothe contacted", "next of kin [NAME] contacted"),
+        ("labelled Wilbur D'Souza, wrongly", "labelled [NAME], wrongly"),
         ("READ BY DR. POOLE AT 2309 HRS ON MAR 23 2016.", "READ BY [NAME] AT [DATE] ON [DATE]."),
     ],
 )
@@ -161,6 +183,27 @@ def test_the_residual_scan_finds_a_header_name_that_is_a_word_by_its_capital() -
 
 def test_names_of_staff_known_from_other_headers_are_masked() -> None:
     assert scrub("images shown to vance", Identifiers(), frozenset({"vance"})) == "images shown to [NAME]"
+
+
+def test_a_disease_keeps_its_name_when_staff_has_it_but_not_when_the_patient_has() -> None:
+    text = "Jones fracture; seen by Jones."
+
+    assert scrub(text, Identifiers(), frozenset({"jones"})) == "Jones fracture; seen by [NAME]."
+    assert scrub(text, Identifiers(names=frozenset({"jones"}))) == "[NAME] fracture; seen by [NAME]."
+
+
+def test_a_name_found_once_is_masked_wherever_it_stands() -> None:
+    assert scrub("Discussed with Dr. Kvothe. The kvothe film is better.", Identifiers()) == (
+        "Discussed with [NAME]. The [NAME] film is better."
+    )
+
+
+def test_capitals_tell_line_by_line() -> None:
+    text = (
+        "THE LUNGS ARE CLEAR AND KVOTHE CONCURS WITH THIS.\nThere is a small effusion at the left costophrenic angle."
+    )
+
+    assert scrub(text, Identifiers()) == text.replace("KVOTHE", "[NAME]")
 
 
 @pytest.mark.parametrize(
@@ -311,9 +354,26 @@ def test_only_sections_that_describe_the_picture_stay() -> None:
     assert sections("HISTORY: cough.\n\nThe lungs are clear and the heart is not enlarged.\n\nSigned: Z") == (
         "The lungs are clear and the heart is not enlarged."
     )
+    assert (
+        sections("EXAM: CT\nOBSERVATIONS :\nClear.\nIMPRESSION :\nNormal.")
+        == "OBSERVATIONS :\nClear.\nIMPRESSION :\nNormal."
+    )
+    assert sections("TECHNIQUE: CT.\nLiver: normal.\nIMPRESSION: Normal.") == "Liver: normal.\nIMPRESSION: Normal."
     with pytest.raises(DeidError) as refused:
         sections("HISTORY: cough.\nCOMPARISON: none.")
     assert refused.value.code == "text-sections"
+
+
+def test_prose_before_a_lone_conclusion_stays_and_a_letterhead_does_not() -> None:
+    report = (
+        "Toboso General Hospital\n12 Oak Street\n\nCT KUB\n\nA 5 mm calculus lies at the left vesicoureteric junction. "
+        "The bladder is empty.\n\nOpinion: a stone.\n\nSigned: X"
+    )
+
+    assert sections(report) == (
+        "A 5 mm calculus lies at the left vesicoureteric junction. The bladder is empty.\nOpinion: a stone."
+    )
+    assert sections("CT NECK WITH CONTRAST: A necrotic node.") == "CT NECK WITH CONTRAST: A necrotic node."
 
 
 def test_hostile_text_takes_no_time() -> None:
