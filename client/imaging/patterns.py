@@ -213,7 +213,8 @@ _PEOPLE = (  # case tells a name here
     rf"\b{_NOT_PERSON}{_PERSON}(?={_DEGREE})",
     rf"\b(?i:attn|attention|cc|copy\s+to)\s*[:.]\s*{_NOT_PERSON}(?P<d>{_PERSON})",
     rf"\b(?:[Dd]/[Ww]|[Dd]iscussed\s+w/|DISCUSSED\s+W/)\s*{_NOT_PERSON}(?P<d>{_PERSON})",
-    r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-Z][A-Z'’-]{2,}(?=\s*(?:$|\n|[,(.]))",
+    r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-Z][A-Z'’-]{2,}(?=\s*(?:$|\n|[,(.:]))",
+    rf"(?<=\d)[ \t]+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})(?=\s*(?:$|\n|[,(.:]))",
     r"\b(?i:discussed|spoke|communicated|conveyed|relayed|telephoned|notified|informed|paged|messaged|dictated|transcribed"
     r"|signed|approved|finali[sz]ed|verified|authenticated|signature|typed|thank\s+you)"
     r"(?i:\s+(?:with|to|by|and|physician|radiologist|electronically|out|findings|results|for\s+referring))*[:,\s]+"
@@ -260,6 +261,7 @@ _STREET = (
 )
 _PLACES = (
     r"\b\d{1,4}[A-Za-z]?,?\s+The\s+[A-Z][a-z]+",
+    r"\b(?:[A-Z][\w&’'-]+,?\s+){1,3}(?:Inc|Ltd|LLC|GmbH|PLC|plc|Corp)\b",
     r"\b(?:the|The)\s+(?P<d>(?:[A-Z][\w’'-]+\s+){1,2}(?:plant|factory|mine|mill|works|yard|depot))\b",
     r"\b\d{1,5}[A-Za-z]?\s+(?:(?:[A-Z][\w’'-]*\.?|\d{1,3}(?:st|nd|rd|th|ST|ND|RD|TH))\s+){1,3}" + _STREET + r"\b\.?",
     r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|str\.|weg|platz|allee|STRASSE|STRAßE)\s+\d+\w?",
@@ -289,9 +291,9 @@ _PLACES = (
     rf"(?:[ \t-]{_TITLED})*)",
     r"\b(?i:works|worked|working|employed)\s+(?i:at|for|by|with)\s+(?:the\s+)?(?P<d>[A-Z]{3,})\b",
     r"\b(?:US|U\.S\.|United\sStates|Royal)\s(?:Postal\sService|Army|Navy|Marines?|Air\sForce|Mail)\b",
-    r"\b(?i:retired\s+from|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
+    r"\b(?i:retired(?:\s+\w+)?\s+from|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
     rf"{_NOT_PERSON}(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+){{0,3}})",
-    r"\b(?i:resides?|residing|lives?|living|address(?:\s+is)?)\s+(?i:at\s+)?(?P<d>\d[^.;\n]{3,60}?)(?=[.;\n]|$)",
+    r"\b(?i:resides?|residing|lives?|living|address(?:\s+is)?)\s+(?i:at\s+)?(?P<d>(?i:(?:unit|flat|apartment|apt|suite)\.?\s+)?\d[^.;\n]{3,60}?)(?=[.;\n]|$)",
     r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>[A-Za-z]{0,5}\d[\w-]*)\b"
     + _NO_UNIT,
     rf"\b(?i:{_STUDY}|performed|done|obtained|imaged|seen|examined|treated|discussed|transferred|transfer|admitted)\s+"

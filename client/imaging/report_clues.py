@@ -75,7 +75,7 @@ def _is_first_name(text: str, word: re.Match[str], after: list[re.Match[str]]) -
     """Whether a plain word that is no pronoun stands before an unknown one: `cousin rose dlamini`."""
     if not after or len(word[0]) < 3 or fold(word[0]) in _NO_FIRST_NAMES:
         return False
-    return text[word.end() : after[0].start()] == " " and len(after[0][0]) >= 4 and not is_common(after[0][0])
+    return text[word.end() : after[0].start()] in (" ", ", ") and len(after[0][0]) >= 4 and not is_common(after[0][0])
 
 
 _NO_FIRST_NAMES = frozenset(
@@ -195,7 +195,7 @@ def _signed_off(text: str) -> Iterator[Span]:
 _INITIALS_BEHIND = re.compile(
     r"\b(?:(?i:read|reader|transcri\w+|typist|secretary|dictator|technologist|tech|author|sonographer|radiographer"
     r"|radiologist|operator)\s*:\s*|[Bb]y\s+(?=[A-Z]))(?P<d>[A-Za-z]{2,4})\b"
-    r"|\b(?i:checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\d./:-]+)?\s+by:?\s+"
+    r"|\b(?i:checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\w./:-]*\d[\w./:-]*)?\s+(?i:by):?\s+"
     r"(?P<sure>[A-Z]{2,4}|[a-z]{2,3})\b(?!\s+the\b)"
 )
 _INITIALS_BEHIND_DATE = re.compile(
@@ -406,7 +406,7 @@ _CAPITALS = r"[A-ZÀ-ÞĀ-Ž][\w’'-]+(?:\s(?:of\s|for\s)?[A-ZÀ-ÞĀ-Ž][\w’
 
 
 _AT_CAPITALS = re.compile(
-    r"\b(?:(?P<from>[Aa]t|[Ff]rom)|[Ii]n)\s+(?P<words>[A-Z][a-z][\w’'-]+"
+    r"\b(?:(?P<from>[Aa]t|[Ff]rom)|[Ii]n|[Nn]ear)\s+(?P<words>[A-Z][a-z][\w’'-]+"
     r"(?:\s(?:of\s)?(?:[A-Z][a-z][\w’'-]+|[A-Z]{2,}|\[NAME\])){0,3})(?!\w)"
 )
 

@@ -69,7 +69,7 @@ def is_common(word: str) -> bool:
     if fold(word.replace("-\n", "")) in vocabulary():
         return True
     parts = [fold(part) for part in re.split(r"[-’']\n?", word)]
-    if len(parts) > 1 and parts[-1] in word and len(parts[0]) > 3 and parts[0].endswith("o"):  # cortico-medullary
+    if re.match(r"[^\W\d_]{3,}[oO]-[^\W\d_A-Z]{4}", word):  # cortico-medullary
         parts = parts[1:]
     return all(len(part) < 3 or _in_vocabulary(part) or _is_derived(part, word) for part in parts)
 
