@@ -39,6 +39,7 @@ _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the 
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
 _MIRAGE = 0.85  # of the reading of a small line along an edge
+_EDGE_SCORE, _EDGE_LONG = 0.84, 6  # of the detection, and heights, of one that need not be read
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
 _DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
@@ -162,7 +163,8 @@ def _is_mirage(line: Line, picture: tuple[int, ...]) -> bool:
     rows, columns = picture
     level = line.right - line.left >= line.bottom - line.top
     along = line.top == 0 or line.bottom == rows if level else line.left == 0 or line.right == columns
-    return along and line.height < _SMALL and line.confidence < _MIRAGE
+    sure = line.score >= _EDGE_SCORE and line.length >= _EDGE_LONG * line.height
+    return along and line.height < _SMALL and line.confidence < _MIRAGE and not sure
 
 
 def doubtful(line: Line, picture: tuple[int, ...]) -> bool:

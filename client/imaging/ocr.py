@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from client.imaging.header import refusal
 from client.imaging.png import Grey
-from client.imaging.strokes import Mask, Rectangle, filled, levelled, noise_of, places, smoothed, thin
+from client.imaging.strokes import Mask, Rectangle, filled, levelled, noise_of, places, rows, smoothed, thin
 
 WEIGHTS = {
     "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
@@ -55,6 +55,10 @@ _PAIR = 0.6  # of a reading of two letters, from which it is made sure
 _READ_WELL = 0.95  # of a reading: no other view is asked
 _WORD_LONG, _WORD_READ, _WORD_SCORE = 1.5, 0.6, 0.75  # heights; of the reading; of the detection
 _NAME_READ, _NAME_SCORE = 0.95, 0.7
+_ROWS_READ, _ROW_READ, _ROW_LETTERS = 3, 0.9, 4  # rows of marks; of the reading of one that counts; letters in it
+_LOW, _LOW_LONG, _LOW_SCORE = 12, 3.0, 0.82  # pixels; heights; of the detection
+_UNREAD_MOST = 0.84  # of the detection of a line that cannot be read: it is not sure enough to be blanked
+_ROW_KNOWN = 0.5  # of the reading of a line that has the same letters
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
 
@@ -113,6 +117,19 @@ class Line:
             return self.confidence >= _NAME_READ and self.score >= _NAME_SCORE and self.text.istitle()
         sure = self.confidence >= _WORD_READ and self.score >= _WORD_SCORE
         return sure and self.letters > 2 and self.length >= _WORD_LONG * self.height
+
+    @property
+    def is_long_and_low(self) -> bool:
+        """Whether it has the shape of a line of letters that are too small to be read."""
+        long = self.length >= _LOW_LONG * self.height
+        return long and self.height <= _LOW and self.score >= _LOW_SCORE
+
+    def lies_in(self, other: "Line") -> bool:
+        """Whether half of it or more is in a line that could be read."""
+        down = min(self.bottom, other.bottom) - max(self.top, other.top)
+        across = min(self.right, other.right) - max(self.left, other.left)
+        inside = max(0, down) * max(0, across)
+        return other.confidence >= _ROW_KNOWN and 2 * inside >= (self.bottom - self.top) * (self.right - self.left)
 
     def __repr__(self) -> str:
         return "<Line: hidden>"
@@ -213,7 +230,10 @@ class Reader:
         mirrored makes letters whole that an edge has cut.
 
         `small_too`, places that may carry letters are searched once more and twice as large, as they are and in their
-        colours, for letters of about ten pixels; of what is seen there, only what reads as a word counts.
+        colours, for letters of about ten pixels; of what is seen there, only what reads as a word counts, and as a
+        doubt what is long and low and cannot be read.
+
+        Letters that stand wide apart are looked for without a detector, as rows of marks as tall as each other.
 
         `closely`, the picture is searched enlarged, as it is and in its colours, and specks are read, too: that shows
         more, and smaller, letters in pictures that carry text, and is no search for itself.
@@ -256,9 +276,38 @@ class Reader:
                 for box in self._found(self._detector, drawn, part, max(1.0, _DOUBLED / scale))[0]
                 if not box.is_speck and not any(box.is_like(other) for other in kept)
             ]
-            lines += [
-                line for box in _apart(again) for line in self._read_in(box, views, picture.shape) if line.is_word
-            ]
+            for line in (line for box in _apart(again) for line in self._read_in(box, views, picture.shape)):
+                if line.is_word:
+                    lines.append(line)
+                elif line.is_long_and_low:
+                    lines.append(replace(line, score=min(line.score, _UNREAD_MOST)))
+        return lines if small else lines + self._wide_apart(colours[..., 2], lines, picture.shape)
+
+    def _wide_apart(self, strokes: Grey, known: list[Line], original: tuple[int, ...]) -> list[Line]:
+        """Lines of letters with gaps between them, which no detector takes for one line, but those that are `known`.
+
+        The marks of a row are read as if they stood close together; upright rows from either end.
+        """
+        lines: list[Line] = []
+        for upright in (False, True):
+            view = np.ascontiguousarray(np.rot90(strokes)) if upright else strokes
+            for row in rows(view)[:_ROWS_READ]:
+                close = _close_together(view, row)
+                text, confidence = self._recognised(close)
+                if upright and confidence < _ROW_READ:
+                    text, confidence = self._recognised(np.ascontiguousarray(close[::-1, ::-1]))
+                said = [letter for letter in text if letter.isalnum()]
+                ruler = len(set(said)) < 2
+                if confidence < _ROW_READ or len(said) < _ROW_LETTERS or ruler:
+                    continue
+                edges = np.array(row)
+                (top, left), (bottom, right) = edges[:, :2].min(axis=0), edges[:, 2:].max(axis=0)
+                if upright:
+                    top, left, bottom, right = left, view.shape[0] - bottom, right, view.shape[0] - top
+                box = _Box(int(top), int(left), int(bottom), int(right), confidence)
+                line = Line(*_in_original(box, strokes.shape, original), text, confidence, confidence)
+                if not any(line.lies_in(other) for other in (*known, *lines)):
+                    lines.append(line)
         return lines
 
     def _found(self, session: Any, picture: Grey | Colours, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
@@ -275,14 +324,12 @@ class Reader:
         at the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
         letters are read again without the outermost pixels: a marker and a clip beside it read as two.
         """
-        rows, columns = views[0].shape
-        down, across = original[0] / (rows - 2 * _BORDER), original[1] / (columns - 2 * _BORDER)
-        inner = box.within(_BORDER, _BORDER, rows - _BORDER, columns - _BORDER)
+        tall, wide = views[0].shape
+        inner = box.within(_BORDER, _BORDER, tall - _BORDER, wide - _BORDER)
         if inner.area < _MIRRORED * box.area:
             return []
-        top, left = max(0, int((inner.top - _BORDER) * down)), max(0, int((inner.left - _BORDER) * across))
-        bottom = min(original[0], int(np.ceil((inner.bottom - _BORDER) * down)))
-        right = min(original[1], int(np.ceil((inner.right - _BORDER) * across)))
+        top, left, bottom, right = _in_original(inner, (tall, wide), original)
+        down, across = original[0] / (tall - 2 * _BORDER), original[1] / (wide - 2 * _BORDER)
         slant = box.slant and box.slant.scaled(1.0, -_BORDER, -_BORDER).scaled(max(down, across))
         cut = box.slant is None and inner.area < _CUT * box.area
         lines = []
@@ -341,6 +388,22 @@ class Reader:
         if not new.any():
             return "", 0.0
         return "".join(self._letters[letter] for letter in likely[new]).strip(), float(sure[new].mean())
+
+
+def _in_original(box: _Box, seen: tuple[int, ...], original: tuple[int, ...]) -> Rectangle:
+    """A box of the picture that is searched, which has a border, as pixels of the original one."""
+    down, across = (size / (wide - 2 * _BORDER) for size, wide in zip(original, seen, strict=True))
+    top, left = max(0, int((box.top - _BORDER) * down)), max(0, int((box.left - _BORDER) * across))
+    bottom = min(original[0], int(np.ceil((box.bottom - _BORDER) * down)))
+    return top, left, bottom, min(original[1], int(np.ceil((box.right - _BORDER) * across)))
+
+
+def _close_together(strokes: Grey, row: list[Rectangle]) -> Grey:
+    """The marks of a row side by side, a fifth of their height apart, on plain ground."""
+    top, bottom = max(0, min(mark[0] for mark in row) - 2), max(mark[2] for mark in row) + 2
+    marks = [strokes[top:bottom, max(0, left - 1) : right + 1] for _, left, _, right in row]
+    gap = np.full((marks[0].shape[0], max(2, (bottom - top - 4) // 5)), 128, dtype=np.uint8)
+    return np.concatenate([gap, *(part for mark in marks for part in (mark, gap))], axis=1)
 
 
 def _boxes(sure: Floats) -> tuple[list[_Box], bool]:

@@ -9,6 +9,7 @@ pixels, and compared with what noise leaves in the same part of the picture.
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from client.imaging.png import Grey
 
@@ -20,6 +21,10 @@ _ROOM, _PART_MIN = 3, 96  # cells around suspected ones; pixels
 _AROUND, _THIN = 63, 11  # pixels that a shade is compared with; pixels
 _CALM, _PLAIN = 0.7, 0.7  # pixels; shades: less is rounding, not noise
 _MOST = 0.7  # of the picture: parts that are more are no saving
+_STAND_OUT = (80, 45)  # shades of a `thin` picture: two standard deviations, nearly, and one
+_MARK_MIN, _MARK_MAX = 6, 48  # pixels
+_ALIKE, _LINED_UP, _GAP = 1.6, 0.3, 3.0  # of two marks' heights: their ratio, how far off the other, how far apart
+_ROW, _LEVEL = 4, 0.6  # marks; how far off each other they may be in all
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -74,6 +79,17 @@ def thin(picture: Grey) -> Grey:
     return _stretched(stroked(picture), _AROUND // 2)
 
 
+def rows(strokes: Grey) -> list[list[Rectangle]]:
+    """Level rows of four marks or more that stand side by side and are as tall as each other, the longest first.
+
+    `strokes` is a picture as `thin` makes it. Letters that stand wide apart are such a row. A detector, which looks for
+    lines, sees the gaps between them.
+    """
+    inks = (ink for least in _STAND_OUT for ink in (strokes > 128 + least, strokes < 128 - least))
+    found = [row for ink in inks for row in _side_by_side(_marks(ink))]
+    return sorted(found, key=len, reverse=True)
+
+
 def stroked(picture: Grey) -> Floats:
     """By how many shades every pixel is brighter or darker than both of its sides: the two top-hats."""
     calm, size = _calm(picture), (_THIN, _THIN)
@@ -91,6 +107,43 @@ def filled(picture: Grey, hidden: Mask) -> Grey:
         mean = ndimage.uniform_filter(picture * seen, window) / np.maximum(share, 1e-3)
         around = np.where(share > 0.02, mean, around)
     return np.where(hidden, np.rint(around), picture).astype(np.uint8)
+
+
+def _marks(ink: Mask) -> npt.NDArray[np.int64]:
+    """(top, left, bottom, right) of each component that has the size of a letter and is not much wider than tall."""
+    labels, _ = ndimage.label(ink, np.ones((3, 3)))
+    edges = [(down.start, across.start, down.stop, across.stop) for down, across in ndimage.find_objects(labels)]
+    boxes = np.array(edges, dtype=np.int64).reshape(-1, 4)
+    tall, wide = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    return np.asarray(boxes[(tall >= _MARK_MIN) & (tall <= _MARK_MAX) & (wide <= _ALIKE * tall)])
+
+
+def _side_by_side(marks: npt.NDArray[np.int64]) -> list[list[Rectangle]]:
+    """Each mark is followed to the next one on its right that is like it."""
+    if len(marks) < _ROW:
+        return []
+    tall = (marks[:, 2] - marks[:, 0]).astype(np.float64)
+    middle = np.stack(((marks[:, 0] + marks[:, 2]) / 2, (marks[:, 1] + marks[:, 3]) / 2), axis=1)
+    near = KDTree(middle / (_LINED_UP, 1 + _GAP) / _MARK_MAX).query_pairs(1.5, output_type="ndarray")
+    first, second = np.where(middle[near[:, 0], 1] <= middle[near[:, 1], 1], near.T, near.T[::-1])
+    low, high = np.minimum(tall[first], tall[second]), np.maximum(tall[first], tall[second])
+    gap = marks[second, 1] - marks[first, 3]
+    fits = (high <= _ALIKE * low) & (np.abs(middle[first, 0] - middle[second, 0]) <= _LINED_UP * low)
+    fits &= (gap >= 0) & (gap <= _GAP * low)
+    first, second, gap = first[fits], second[fits], gap[fits]
+    order = np.lexsort((gap, first))
+    nearest = order[np.unique(first[order], return_index=True)[1]]
+    following = dict(zip(first[nearest].tolist(), second[nearest].tolist(), strict=True))
+    chains = []
+    for start in sorted(set(following) - set(following.values())):
+        chain = [start]
+        while chain[-1] in following:
+            chain.append(following[chain[-1]])
+        least = tall[chain].min()
+        even = tall[chain].max() <= _ALIKE * least and np.ptp(middle[chain, 0]) <= _LEVEL * least
+        if len(chain) >= _ROW and even:
+            chains.append([tuple(marks[one].tolist()) for one in chain])
+    return chains
 
 
 def _calm(picture: Grey) -> Floats:

@@ -214,6 +214,30 @@ def test_a_line_of_small_letters_that_stands_alone_is_found(reader: Reader, text
     assert not searched(plain, reader).anything
 
 
+@pytest.mark.parametrize("turn", [0, 1, 3])
+def test_letters_that_stand_wide_apart_are_found_to_both_ends(reader: Reader, turn: int) -> None:
+    plain = body(448)
+    dirty = plain
+    for place, letter in enumerate("646768035"):
+        dirty = lettered(dirty, letter, (150, 60 + 36 * place), 14, 60)
+    ink = np.rot90(np.abs(plain.astype(int) - dirty.astype(int)) > 25, turn)
+
+    assert ink.any() and searched(np.ascontiguousarray(np.rot90(dirty, turn)), reader).mask[ink].mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        (Line(100, 40, 109, 90, "", 0.0, 0.86), True),
+        (Line(100, 40, 109, 90, "6804", 0.27, 0.81), False),
+        (Line(100, 40, 109, 62, "", 0.0, 0.9), False),
+        (Line(100, 40, 118, 266, "--++--", 0.44, 0.9), False),
+    ],
+)
+def test_what_has_the_shape_of_a_line_of_very_small_letters_counts(line: Line, counts: bool) -> None:
+    assert line.is_long_and_low is counts
+
+
 @pytest.mark.parametrize(
     ("line", "goes"),
     [
@@ -222,6 +246,7 @@ def test_a_line_of_small_letters_that_stands_alone_is_found(reader: Reader, text
         (Line(368, 90, 376, 130, "DOLO", 0.7, 0.75), True),
         (Line(90, 376, 130, 384, "DOLO", 0.7, 0.75), False),
         (Line(369, 90, 384, 160, "DOLO", 0.7, 0.75), True),
+        (Line(376, 90, 384, 153, "DOLO", 0.7, 0.84), True),
     ],
 )
 def test_what_a_mirrored_border_makes_of_noise_is_no_text(line: Line, goes: bool) -> None:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from client.imaging.png import Grey
-from client.imaging.strokes import filled, levelled, noise_of, places, thin, written
+from client.imaging.strokes import filled, levelled, noise_of, places, rows, thin, written
 
 
 def background(noise: float, size: int = 256) -> Grey:
@@ -76,3 +76,14 @@ def test_what_was_blanked_is_filled_with_what_is_around_it() -> None:
     assert (again[~hidden] == picture[~hidden]).all()
     assert np.abs(again[hidden].astype(int) - picture[hidden]).max() < 30
     assert filled(picture, ~hidden & hidden) is picture
+
+
+def test_letters_wide_apart_are_a_row_of_marks_and_noise_is_none() -> None:
+    picture = background(2.0)
+    for at, letter in enumerate("HOLLE"):
+        picture, _ = lettered(picture, letter, (100, 4 + 24 * at), 16, 60)
+    found = rows(thin(picture))
+
+    assert any(len(row) == 5 and abs(row[0][1] - 4) < 6 and abs(row[-1][1] - 100) < 6 for row in found)
+    assert rows(np.full((64, 64), 128, dtype=np.uint8)) == []
+    assert not any(len(row) >= 5 and row[0][0] > 90 and row[0][2] < 130 for row in rows(thin(background(2.0))))
