@@ -38,6 +38,7 @@ _LARGE_SCORE, _LARGE_LONG = 0.9, 4  # or badly in a long line of which the detec
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
+_SHADING_READ, _SHADING = 0.8, 2.0  # of the reading; shades by which a slope may bend from pixel to pixel
 _MIRAGE = 0.85  # of the reading of a small line along an edge
 _EDGE_SCORE, _EDGE_LONG = 0.84, 6  # of the detection, and heights, of one that need not be read
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
@@ -101,9 +102,9 @@ def searched(
         return Searched(mask)
     picture = blanked(picture, mask)
     seen = reader.lines(picture, mask, small_too=small_too)
-    if not any(_told_apart(seen, mask)):
+    if not any(_told_apart(seen, mask, picture)):
         return Searched(mask)
-    found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask)
+    found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask, picture)
     if not found and not doubts_count:
         return Searched(mask)
     if not found:
@@ -111,7 +112,8 @@ def searched(
     for _ in range(_ROUNDS):
         for line in found:
             mask |= _area(longer(line, picture), picture.shape, margins=True)
-        found, unsure = _told_apart(reader.lines(blanked(picture, mask), mask, small_too=small_too), mask)
+        rest = blanked(picture, mask)
+        found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest)
         doubts += unsure
         if not found:
             break
@@ -125,13 +127,14 @@ def searched(
     return result
 
 
-def _told_apart(seen: list[Line], mask: Mask) -> tuple[list[Line], list[Line]]:
+def _told_apart(seen: list[Line], mask: Mask, picture: Grey) -> tuple[list[Line], list[Line]]:
     """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
     seen = [line for line in seen if not _is_mirage(line, mask.shape)]
     markers = [line for line in seen if is_marker(line)]
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
-    found = [line for line in seen if identifies(line, mask.shape)]
-    return found, [line for line in seen if doubtful(line, mask.shape) or _is_rest(line, mask)]
+    found = [line for line in seen if identifies(line, mask.shape) and not _is_shading(line, picture)]
+    doubts = [line for line in seen if doubtful(line, mask.shape) and not _is_shading(line, picture)]
+    return found, doubts + [line for line in seen if _is_rest(line, mask)]
 
 
 def identifies(line: Line, picture: tuple[int, ...]) -> bool:
@@ -165,6 +168,15 @@ def _is_mirage(line: Line, picture: tuple[int, ...]) -> bool:
     along = line.top == 0 or line.bottom == rows if level else line.left == 0 or line.right == columns
     sure = line.score >= _EDGE_SCORE and line.length >= _EDGE_LONG * line.height
     return along and line.height < _SMALL and line.confidence < _MIRAGE and not sure
+
+
+def _is_shading(line: Line, picture: Grey) -> bool:
+    """Whether a line reads badly, or as nothing, where the shades bend nowhere by more than rounding: a slope."""
+    inside = picture[line.top : line.bottom, line.left : line.right].astype(np.int16)
+    if line.confidence >= _SHADING_READ or min(inside.shape) < 3:
+        return False
+    bends = [np.abs(np.diff(inside, 2, axis=axis)) for axis in (0, 1)]
+    return max(float(np.percentile(bend, 98)) for bend in bends) <= _SHADING
 
 
 def doubtful(line: Line, picture: tuple[int, ...]) -> bool:

@@ -1,5 +1,6 @@
 """Pictures with text drawn in them, in pillow's own typeface, so that the test needs no fonts of the machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -250,8 +251,21 @@ def test_what_has_the_shape_of_a_line_of_very_small_letters_counts(line: Line, c
     ],
 )
 def test_what_a_mirrored_border_makes_of_noise_is_no_text(line: Line, goes: bool) -> None:
-    found, doubts = _told_apart([line], np.zeros((384, 384), dtype=np.bool_))
+    noise = np.random.default_rng(5).integers(0, 256, (384, 384), dtype=np.uint8)
+
+    found, doubts = _told_apart([line], np.zeros((384, 384), dtype=np.bool_), noise)
     assert bool(found) is goes and not (doubts and not goes)
+
+
+def test_smooth_shades_are_no_text_however_sure_the_detector_is() -> None:
+    slope = np.add.outer(np.arange(256), np.arange(256)).astype(np.uint8) // 2
+    strokes = slope.copy()
+    strokes[100:112, 60:120:6] += 4
+    line, nothing = Line(98, 58, 114, 122, "", 0.0, 0.91), np.zeros((256, 256), dtype=np.bool_)
+
+    assert _told_apart([line], nothing, slope) == ([], [])
+    assert _told_apart([line], nothing, strokes)[0] == [line]
+    assert _told_apart([replace(line, text="Ana 1950", confidence=0.9)], nothing, slope)[0]
 
 
 @pytest.mark.parametrize("turn", [0, 90])
