@@ -134,6 +134,7 @@ _NUMBERS = (
     r"\b(?:no\.|nr\.?|number|num\.)\s*:?\s*(?P<d>\d[\d/-]{2,}\b)" + _NO_UNIT,
     r"(?<![\w./-])(?:\d{2,6}/\d{1,2}/(?:19|20)\d{2}|\d{3,6}/(?:19|20)\d{2}|(?:19|20)\d{2}/\d{1,3}/\d{3,})(?![\w/])",
     r"\b[A-Z]{1,2}\d{6}\s?\([\dA-Z]\)",
+    r"\b[a-z]{1,4}\.\d{4,}\b",
     r"(?<![\w./-])0\d{1,3}\s\d{3,4}\s\d{3,4}(?![\w-]|[.,]\d)",
     r"(?<![\w.,-])\d{4}\s\d{4}(?![\w-]|[.,]\d)" + _NO_UNIT,
     r"\b(?:patholog\w*|histolog\w*|specimen|biopsy)\b[^\n.;]{0,30}?(?P<d>\b[A-Z]{1,3}\d{2}[-/]\d{3,}\b)",
@@ -353,6 +354,7 @@ _PLACES_WITHOUT_CASE = (
     r"\b(?:moved|here|drove|flown\s+in|flew|came|travel+ed|visiting|ambulance|transfer|employed|films|images|records|disc|cd)\s+(?:from|in)\s+"
     r"(?P<d>(?!(?:an?|the|outside|another|prior|previous|today|yesterday|this|that|our)\b)\w+(?:\s+\w+)?)"
     r"(?=\s*(?:[.,;]|$|\b(?:in|on|were|was|with)\b))",
+    r"\b(?P<d>our lady(?: of)?(?: the)? \w+(?: (?:hospital|clinic|medical center))?)\b",
     r"(?:^|[.:,]\s+)(?P<d>(?:(?!(?:the|no|an?|outside|this|our|at|from|in|of)\b)\w[\w.'’-]*\s){1,3}(?:medical\s+center"
     r"|hospital|university|infirmary))\b",
     rf"\b(?:in|from|at|to)\s+(?P<d>(?:(?:north|south|east|west|grand|port|mount)\s+)?{_TITLED}(?:[ -]{_TITLED})*)"

@@ -195,7 +195,7 @@ def _signed_off(text: str) -> Iterator[Span]:
 _INITIALS_BEHIND = re.compile(
     r"\b(?:(?i:read|reader|transcri\w+|typist|secretary|dictator|technologist|tech|author|sonographer|radiographer"
     r"|radiologist|operator)\s*:\s*|[Bb]y\s+(?=[A-Z]))(?P<d>[A-Za-z]{2,4})\b"
-    r"|\b(?i:checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\w./:-]*\d[\w./:-]*)?\s+(?i:by):?\s+"
+    r"|\b(?i:read|interpreted|checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\w./:-]*\d[\w./:-]*)?\s+(?i:by):?\s+"
     r"(?P<sure>[A-Z]{2,4}|[a-z]{2,3})\b(?!\s+the\b)"
 )
 _INITIALS_BEHIND_DATE = re.compile(
@@ -434,7 +434,7 @@ _BEHIND_PLACEHOLDER = re.compile(
 _BEFORE_PLACEHOLDER = re.compile(
     rf"(?P<word>\b(?:VA|MOUNT|MT|SAINT|ST|NEW|SAN|SANTA|FORT|{_TITLED})) \[(?:NAME|PLACE)\]"
     r"|\[(?:NAME|PLACE)\],? (?P<firm>LLC|PLLC|LLP|Inc|Ltd|GmbH|MC|UMC)\b"
-    r"|(?P<short>\b(?!(?:Dr|Mr|Mrs|Ms|Prof|No|Fig|Pt|Re)\.)[A-Z][a-z]{1,2}\.) \[NAME\]"
+    r"|(?P<short>\b(?!(?:Dr|Mr|Mrs|Ms|Prof|No|Fig|Pt|Re)\.)(?:[A-Z][a-z]{1,2}|ST)\.) \[NAME\]"
     rf"|(?:(?<=\()|(?<=by )|(?<=with )|(?<=to )|(?<=under )|(?<=for )|(?<=: ))(?P<listed>{_TITLED}), \[NAME\]"
 )
 
