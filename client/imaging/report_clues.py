@@ -181,7 +181,7 @@ _INITIAL = re.compile(r"(?<![\w.'’])[a-z](?=\.(?:[ \t]?[a-z]\b)*)|(?<=\w\.)[a-
 def _signed_off(text: str) -> Iterator[Span]:
     """Initials behind `by` and `read:`, and at the end; inside a line, where they are no word."""
     for match in _INITIALS_BEHIND.finditer(text):
-        if match["sure"] or fold(match["d"]) not in vocabulary():
+        if match["d"] is None or fold(match["d"]) not in vocabulary():
             yield Span(*match.span(match.lastgroup or 0), NAME)
     yield from (Span(*match.span("d"), NAME) for match in _INITIALS_INSIDE.finditer(text))
     for match in _INITIALS_WITH_ROLE.finditer(text):
@@ -193,6 +193,7 @@ def _signed_off(text: str) -> Iterator[Span]:
 
 
 _INITIALS_BEHIND = re.compile(
+    r"\b[Cc]hecked\s+(?P<checked>[A-Z]{2,4})\b|"
     r"\b(?:(?i:read|reader|transcri\w+|typist|secretary|dictator|technologist|tech|author|sonographer|radiographer"
     r"|radiologist|operator)\s*:\s*|[Bb]y\s+(?=[A-Z]))(?P<d>[A-Za-z]{2,4})\b"
     r"|\b(?i:read|interpreted|checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\w./:-]*\d[\w./:-]*)?\s+(?i:by):?\s+"
@@ -443,7 +444,7 @@ _FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) [A-Z]\. ?(?P<last>{_TITLED}|\[
 
 
 _PARTICLES = re.compile(
-    r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?|[Bb]inti?|ibn|[Tt]er|[Aa]p|ab|ferch"
+    r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?|[Bb]inti?|ibn|[Tt]er|[Aa]p|ab|ferch|d[iu]"
     r"|V[AO]N|DE[RNLS]?|L[AE]|EL|AL|LOS|LAS)(?: de[rn]?| la)?) \[NAME\]"
 )
 
