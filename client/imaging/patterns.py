@@ -362,7 +362,7 @@ _PLACES_WITHOUT_CASE = (
     rf",\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)(?=\))",
     r"(?:\b(?:at|from|in|to|outside|seen|the)\s+|\()(?P<d>(?:(?!(?:an?|the|our|this|outside|another|same|at|from|in|to|of"
     r"|on|and|was|is|local|study|ct|hospital|breast|pain)\b)(?i:[^\W\d_])[\w.'’-]*[\s-]){1,4}(?i:hospitals?|infirmary|clinic|health|healthcare"
-    r"|medical\s+cent(?:er|re)|university|memorial|imaging|radiology|klinikum|general|hospice)\b(?:\s+(?:for|of)\s+\w+)?)",
+    r"|medical\s+cent(?:er|re)|university|memorial|imaging|radiology|klinikum|general|hospice|nursing\s+home|care\s+home|(?:cancer\s+|heart\s+)?institute)\b(?:\s+(?:for|of)\s+\w+)?)",
 )
 _WITHOUT_CASE = tuple(
     (placeholder, tuple(re.compile(pattern) for pattern in patterns))

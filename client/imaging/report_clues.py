@@ -119,7 +119,7 @@ def _is_name_inside(text: str, match: re.Match[str]) -> bool:
     return all(beside is None or fold(beside[1]) in listed or not is_common(beside[1]) for beside in around)
 
 
-_TWO_CAPITALS = re.compile(r"[A-Z][a-z]+[A-Z][a-z]+")
+_TWO_CAPITALS = re.compile(r"[A-Z][a-z]+[A-Z][a-z]+(?:-[A-Z][a-z]+)?")
 
 
 _CAPITAL_BEFORE = re.compile(r"(?<![\w'’])([A-Z][\w'’-]+)[ \n]$")
@@ -200,7 +200,7 @@ _INITIALS_BEHIND = re.compile(
     r"(?P<sure>[A-Z]{2,4}|[a-z]{2,3})\b(?!\s+the\b)"
 )
 _INITIALS_BEHIND_DATE = re.compile(
-    r"\[DATE\][\s/-]+(?P<d>[A-Z]{2,4}|[a-z]{2,4})\s*\Z|\b(?i:d[dt]?|t):?\s*\[DATE\][\s/-]+(?P<typed>[A-Za-z]{2,4})\b"
+    r"(?:\[DATE\][\s/-]+|\[ID\]\s*[\n/]\s*)(?P<d>[A-Z]{2,4}|[a-z]{2,4})\s*\Z|\b(?i:d[dt]?|t):?\s*\[DATE\][\s/-]+(?P<typed>[A-Za-z]{2,4})\b"
 )
 _INITIALS_INSIDE = re.compile(
     r"\b(?i:comment|addendum|note|reader|read|entered|signed)\s*\((?P<d>[A-Za-z]{2,3})(?=[,)])"
@@ -507,7 +507,7 @@ _TELLS = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED_PLACE = re.compile(
-    r"\b(?:on|in|to)\s+(?P<d>(?=[A-Z\d]*\d)(?=\d*[A-Z])[A-Z]{2,3}\d{1,2}[A-Z]?)\b"  # a ward
+    r"\b(?i:on|in|to)\s+(?P<d>(?=[A-Z\d]*\d)(?=\d*[A-Z])[A-Z]{2,3}\d{1,2}[A-Z]?)\b"  # a ward
 )
 _SHORT_NUMBER = re.compile(
     r"(?<![\w./-])(?:(?:1[0-2]|0?[1-9])/(?:0?[1-9]|[12]\d|3[01])|\d{4,})(?![\w/%-]|\.\d|\s?(?:mm|cm|ml))"
