@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from client.imaging.identifiers import fold
 from client.imaging.patterns import DATE, ID, NAME, PLACE, matches_without_case
+from client.imaging.report_initials import initials_beside_placeholders
 from client.imaging.report_sections import HEADINGS
 from client.imaging.vocabulary import (
     PLACEHOLDER,
     WORD,
     Span,
-    is_caseless,
     is_common,
     is_plain,
     is_shouting,
@@ -32,15 +32,11 @@ _ANNOUNCES = re.compile(
     r"[:,.]?[ \t]+",
     re.IGNORECASE,
 )
-
-
 _FOLLOWS = re.compile(
     r"(?:\b(?:was|were|is|has\s+been|been)\s+(?:called|informed|notified|paged|phoned|telephoned|contacted|told|aware"
     r"|present|asked|counsel+ed)\b|(?:,\s*\w\.?)?\s*[-–,]?\s*(?:md|frcr|frcpc|phd|mbbs|consultant|registrar|radiologist)\b)",
     re.IGNORECASE,
 )
-
-
 _ANNOUNCED_WORDS = 4
 
 
@@ -120,11 +116,7 @@ def _is_name_inside(text: str, match: re.Match[str]) -> bool:
 
 
 _TWO_CAPITALS = re.compile(r"[A-Z][a-z]+[A-Z][a-z]+(?:-[A-Z][a-z]+)?")
-
-
 _CAPITAL_BEFORE = re.compile(r"(?<![\w'’])([A-Z][\w'’-]+)[ \n]$")
-
-
 _CAPITAL_AFTER = re.compile(r"[ \n-]([A-Z][\w'’-]+)")
 
 
@@ -146,70 +138,7 @@ def _titled(text: str, listed: frozenset[str]) -> str:
     return "".join(letters)
 
 
-def initials(text: str) -> Iterator[Span]:
-    """Of who dictated and who typed (`jr/mk`), unless a unit or a word."""
-    for match in _TWO_WRITERS.finditer(text):
-        pair = {fold(match["one"]), fold(match["two"])}
-        announced = _WRITES.search(text, max(0, match.start() - 60), match.start()) is not None
-        if announced or not (
-            pair <= _NO_INITIALS or match[0].isupper() or any(len(word) > 2 and is_common(word) for word in pair)
-        ):
-            yield Span(*match.span(), NAME)
-    yield from _signed_off(text)
-
-
-_TWO_WRITERS = re.compile(
-    r"(?<![\w./:-])(?<!\d )(?P<one>[A-Z]{2,3}|[a-z]{2,3})[/:](?P<two>[A-Z]{2,3}|[a-z]{2,3})(?![\w/:-])"
-)
-
-
-_WRITES = re.compile(
-    r"\b(?:dict|trans|dictated|typed|transcribed|signed|verified|read|by|d:|t:)[^\n;]{0,50}[\d\s,.:]$", re.IGNORECASE
-)
-
-
-_NO_INITIALS = frozenset(
-    "mg dl ml cm mm hg kg cc hr hrs day min sec ug ng pg mcg iu meq mol gm ms mgy msv and or his her he she him rt lt"
-    " ap pa og et ct mr us gi gu mri pet ra rv la lv rca svc ivc dvt pe oa yes no in out up to old new ne ea vs ge"
-    " ej".split()
-)
-
-
 _INITIAL = re.compile(r"(?<![\w.'’])[a-z](?=\.(?:[ \t]?[a-z]\b)*)|(?<=\w\.)[a-z](?=\.)")
-
-
-def _signed_off(text: str) -> Iterator[Span]:
-    """Initials behind `by` and `read:`, and at the end; inside a line, where they are no word."""
-    for match in _INITIALS_BEHIND.finditer(text):
-        if match["d"] is None or fold(match["d"]) not in vocabulary():
-            yield Span(*match.span(match.lastgroup or 0), NAME)
-    yield from (Span(*match.span("d"), NAME) for match in _INITIALS_INSIDE.finditer(text))
-    for match in _INITIALS_WITH_ROLE.finditer(text):
-        yield Span(*match.span("d"), NAME)
-    if not is_caseless(text):
-        for match in _INITIALS_LAST.finditer(text):
-            if match["line"] or fold(match["d"]) not in vocabulary():
-                yield Span(*match.span("d"), NAME)
-
-
-_INITIALS_BEHIND = re.compile(
-    r"\b[Cc]hecked\s+(?P<checked>[A-Z]{2,4})\b|"
-    r"\b(?:(?i:read|reader|transcri\w+|typist|secretary|dictator|technologist|tech|author|sonographer|radiographer"
-    r"|radiologist|operator)\s*:\s*|[Bb]y\s+(?=[A-Z]))(?P<d>[A-Za-z]{2,4})\b"
-    r"|\b(?i:read|interpreted|checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\w./:-]*\d[\w./:-]*)?\s+(?i:by):?\s+"
-    r"(?P<sure>[A-Z]{2,4}|[a-z]{2,3})\b(?!\s+the\b)"
-)
-_INITIALS_BEHIND_DATE = re.compile(
-    r"(?:\[DATE\][\s/-]+|\[ID\]\s*[\n/]\s*)(?P<d>[A-Z]{2,4}|[a-z]{2,4})\s*\Z|\b(?i:d[dt]?|t):?\s*\[DATE\][\s/-]+(?P<typed>[A-Za-z]{2,4})\b"
-)
-_INITIALS_INSIDE = re.compile(
-    r"\b(?i:comment|addendum|note|reader|read|entered|signed)\s*\((?P<d>[A-Za-z]{2,3})(?=[,)])"
-)
-_INITIALS_WITH_ROLE = re.compile(
-    r"(?:^|\n)[ \t/-]*(?P<d>[A-Z](?:[A-Z]|c[A-Z]|[A-Z]c[A-Z]){1,2}),? "
-    r"(?:(?i:(?:reporting|consultant|specialist|registrar|radiolog|radiograph|sonograph)\w*)|SpR|SHO|ST\d|FY\d|CT\d)\b"
-)
-_INITIALS_LAST = re.compile(r"(?:(?P<line>\n)|[.\])]\s)[ \t/-]*(?P<d>[A-Z]{2,4})\s*\Z")
 
 
 def is_eponym(text: str, start: int, end: int) -> bool:
@@ -218,8 +147,6 @@ def is_eponym(text: str, start: int, end: int) -> bool:
 
 
 _EPONYM = re.compile(r"[A-ZÀ-ÞĀ-Ž][a-zß-ÿĀ-ž]+(?:[-'’][A-ZÀ-ÞĀ-Ž]?[a-zß-ÿĀ-ž]+)*")
-
-
 _EPONYM_OF = re.compile(
     r"(?:['’]s?)?(?:(?:[ /-]| and | or )[A-Z][\w’']+)?(?:(?:,? (?:type|grade|stage|class|category))?"
     r" (?:[IVX]{1,4}[A-Fa-f]?|[0-6][a-f]?|[A-D])\b(?!['’])"
@@ -239,8 +166,6 @@ _EPONYM_OF = re.compile(
     r"|recess|kyphosis|osteotomy|disproportion|tail|fingers?|limb|infraction|injur\w+|fracture-\w+"
     r"|(?:IVC|coil|pouch|spot) \w+)\b)"
 )  # what stands behind the name of its inventor
-
-
 _OF_EPONYM = re.compile(
     r"\b(?:criteria|circle|ampulla|tail|tetralogy|sphincter|foram(?:en|ina)|ligament|canal|pouch|fascia|islets?|loop|node|papilla"
     r"|crypts?|valves?|vein|triangle|band|space|sinus|cisterna?|aneurysm|fissure|line|angle|zone|organ|ganglion|bundle"
@@ -259,30 +184,20 @@ def beside_placeholders(text: str, caseless: bool) -> Iterator[Span]:
             opens = match.start(group) == match.start() and (not before or before[-1] in ".!?:;*\n•-")
             if not any(word in HEADINGS for word in words) and not (opens and is_common(match[group])):
                 yield Span(*match.span(group), PLACE if "PLACE" in match[0] else NAME)
-    for pattern in (_PARTICLES, _WRITERS_BEHIND):
-        yield from (Span(*match.span(match.lastgroup or 0), NAME) for match in pattern.finditer(text))
+    yield from (Span(*match.span("word"), NAME) for match in _PARTICLES.finditer(text))
     for match in _BESIDE_DATE.finditer(text):
         if match["word"] or match["before"]:
             yield Span(*match.span(match.lastgroup or 0), DATE)
         elif match["place"] or fold(match["acronym"]) not in vocabulary():
             yield Span(*match.span(match.lastgroup or 0), PLACE)
-    for match in _INITIALS_BEFORE.finditer(text):
-        yield Span(*match.span("word"), NAME)
-    for match in _INITIALS_BEHIND_DATE.finditer(text):
-        yield Span(*match.span(match.lastgroup or 0), NAME)
     if caseless:
         yield from (
             Span(*match.span(match.lastgroup or 0), NAME)
             for match in _LAST_WORD.finditer(text)
             if match[match.lastgroup or 0] not in _NO_LAST_NAMES
         )
-    for match in _SHORT_NAME.finditer(text):
-        if match["inside"] or not match["word"].isascii() or fold(match["word"]) not in vocabulary():
-            yield Span(*match.span(match.lastgroup or 0), NAME)
-    for match in _ADDRESS.finditer(text):
-        if re.search(r"\d", PLACEHOLDER.sub("", match[0])) or WORD.search(PLACEHOLDER.sub("", match[0])):
-            if _is_address(match[0]):
-                yield Span(*match.span(), PLACE)
+    yield from (Span(*match.span(), PLACE) for match in _ADDRESS.finditer(text) if _is_address(match[0]))
+    yield from initials_beside_placeholders(text)
     yield from _in_the_form_of_names(text)
     if not caseless:
         yield from _in_the_form_of_places(text)
@@ -298,7 +213,6 @@ _NO_LAST_NAMES = frozenset(
     " radiology surgery medicine consultant registrar radiologist radiographer sonographer physician nurse attending"
     " directly personally verbally".split()
 )
-_SHORT_NAME = re.compile(r"\[NAME\] (?:\((?P<inside>[A-Z]{2,3})\)|(?P<word>[A-ZÀ-Þ][a-zß-ÿ]{1,2}|[A-Z]{2,3})\b)")
 _ADDRESS = re.compile(
     r"(?:(?<![\w.,-])(?:[A-ZÀ-Þ][\w’'-]+ )?\d{1,5}(?:-?\d|[A-Za-z])?[ ,]+)?\[(?:NAME|PLACE|ID)\]"
     r"(?:,?[ \n](?:\d[\w-]*|(?i:p\.?o\.?|box|apt|unit|flat)\.?|\[(?:NAME|PLACE|ID)\]|[A-Z][\w’'-]+)(?=[ ,])){0,6}"
@@ -309,7 +223,8 @@ _ADDRESS = re.compile(
 def _is_address(run: str) -> bool:
     """Whether placeholders, numbers and a word or two follow each other as in an address."""
     rest = PLACEHOLDER.sub("", run)
-    return "[ID]" in run or (re.search(r"\d{3}", rest) is not None and len(WORD.findall(rest)) <= 2)
+    some = re.search(r"\w", rest) is not None
+    return some and ("[ID]" in run or (re.search(r"\d{3}", rest) is not None and len(WORD.findall(rest)) <= 2))
 
 
 def _in_the_form_of_names(text: str) -> Iterator[Span]:
@@ -373,27 +288,12 @@ def _listed_beside(text: str, caseless: bool) -> Iterator[Span]:
 
 
 _ENDS_NAME = re.compile(r"\s*(?:[.;:)\n]|$|,? (?:was|is|has|have|had|m\.?d)\b|,? \[)", re.IGNORECASE)
-
-
 _WORD_BEHIND = re.compile(r"\[(?:NAME|PLACE)\],?[ \n]+(?:[A-Za-z]\.[ \n]?)?(?P<word>[^\W\d_][\w’'-]+)")
-
-
 _WORD_BEFORE = re.compile(r"\b(?P<word>[^\W\d_][\w’'-]+)(?:,?[ \n]+|-)(?:[A-Za-z]\.[ \n]?)?\[(?:NAME|PLACE)\]")
-
-
 _FIRST_LAST = re.compile(r"\b(?P<one>[A-Z][a-z]+)[ \t](?=(?P<other>[A-Z][a-z]+)\b)")
-
-
 _LAST_FIRST = re.compile(
     r"(?<![\w,] )\b([A-Z][a-z][\w'’-]+), ([A-Z][a-z][\w'’-]+)(?=[ \t]*(?:[\n.;)]|$|,? (?:is|was|has|have|had)\b))"
 )
-
-
-_INITIALS_BEFORE = re.compile(
-    r"(?<![\w/:])(?P<word>[A-Za-z]{2,3}[/:][A-Za-z]{2,3}|(?!by|to|is)[a-z]{2,3}[/:](?=\[))(?=,? ?\[(?:DATE|NAME)\])"
-)
-
-
 _AT_ACRONYM = re.compile(
     r"(?:\b(?:[Aa]t|[Ff]rom|[Tt]o|[Bb]y)\s+|[Ss]tudy \(|\[NAME\],? \(?)(?P<word>[A-Z]{3,6})\b(?!-)"
     r"|\((?P<phone>[A-Z]{2,5})(?=,? (?:\[ID\]|page\b|bleep\b|ext\b))"
@@ -401,54 +301,30 @@ _AT_ACRONYM = re.compile(
     r"|(?:\b(?:[Aa]t|[Ff]rom|[Tt]he|[Tt]o)\s|^|[.:]\s+)(?P<iu>[A-Z]{2,4})(?=\s\[(?:NAME|PLACE)\])",
     re.MULTILINE,
 )
-
-
 _CAPITALS = r"[A-ZÀ-ÞĀ-Ž][\w’'-]+(?:\s(?:of\s|for\s)?[A-ZÀ-ÞĀ-Ž][\w’'-]+){0,4}"
-
-
 _AT_CAPITALS = re.compile(
     r"\b(?:(?P<from>[Aa]t|[Ff]rom)|[Ii]n|[Nn]ear)\s+(?P<words>[A-Z][a-z][\w’'-]+"
     r"(?:\s(?:of\s)?(?:[A-Z][a-z][\w’'-]+|[A-Z]{2,}|\[NAME\])){0,3})(?!\w)"
 )
-
-
 _RECORDS_OF = re.compile(
     rf"(?<![\w’'-])(?P<words>{_CAPITALS})(?=\s+(?:records|films|emergency|campus|team|(?:CT|MRI?|PET|CTA)\s+(?:of|from|dated|on)\b))"
 )
-
-
-_WRITERS_BEHIND = re.compile(
-    r"\[(?:DATE|NAME)\](?:,? MD)?[ ,:/]{0,3}(?P<word>[A-Za-z]{2,3}[/:][A-Za-z]{2,3})(?![\w/:])"
-    r"|\[NAME\][/:](?P<typist>[A-Za-z]{2,3})(?![\w/:])|(?<![\w/:])(?P<writer>[A-Z]{2,3})[/:](?=\[NAME\])"
-)
-
-
 _TITLED = r"[A-ZÀ-ÞĀ-Ž][a-zß-ÿĀ-ž][\w’'-]*"
-
-
 _BEHIND_PLACEHOLDER = re.compile(
     rf"(?:\[NAME\]|\[PLACE\](?:,| (?:in|at|of))?)(?: &)?[ /-](?P<word>{_TITLED}(?:[ -]{_TITLED})?)(?![\w:])"
     rf"|\[NAME\], (?P<listed>{_TITLED})(?=[).])"
 )
-
-
 _BEFORE_PLACEHOLDER = re.compile(
     rf"(?P<word>\b(?:VA|MOUNT|MT|SAINT|ST|NEW|SAN|SANTA|FORT|{_TITLED})) \[(?:NAME|PLACE)\]"
     r"|\[(?:NAME|PLACE)\],? (?P<firm>LLC|PLLC|LLP|Inc|Ltd|GmbH|MC|UMC)\b"
     r"|(?P<short>\b(?!(?:Dr|Mr|Mrs|Ms|Prof|No|Fig|Pt|Re)\.)(?:[A-Z][a-z]{1,2}|ST)\.) \[NAME\]"
     rf"|(?:(?<=\()|(?<=by )|(?<=with )|(?<=to )|(?<=under )|(?<=for )|(?<=: ))(?P<listed>{_TITLED}), \[NAME\]"
 )
-
-
 _FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) [A-Z]\. ?(?P<last>{_TITLED}|\[NAME\])")
-
-
 _PARTICLES = re.compile(
     r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?|[Bb]inti?|ibn|[Tt]er|[Aa]p|ab|ferch|d[iu]"
     r"|V[AO]N|DE[RNLS]?|L[AE]|EL|AL|LOS|LAS)(?: de[rn]?| la)?) \[NAME\]"
 )
-
-
 _BESIDE_DATE = re.compile(
     r"(?:\[DATE\](?:(?:,? (?i:and|or|&|to|through|until)|,)? | \()|\[NAME\] (?:(?:of|from|on) )?|\[(?:PLACE|NAME)\],\s)"
     r"(?P<word>(?:0?[1-9]|[12]\d|3[01])[/.-](?:0?[1-9]|[12]\d|3[01])(?!\d|\s?[cm]m\b)\.?)"

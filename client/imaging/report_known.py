@@ -14,8 +14,6 @@ from client.imaging.vocabulary import WORD, Span, is_caseless, is_common, starts
 _MISREAD = re.compile(  # digits among letters, as scanners read them
     r"\b(?=[\w’'-]{3,30}\b)(?=[^\W\d_]{0,30}[’'-]?[^\W\d_]*\d)(?=(?:[\d’'-]*[^\W\d_]){2})[^\W_]+(?:[’'-][^\W_]+)?"
 )
-
-
 _LIKE_LETTERS = str.maketrans("0134568", "oleasgb")
 
 
@@ -241,8 +239,6 @@ _ACTS = re.compile(  # what a person does or has done to them, and a finding doe
     r"|repositioned|unable\s+to|present|examined|discharged|transferred|cough\w+|breathing|moving|crying))\b",
     re.IGNORECASE,
 )
-
-
 _CALLED = re.compile(r"\b(?:mrs?|ms|miss|master|baby|pt|patient|name|dr)\b[.:,]?\s*$", re.IGNORECASE)
 
 

@@ -15,24 +15,16 @@ _KEEP = frozenset(
     "comments discussion narrative description remarks addendum "
     "imp impr concl".split()
 )
-
-
 _SIGNATURES = frozenset(
     "signature signatures signed dictated transcribed electronically notification communication reported verified "
     "approved authenticated finalized read interpreted cc attending resident".split()
 )
-
-
 _STAFF = _SIGNATURES | {"physician", "provider", "radiologist", "technologist", "referring", "ordering", "interpreting"}
-
-
 _DROP = _STAFF | frozenset(
     "history indication indications comparison comparisons technique procedure exam examination study patient "
     "facility hospital institution department reason clinical information views priors protocol contrast "
     "medication".split()
 )
-
-
 _ORGANS = frozenset(
     "lung lungs heart mediastinum pleura airways bone bones liver spleen pancreas kidney kidneys adrenal adrenals "
     "gallbladder bladder bowel stomach uterus ovaries prostate breast breasts thyroid brain ventricles sinuses orbits "
@@ -48,22 +40,16 @@ HEADINGS = _KEEP | _DROP
 _FIELDS = frozenset(
     "name mrn dob birth age sex gender date time accession id phone fax address ssn location room account visit".split()
 )  # one line each
-
-
 _SURE = (
     r"(?:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|OPINION|INDICATIONS?|HISTORY|COMPARISONS?|TECHNIQUE|RECOMMENDATIONS?"
     r"|Findings|Impression|Conclusion|Indication|Comparison|Technique)"
 )
-
-
 _HEADING = re.compile(
     r"(?:^|(?<=[\n.;]))[ \t*#=_>]*(?P<any>[A-Za-zÄÖÜäöü][A-Za-zÄÖÜäöü /&()]{1,40}?)[ \t*_]*:"
     rf"|(?<=[\s,*])(?P<inside>{_SURE}(?: ?(?:AND|and|/|&) ?{_SURE})?)[ \t*]*:"
     r"|^[ \t*#=_]*(?P<alone>[A-Za-zÄÖÜäöü][A-Za-zÄÖÜäöü /&()]{2,40}?)[ \t*#=_-]*$",
     re.MULTILINE,
 )
-
-
 _PARAGRAPH_MIN = 40
 
 

@@ -22,10 +22,10 @@ from client.imaging.report_clues import (
     beside_placeholders,
     elsewhere,
     in_told_sentences,
-    initials,
     unknown_names,
     without_case,
 )
+from client.imaging.report_initials import initials
 from client.imaging.report_known import known
 from client.imaging.tagger import Tagger
 from client.imaging.vocabulary import Span, blocks_of_one_case, is_caseless, normalised
@@ -97,8 +97,6 @@ _LOOKALIKES = str.maketrans(
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
     "'" * 4 + "-" * 6 + "ABESIJKMHOPCTXY" + "aceijopsxy" + "ABEZHIKMNOPTYXo",
 )  # apostrophes and dashes, then Cyrillic and Greek letters
-
-
 _WRAPPED = re.compile(r"^([^\n]{40,}[^\n.:;!?-])\n(?=[A-Za-z])", re.MULTILINE)
 
 

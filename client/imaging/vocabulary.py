@@ -43,8 +43,6 @@ def normalised(text: str) -> str:
 
 
 _LENGTH_MAX = 50_000
-
-
 _UNBROKEN = re.compile(r"\S{500}|[ \t]{2000}")
 
 
