@@ -132,7 +132,9 @@ def _prose(text: str, headings: list["_Heading"]) -> Iterator[tuple[int, int]]:
 
 
 _PARAGRAPH = re.compile(r"[^\n]+(?:\n[^\n]+)*")
-_SAID = re.compile(r"[ \t]*[^\s][^\n]*[.?!]\n(?=[A-Z])")  # behind a heading, to the end of its line
+_SAID = re.compile(  # behind a heading, to the end of its line, if the next one is no part of it
+    r"[ \t]*[^\s][^\n]*(?:[.?!]\n(?=[A-Z])|\n(?=[A-Z][^\n:]{40}))"
+)
 
 
 def _is_prose(paragraph: str) -> bool:
@@ -160,7 +162,8 @@ def _headings(text: str) -> Iterator["_Heading"]:
 def _kind(words: list[str], opens_line: bool) -> "_Kind | None":
     """What a heading opens, None if it is none of ours. `Dictated by:` and `MRN:` inside a line are sentences of the
     findings, not the end of them."""
-    signs, names = any(word in _STAFF for word in words), any(word in _FIELDS for word in words)
+    signs = any(word in _STAFF for word in words)
+    names = words == ["patient"] or any(word in _FIELDS for word in words)
     if (not opens_line and (signs or names)) or (words[0] in _MODALITIES and not set(words) & _EXAMS):
         return None
     if any(word in _KEEP for word in words) and not names and not signs:

@@ -373,6 +373,10 @@ def test_prose_before_a_lone_conclusion_stays_and_a_letterhead_does_not() -> Non
     assert sections(report) == (
         "A 5 mm calculus lies at the left vesicoureteric junction. The bladder is empty.\nOpinion: a stone."
     )
+    assert sections("Patient: X Y\nMRN: 12\nThe liver is normal.\nNo ascites.") == "The liver is normal.\nNo ascites."
+    assert sections("IR procedure: drainage\nAn 8 Fr pigtail was placed using the Seldinger technique.\nDone.") == (
+        "An 8 Fr pigtail was placed using the Seldinger technique.\nDone."
+    )
     assert sections("CT NECK WITH CONTRAST: A necrotic node.") == "CT NECK WITH CONTRAST: A necrotic node."
 
 
