@@ -81,7 +81,7 @@ _DEGREE = (
 )
 _ROLE = (
     r"(?:attending|staff|residents?|fellow|registrar|consultant|surgeon|physician|radiologist|provider|clinician|nurse"
-    r"|(?i:pgy)-?\s?\d|chaperone|officer|reader|tech|technologist|sonographer|radiographer|technician|midwife|practitioner|anesthesiologist|cardiologist|oncologist"
+    r"|(?i:pgy)-?\s?\d|chaperone|paramedic|officer|reader|tech|technologist|sonographer|radiographer|technician|midwife|practitioner|anesthesiologist|cardiologist|oncologist"
     r"|referrer)"
 )
 _RELATIVE = (
