@@ -198,6 +198,7 @@ _TITLES = (
     + _MR_WORDS
     + r"(?:(?:dr|prof|med|habil|dent|univ|dipl|ing|van|von|de|der|den|la|le|el|al|bin|di|da|st|[a-z])\b\.?[\s-]*){0,4}"
     r"(?!(?:the|and|of|is|was|practitioner|specialist|manager)\b)[^\W\d_][\w’'-]*(?:\s+[A-Z]\.)?",
+    r"\bat\s+work\s+at\s+(?P<d>[^.;,\n]{3,40}?)(?=\s+on\b|[.;,\n]|$)",
     r"\b(?:doctor|professor)\s+(?:[a-z]\.[\s-]*)+[^\W\d_]{2,}",
     r"\b(?:calls?|report|communication|notification)\s+(?:was\s+|were\s+)?(?:made|placed|given)\s+to\s+"
     rf"{_NOT_PERSON}(?P<d>[^\W\d_][\w’'-]+(?:,?\s[^\W\d_][\w’'-]+)?)(?=\s+(?:at|on)\s+\d)",
@@ -206,7 +207,7 @@ _PEOPLE = (  # case tells a name here
     r"\b(?i:(?:(?:dr|prof|priv|doz|med|habil|dent|univ|dipl|ing)\b\.?[\s-]*){2,5})"
     rf"{_NOT_PERSON}{_PERSON}",
     r"\b(?:[Dd][Rr]s?|[Pp][Rr][Oo][Ff]|M[rs]|Mrs|MRS|Miss|MISS|Herr|Frau|[Dd]octor|DOCTOR"
-    r"|[Pp]rofessor|Nurse|NURSE|Sister(?! Mary Joseph)|SISTER(?! MARY JOSEPH))\b"
+    r"|[Pp]rofessor|PROFESSOR|Nurse|NURSE|Sister(?! Mary Joseph)|SISTER(?! MARY JOSEPH))\b"
     rf"(?:\.\s*|\s+){_NOT_PERSON}{_PERSON}",
     rf"\bM[RS]\.\s*(?=[A-Z]['’]?[A-ZÀ-Þ]){_NOT_PERSON}{_PERSON}",  # in "typical of MS. Small" a sentence ends
     rf"\bM[RS]\s+(?i:{_MR_WORDS})(?!(?:CAN|MAY|WILL|HAS|HAD)\b){_NOT_PERSON}{_PERSON}",
@@ -291,6 +292,7 @@ _PLACES = (
     rf"|works|working|worked|employed|(?:wo)?man|(?:fe)?male|patient|films?|images|seen|imaged|performed|obtained|from|done)\s+(?:at|in|to|from|AT|IN|TO|FROM)\s+(?:the\s+)?{_NOT_PERSON}(?P<d>{_TITLED}"
     rf"(?:[ \t-]{_TITLED})*)",
     r"\b(?i:works|worked|working|employed)\s+(?i:at|for|by|with)\s+(?:the\s+)?(?P<d>[A-Z]{3,})\b",
+    r"\bOur\sLady(?:\sof)?(?:\sthe)?(?:\s[A-Z][\w’'-]+){1,3}",
     r"\b(?:US|U\.S\.|United\sStates|Royal)\s(?:Postal\sService|Army|Navy|Marines?|Air\sForce|Mail)\b",
     r"\b(?i:retired(?:\s+\w+)?\s+from|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
     rf"{_NOT_PERSON}(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+){{0,3}})",
@@ -345,6 +347,7 @@ def matches(text: str) -> Iterator[tuple[int, int, str]]:
 _PEOPLE_WITHOUT_CASE = (
     rf"\b(?:by|per|told|asked|called|i,|not|named?|drs?\.?)[:\s]+(?P<d>{_PERSON})",
     rf"\b(?:called|relayed|reported|conveyed|given|told|communicated)\s+to\s+(?P<d>{_PERSON})",
+    r"\bby\s+(?P<d>(?:[A-Z]\.[ \t]?){1,3}[^\W\d_]{2,})",
     rf"\b(?:with|to|and)\s+(?P<d>{_INITIALS}{_TITLED}(?:,?\s+{_INITIALS}{_TITLED})+)",
     rf"\b(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})",
     rf"\b{_RELATIVE}\b(?:['’]s\s+name)?[,:(]?\s+(?:is\s+|named\s+)?(?P<d>{_TITLED}(?:\s+{_TITLED})?)",

@@ -156,7 +156,7 @@ def _hit(word: str, names: frozenset[str], staff: frozenset[str]) -> _Hit | None
         return _Hit.PLAIN
     if not any(_resembles_any(form, names) for form in forms):
         return None
-    if not is_common(word):
+    if not is_common(word) or (word.istitle() and fold(word) not in vocabulary()):  # Muler is no form of mule
         return _Hit.RARE
     return _Hit.OWN if {_shape(form) for form in forms} & {_shape(name) for name in names} else _Hit.NEAR
 

@@ -152,6 +152,7 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("No fracture.\nDD: 3/4/2019 / JPH", "No fracture.\n[NAME]: [DATE] / [NAME]"),
         ("the cyst measured 4 cm then. KQZ", "the cyst measured 4 cm then. [NAME]"),
         ("SISTER HODGKIN ON THE WARD", "[NAME] ON THE WARD"),
+        ("seen at Our Lady of Hope, read by Professor Sides", "seen at [PLACE], read by [NAME]"),
         ("call made to Wall at 3:40 pm", "call made to [NAME] at [DATE]"),
         ("next of kin brian kvothe contacted", "next of kin [NAME] contacted"),
         ("labelled Wilbur D'Souza, wrongly", "labelled [NAME], wrongly"),
@@ -264,6 +265,7 @@ def test_a_header_name_that_is_a_word_goes_wherever_it_is_written_large(text: st
         ("Storm^Ana", "Storrn"), ("Short^Ana", "Shrt"), ("Kane^Ana", "Kaane"), ("Olson^Ana", "0lson"),
         ("Al-Rashid^Ana", "Al -Rashid"), ("Vance^Lena", "LenaVance"), ("Brown^Ana", "8rown"),
         ("Al-Rashid^Ana", "A1-Rashid"),
+        ("Muller^Ana", "Muler"),
     ],
 )  # fmt: skip
 def test_a_header_name_misread_or_mistyped_is_masked(name: str, written: str) -> None:
