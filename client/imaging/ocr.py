@@ -230,8 +230,9 @@ class Reader:
         mirrored makes letters whole that an edge has cut.
 
         `small_too`, places that may carry letters are searched once more and twice as large, as they are and in their
-        colours, for letters of about ten pixels; of what is seen there, only what reads as a word counts, and as a
-        doubt what is long and low and cannot be read.
+        colours, for letters of about ten pixels, in a border without mirrors: a small line at an edge and its image
+        beside it are taken for neither. Of what is seen there, only what reads as a word counts, and as a doubt what is
+        long and low and cannot be read.
 
         Letters that stand wide apart are looked for without a detector, as rows of marks as tall as each other.
 
@@ -272,7 +273,7 @@ class Reader:
             again = [
                 box
                 for part in places(seen)
-                for drawn in (seen, colours)
+                for drawn in (_unmirrored(seen), _unmirrored(colours))
                 for box in self._found(self._detector, drawn, part, max(1.0, _DOUBLED / scale))[0]
                 if not box.is_speck and not any(box.is_like(other) for other in kept)
             ]
@@ -500,6 +501,12 @@ def _resized(picture: Grey, scale: float) -> Grey:
 
 def _resized_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
     return np.asarray(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+
+
+def _unmirrored(drawn: Grey | Colours) -> Grey | Colours:
+    """The same picture in a border that repeats its outermost pixels."""
+    around = ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0))[: drawn.ndim]
+    return np.pad(drawn[_BORDER:-_BORDER, _BORDER:-_BORDER], around, mode="edge")
 
 
 def _weights(path: Path) -> bytes:

@@ -3,6 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from client.imaging.ocr import _BORDER, _unmirrored
+
 OPEN = "from client.imaging.ocr import shipped; shipped()"
 
 
@@ -19,3 +23,13 @@ def test_opening_the_networks_leaves_no_file_behind(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_border_of_the_search_for_small_letters_shows_no_line_twice() -> None:
+    picture = np.zeros((64, 80), dtype=np.uint8)
+    picture[58:62, 20:60] = 200
+    mirrored = np.pad(picture, _BORDER, mode="symmetric")
+
+    assert (mirrored > 0).any(axis=1).sum() == 8
+    assert (_unmirrored(mirrored) > 0).any(axis=1).sum() == 4
+    assert _unmirrored(np.dstack([mirrored] * 3)).shape == (*mirrored.shape, 3)
