@@ -1,9 +1,10 @@
-"""Report text without the patient: sections that describe the picture stay, identifiers become fixed placeholders.
+"""Report text without the patient: what the sections that describe the picture say, with placeholders for identifiers.
 
-Four passes: sections; the identifiers of this patient's own headers, exactly, mistyped and misread; general patterns;
-and a gate that masks words outside a radiology vocabulary where they have a capital, or where a text has no case at
-all, and holds the text back when there are many of them. Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an
-age over 89 becomes `90+`.
+Lines of one case are read together. General patterns, the words that announce a person, and this patient's own headers
+(exactly, mistyped and misread) go first. Then what is plain elsewhere, but not beside a placeholder or in a sentence
+about people; then words outside a radiology vocabulary, where they have a capital or a text has no case at all: many of
+them hold the text back. What was a name once is one wherever it stands. Placeholders are `[NAME]`, `[DATE]`, `[ID]` and
+`[PLACE]`; an age over 89 becomes `90+`.
 
 This is careful, not perfect: a name in lower case that no header knows and no pattern announces can stay; so can a name
 that is a plain word (Long, Reading) and not of this header, where neither its neighbours nor its capital give it away.
