@@ -290,9 +290,9 @@ class Reader:
         The marks of a row are read as if they stood close together; upright rows from either end.
         """
         lines: list[Line] = []
-        for upright in (False, True):
+        for upright, found in enumerate(rows(strokes)):
             view = np.ascontiguousarray(np.rot90(strokes)) if upright else strokes
-            for row in rows(view)[:_ROWS_READ]:
+            for row in found[:_ROWS_READ]:
                 close = _close_together(view, row)
                 text, confidence = self._recognised(close)
                 if upright and confidence < _ROW_READ:

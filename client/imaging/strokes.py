@@ -79,15 +79,20 @@ def thin(picture: Grey) -> Grey:
     return _stretched(stroked(picture), _AROUND // 2)
 
 
-def rows(strokes: Grey) -> list[list[Rectangle]]:
-    """Level rows of four marks or more that stand side by side and are as tall as each other, the longest first.
+def rows(strokes: Grey) -> tuple[list[list[Rectangle]], list[list[Rectangle]]]:
+    """Rows of four marks or more that stand side by side and are as tall as each other, the longest first: level ones,
+    and upright ones in the coordinates of `np.rot90(strokes)`.
 
     `strokes` is a picture as `thin` makes it. Letters that stand wide apart are such a row. A detector, which looks for
     lines, sees the gaps between them.
     """
     inks = (ink for least in _STAND_OUT for ink in (strokes > 128 + least, strokes < 128 - least))
-    found = [row for ink in inks for row in _side_by_side(_marks(ink))]
-    return sorted(found, key=len, reverse=True)
+    boxes = [_boxes(ink) for ink in inks]
+    turned = [
+        np.stack((strokes.shape[1] - b[:, 3], b[:, 0], strokes.shape[1] - b[:, 1], b[:, 2]), axis=1) for b in boxes
+    ]
+    level, upright = ([row for some in all_ for row in _side_by_side(_marks(some))] for all_ in (boxes, turned))
+    return sorted(level, key=len, reverse=True), sorted(upright, key=len, reverse=True)
 
 
 def stroked(picture: Grey) -> Floats:
@@ -109,11 +114,15 @@ def filled(picture: Grey, hidden: Mask) -> Grey:
     return np.where(hidden, np.rint(around), picture).astype(np.uint8)
 
 
-def _marks(ink: Mask) -> npt.NDArray[np.int64]:
-    """(top, left, bottom, right) of each component that has the size of a letter and is not much wider than tall."""
+def _boxes(ink: Mask) -> npt.NDArray[np.int64]:
+    """(top, left, bottom, right) of each component."""
     labels, _ = ndimage.label(ink, np.ones((3, 3)))
     edges = [(down.start, across.start, down.stop, across.stop) for down, across in ndimage.find_objects(labels)]
-    boxes = np.array(edges, dtype=np.int64).reshape(-1, 4)
+    return np.array(edges, dtype=np.int64).reshape(-1, 4)
+
+
+def _marks(boxes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Those that have the size of a letter and are not much wider than tall."""
     tall, wide = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     return np.asarray(boxes[(tall >= _MARK_MIN) & (tall <= _MARK_MAX) & (wide <= _ALIKE * tall)])
 

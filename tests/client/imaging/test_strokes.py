@@ -82,8 +82,10 @@ def test_letters_wide_apart_are_a_row_of_marks_and_noise_is_none() -> None:
     picture = background(2.0)
     for at, letter in enumerate("HOLLE"):
         picture, _ = lettered(picture, letter, (100, 4 + 24 * at), 16, 60)
-    found = rows(thin(picture))
+    found, _ = rows(thin(picture))
+    _, upright = rows(thin(np.ascontiguousarray(np.rot90(picture, -1))))
 
     assert any(len(row) == 5 and abs(row[0][1] - 4) < 6 and abs(row[-1][1] - 100) < 6 for row in found)
-    assert rows(np.full((64, 64), 128, dtype=np.uint8)) == []
-    assert not any(len(row) >= 5 and row[0][0] > 90 and row[0][2] < 130 for row in rows(thin(background(2.0))))
+    assert upright[0] == found[0]
+    assert rows(np.full((64, 64), 128, dtype=np.uint8)) == ([], [])
+    assert not any(len(row) >= 5 and row[0][0] > 90 and row[0][2] < 130 for row in rows(thin(background(2.0)))[0])
