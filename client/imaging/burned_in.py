@@ -132,9 +132,10 @@ def _told_apart(seen: list[Line], mask: Mask, picture: Grey) -> tuple[list[Line]
     seen = [line for line in seen if not _is_mirage(line, mask.shape)]
     markers = [line for line in seen if is_marker(line)]
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
-    found = [line for line in seen if identifies(line, mask.shape) and not _is_shading(line, picture)]
-    doubts = [line for line in seen if doubtful(line, mask.shape) and not _is_shading(line, picture)]
-    return found, doubts + [line for line in seen if _is_rest(line, mask)]
+    rests = [line for line in seen if _is_rest(line, mask)]
+    seen = [line for line in seen if not _is_shading(line, picture)]
+    found = [line for line in seen if identifies(line, mask.shape)]
+    return found, rests + [line for line in seen if doubtful(line, mask.shape)]
 
 
 def identifies(line: Line, picture: tuple[int, ...]) -> bool:

@@ -270,10 +270,11 @@ class Reader:
         kept = _apart([box for box in boxes if not box.is_speck])
         lines = [line for box in kept for line in self._read_in(box, views, picture.shape)]
         if small_too and not small:
+            plain = (_unmirrored(seen), _unmirrored(colours))
             again = [
                 box
                 for part in places(seen)
-                for drawn in (_unmirrored(seen), _unmirrored(colours))
+                for drawn in plain
                 for box in self._found(self._detector, drawn, part, max(1.0, _DOUBLED / scale))[0]
                 if not box.is_speck and not any(box.is_like(other) for other in kept)
             ]

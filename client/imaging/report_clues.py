@@ -17,6 +17,8 @@ from client.imaging.vocabulary import (
     is_shouting,
     listed_words,
     may_be_names,
+    may_be_names_or_towns,
+    spanned,
     starts_sentence,
     vocabulary,
 )
@@ -86,7 +88,7 @@ def unknown_names(text: str, caseless: bool) -> Iterator[Span]:
     shouting = caseless and is_shouting(text)
     for match in WORD.finditer(text):
         word = match[0]
-        if text[max(0, match.start() - 1) : match.end() + 1] in (NAME, DATE, ID, PLACE):
+        if _is_placeholder(text, match):
             continue
         if is_common(word):
             if not caseless and _is_name_inside(text, match):
@@ -99,6 +101,10 @@ def unknown_names(text: str, caseless: bool) -> Iterator[Span]:
         bare = (caseless and len(word) >= (3 if shouting else 4)) or (word.isupper() and len(word) >= 5)
         if irish or bare or titled:
             yield Span(*match.span(), NAME)
+
+
+def _is_placeholder(text: str, word: re.Match[str]) -> bool:
+    return text[max(0, word.start() - 1) : word.end() + 1] in (NAME, DATE, ID, PLACE)
 
 
 def _is_name_inside(text: str, match: re.Match[str]) -> bool:
@@ -162,7 +168,7 @@ _EPONYM_OF = re.compile(
     r"|protocol|rings?|encephalitis|configuration|sequence|plaque|sutures?|test|biplane|osteodystrophy|tenosynovitis|variants?|abscess|embolization|slurry|kidney|cavity|diverticul\w+|lipoma|ganglion"
     r"|views?|point|loops?|bundle|dysplasia|rule|law|veins?|aplasia|hemiarthroplasty|conduit|block|technique|arter(?:y|ies)"
     r"|myotomy|o?esophagectomy|fib(?:er|re)s?|angina|clips?|transformation|fragments?|paresis|pyeloplasty|ileostomy|ulcers?"
-    r"|reflux|arti?efacts?|artifacts?|ophthalmopathy|orbitopathy|amputation|nucleus|groove|sulcus|effect|fundoplication"
+    r"|reflux|art[ei]facts?|ophthalmopathy|orbitopathy|amputation|nucleus|groove|sulcus|effect|fundoplication"
     r"|recess|kyphosis|osteotomy|disproportion|tail|fingers?|limb|infraction|injur\w+|fracture-\w+"
     r"|(?:IVC|coil|pouch|spot) \w+)\b)"
 )  # what stands behind the name of its inventor
@@ -187,12 +193,12 @@ def beside_placeholders(text: str, caseless: bool) -> Iterator[Span]:
     yield from (Span(*match.span("word"), NAME) for match in _PARTICLES.finditer(text))
     for match in _BESIDE_DATE.finditer(text):
         if match["word"] or match["before"]:
-            yield Span(*match.span(match.lastgroup or 0), DATE)
+            yield spanned(match, DATE)
         elif match["place"] or fold(match["acronym"]) not in vocabulary():
-            yield Span(*match.span(match.lastgroup or 0), PLACE)
+            yield spanned(match, PLACE)
     if caseless:
         yield from (
-            Span(*match.span(match.lastgroup or 0), NAME)
+            spanned(match, NAME)
             for match in _LAST_WORD.finditer(text)
             if match[match.lastgroup or 0] not in _NO_LAST_NAMES
         )
@@ -248,13 +254,13 @@ def _in_the_form_of_places(text: str) -> Iterator[Span]:
     """Capitalised words behind `at` or before `records`."""
     for match in _AT_ACRONYM.finditer(text):
         if match["iu"] or match["phone"] or not is_common(match["word"] or match["before"]):
-            yield Span(*match.span(match.lastgroup or 0), PLACE)
+            yield spanned(match, PLACE)
     for match in _AT_CAPITALS.finditer(text):
         words = [fold(word) for word in WORD.findall(match["words"])]
         told = len(words) > 1 or words[0] in listed_words("towns") or match["from"]
         if told and not set(words) & _SIDES and words[0] not in HEADINGS and not is_eponym(text, *match.span("words")):
             yield Span(*match.span("words"), PLACE)
-    listed = may_be_names() | listed_words("towns")
+    listed = may_be_names_or_towns()
     for match in _RECORDS_OF.finditer(text):
         words = WORD.findall(match["words"])
         office = len(words) > 1 and words[-1] in ("Radiology", "Imaging", "Diagnostics")
@@ -271,7 +277,7 @@ _SIDES = frozenset(
 def _listed_beside(text: str, caseless: bool) -> Iterator[Span]:
     """Words that are names too, beside a name: in a text without case, whatever their case."""
     clinical = listed_words("names_in_context")
-    listed = may_be_names() | listed_words("towns")
+    listed = may_be_names_or_towns()
     for pattern in (_WORD_BEHIND, _WORD_BEFORE):
         for match in pattern.finditer(text):
             word, comma = match["word"], "," in match[0]
@@ -353,7 +359,7 @@ def in_told_sentences(text: str, caseless: bool) -> Iterator[Span]:
             if _is_doubtful(text, match, caseless):
                 yield Span(*match.span(), NAME)
         for match in _NUMBERED_PLACE.finditer(text, sentence.start(), sentence.end()):
-            yield Span(*match.span(match.lastgroup or 0), PLACE)
+            yield spanned(match, PLACE)
         for match in _SHORT_NUMBER.finditer(text, sentence.start(), sentence.end()):
             if tells or "/" not in match[0]:
                 yield Span(*match.span(), DATE if "/" in match[0] else ID)
@@ -365,9 +371,9 @@ def _is_doubtful(text: str, match: re.Match[str], caseless: bool) -> bool:
         return False
     if len(word) == 1 and text[match.end() : match.end() + 1].isdigit():  # L5
         return False
-    if text[match.start() - 1 : match.end() + 1] in (NAME, DATE, ID, PLACE) or is_eponym(text, *match.span()):
+    if _is_placeholder(text, match) or is_eponym(text, *match.span()):
         return False
-    if fold(word) in may_be_names() | listed_words("towns"):
+    if fold(word) in may_be_names_or_towns():
         return not caseless and _EPONYM.fullmatch(word) is not None and not starts_sentence(text, match.start())
     if is_common(word) and (len(word) > 2 or fold(word) in vocabulary()):
         return False

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from client.imaging.identifiers import fold
 from client.imaging.patterns import NAME
-from client.imaging.vocabulary import Span, is_caseless, is_common, vocabulary
+from client.imaging.vocabulary import Span, is_caseless, is_common, spanned, vocabulary
 
 
 def initials(text: str) -> Iterator[Span]:
@@ -24,7 +24,7 @@ def _signed_off(text: str) -> Iterator[Span]:
     """Initials behind `by` and `read:`, and at the end; inside a line, where they are no word."""
     for match in _BEHIND_ROLE.finditer(text):
         if match["d"] is None or fold(match["d"]) not in vocabulary():
-            yield Span(*match.span(match.lastgroup or 0), NAME)
+            yield spanned(match, NAME)
     yield from (Span(*match.span("d"), NAME) for match in _IN_BRACKETS.finditer(text))
     for match in _BEFORE_ROLE.finditer(text):
         yield Span(*match.span("d"), NAME)
@@ -37,10 +37,10 @@ def _signed_off(text: str) -> Iterator[Span]:
 def initials_beside_placeholders(text: str) -> Iterator[Span]:
     """Those that stand beside what is masked already: `[DATE] jr/mk`, `[NAME] (RH)`."""
     for pattern in (_PAIR_BEFORE, _PAIR_BEHIND, _BEHIND_DATE):
-        yield from (Span(*match.span(match.lastgroup or 0), NAME) for match in pattern.finditer(text))
+        yield from (spanned(match, NAME) for match in pattern.finditer(text))
     for match in _SHORT_NAME.finditer(text):
         if match["inside"] or not match["word"].isascii() or fold(match["word"]) not in vocabulary():
-            yield Span(*match.span(match.lastgroup or 0), NAME)
+            yield spanned(match, NAME)
 
 
 _TWO_WRITERS = re.compile(

@@ -115,8 +115,8 @@ def _prose(text: str, headings: list["_Heading"]) -> Iterator[tuple[int, int]]:
     """Paragraphs of sentences under no heading, or behind the first paragraph under a heading to drop; none behind a
     signature."""
     signed = min((heading.start for heading in headings if heading.signs), default=len(text))
-    starts = [0, *(heading.start for heading in headings if heading.kind is not _Kind.FIELD)]
     under = [None, *(heading for heading in headings if heading.kind is not _Kind.FIELD)]
+    starts = [heading.start if heading else 0 for heading in under]
     for start, end, heading in zip(starts, [*starts[1:], len(text)], under, strict=True):
         if heading is not None and heading.kind is _Kind.KEEP:
             continue

@@ -21,6 +21,11 @@ class Span(NamedTuple):
     placeholder: str
 
 
+def spanned(match: re.Match[str], placeholder: str) -> Span:
+    """The group that matched last, or all of a match without groups."""
+    return Span(*match.span(match.lastgroup or 0), placeholder)
+
+
 def vocabulary() -> frozenset[str]:
     """Folded words that are not taken for names (vocabulary.toml)."""
     return listed_words("words")
@@ -29,8 +34,12 @@ def vocabulary() -> frozenset[str]:
 @cache
 def listed_words(name: str) -> frozenset[str]:
     """The list of that name in vocabulary.toml, folded."""
-    text = Path(__file__).with_name("vocabulary.toml").read_text(encoding="utf-8")
-    return frozenset(fold(word) for word in tomllib.loads(text)[name].split())
+    return frozenset(fold(word) for word in _lists()[name].split())
+
+
+@cache
+def _lists() -> dict[str, str]:
+    return tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text(encoding="utf-8"))
 
 
 def normalised(text: str) -> str:
@@ -55,6 +64,11 @@ def _is_unseen(letter: str) -> bool:
 def may_be_names() -> frozenset[str]:
     """Plain words that are names of people too, wherever or only beside other signs of a name."""
     return listed_words("names") | listed_words("names_in_context")
+
+
+@cache
+def may_be_names_or_towns() -> frozenset[str]:
+    return may_be_names() | listed_words("towns")
 
 
 def is_plain(word: str) -> bool:
@@ -139,7 +153,7 @@ def blocks_of_one_case(text: str) -> list[str]:
     blocks: list[list[str]] = [[]]
     before: str | None = None
     for paragraph in re.split(r"\n(?=[ \t]*\n)", text):
-        small = not is_shouting(paragraph) and _share_of_capitals(paragraph) < 0.02 and is_caseless(paragraph)
+        small = is_caseless(paragraph) and not is_shouting(paragraph)
         for line in paragraph.split("\n"):
             if sum(map(str.isalpha, line)) > 20:
                 case = "small" if small else "capitals" if is_shouting(line) else "mixed"
