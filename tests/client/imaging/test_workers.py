@@ -9,7 +9,7 @@ import pytest
 
 from client.imaging.workers import WorkLimits, each
 
-LIMITS = WorkLimits(seconds=1.0, memory_bytes=2**30)
+LIMITS = WorkLimits(seconds=30.0, memory_bytes=2**30)
 HOARD: list[bytearray] = []
 
 
