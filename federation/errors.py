@@ -75,7 +75,7 @@ class DeidError(FedError):
             "not-dicom", "truncated", "malformed", "limit-size", "limit-nesting", "limit-frames", "class-refused",
             "class-unknown", "syntax-unknown", "codec-missing", "decode-failed", "charset", "no-patient-id",
             "patient-conflict", "duplicate-differs", "burned-in", "ocr-missing", "picture-unfit", "pairing",
-            "text-sections",
+            "text-sections", "reader-missing",
             "text-residual", "residual-identifier", "report-format",
             "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document",
         }

@@ -33,17 +33,46 @@ _NOT_A_VERB = rf"(?:(?-i:May)|(?!may\b){_MONTH})"  # "the second may represent" 
 _NOT_MAY_BE = (  # nor are "segment 4 may represent" and "grade 2. May reflect"
     r"(?!\W*may\s+(?!(?:and|at|by|for|from|in|of|on|the|there|to|with|shows?|showed|is|was)\b)(?-i:[a-z]))"
 )
+_FEAST = (  # days with a name; Christmas tree and Christmas disease are clinical words
+    r"(?:(?:christmas|xmas)(?:\s+(?:day|eve|morning|night))?\b(?!\s+(?:tree|disease|factor))|easter(?:\s+(?:sun|mon)day)?"
+    r"|thanksgiving(?:\s+day)?|hall?owe['’]?en|boxing\s+day|new\s+year['’]?s?(?:\s+(?:day|eve))?"
+    r"|valentine['’]?s?(?:\s+day)|(?:st\.?|saint)\s+patrick['’]?s?\s+day|good\s+friday|ash\s+wednesday|palm\s+sunday"
+    r"|hogmanay|(?:guy\s+fawkes|bonfire)(?:\s+night)?|diwali|deepavali|eid(?:[\s-](?:ul|al)[\s-]\w+)?|ramadan"
+    r"|hanukkah|chanukah|passover|yom\s+kippur|rosh\s+hashanah|juneteenth|mardi\s+gras|fourth\s+of\s+july|july\s+4th"
+    r"|(?:lunar|chinese)\s+new\s+year|(?:mother|father)['’]?s['’]?\s+day|labou?r\s+day|memorial\s+day"
+    r"|(?:independence|columbus|veterans?['’]?|anzac|australia|waitangi|canada|victoria|family|national|republic|heritage"
+    r"|freedom|youth|women['’]?s|workers['’]?|mandela|flag|presidents?['’]?|groundhog|mlk|bastille|may|remembrance"
+    r"|armistice|earth)\s+(?:day|weekend|holiday)|(?:bank\s+holiday|super\s+bowl|labou?r\s+day)"
+    r"\s+(?:sun|mon|satur)day)"
+)
 _FULL_MONTH = "(?:january|february|april|june|july|august|september|october|november|december)"
 _WEEKDAY = r"(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _YEAR = r"(?:19|20)\d{2}"
 _UNIT = (
-    r"(?:(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|ms(?:ec)?|mcg|mci|mbq|units?|bpm|s/mm|g|grams?|lbs?|oz|iu|mmhg|hz|kpa"
+    r"(?:(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|ms(?:ec)?|mcg|mci|mbq|units?|bpm|s/mm|g|grams?|lbs?|oz|i?u(?:/m?l)?|mmhg|hz|kpa"
     r"|meq)\b|%|[x×]\s?\d)"
 )
 _NO_UNIT = rf"(?!\s?{_UNIT})"
 _NO_MEASURE = "".join(  # what has four digits and is no number of a record
-    f"(?<!{word} )" for word in ("score", "score of", "value", "of", "is", "hcg", "psa", "cea", "te", "tr", "t1", "t2")
+    f"(?<!{word} )"
+    for word in (
+        "score",
+        "score of",
+        "value",
+        "of",
+        "is",
+        "hcg",
+        "psa",
+        "cea",
+        "te",
+        "tr",
+        "t1",
+        "t2",
+        "ref",
+        "dimer",
+        "dimer was",
+    )
 ) + (
     rf"(?!\d+(?:[.,]\d+)?(?:\s?[-–x×]\s?\d+(?:[.,]\d+)?)*\s?{_UNIT}"
     r"|\d{1,3}[-/]\d{1,3}\b(?![-/])|\d{1,4}(?:\s?[x×]\s?\d{1,4})+"
@@ -105,11 +134,16 @@ _CONTACTS = (
     r"(?<![\w.])(?:\+?\d{1,3}[\s./-]?)?(?:\(\d{2,5}\)|\d{3,5})[\s./-]{1,2}\d{3,4}[\s./-]?\d{2,5}(?![\w.]\d)",
     r"(?<![\w.])\+\d[\d\s()/-]{6,}\d",
     r"(?<![\w.])0\d(?:[\s.-]\d{2}){4}(?![\w-])",
+    r"(?<![\w.,])\d{2,4} \d{3} \d{2} \d{2}(?![\w-]|[.,]\d)",
+    r"\b(?:user(?:name|\s?id)?|login)[:\s]+(?P<d>(?!(?:error|defined|interface|dependent|manual|input)\b)[a-z][\w.-]{2,})",
+    r"\bby\s+(?P<d>[a-z]{2,}\d{1,4})\b",
+    r"\b(?:message|text|e?mail)(?:ed)?\s+to\s+(?P<d>[a-z][\w.-]+)(?=\s+sent\b)",
+    r"\bpaged\s+(?:again\s+)?(?:on|at|via)\s+(?P<d>\d{2,}\b(?![.:h]\d))",
     r"\b(?:tel|tlf|tél|telefon|mob|phone|fax|pager|beeper|ext|extension|poste|bleep(?:ed|er)?|voalte|vocera)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?[(x]?"
     r"(?P<d>\+?\d[\d\s()/-]*\d)",
     r"\b(?:ring|call|dial|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
     r"(?P<d>[x+]?\(?\d[\d\s()/.-]{1,}\d)" + _NO_UNIT,
-    r"(?<![\w.,/-])\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
+    r"(?<![\w.,/-])(?<!ref )(?<!range )\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
     r"\b(?:paged|bleeped|phoned|called|pager|bleep|ext)\s*\((?P<d>\d{2,}[\d\s-]*)\)",
     r"\bpage\s+(?P<d>\d-?\d{3,5})\b",
     r"(?<![\d\w])(?<!\d\s)x\d{3,5}\b" + _NO_UNIT,
@@ -153,14 +187,27 @@ _DATES = (
     rf"\b{_MONTH}\.?\s+{_DAY}/\d{{2}}\b",
     rf"\b{_DAY}[.\s-]+(?-i:I{{1,3}}|I?V|VI{{1,3}}|IX|XI{{0,2}})[.\s-]+{_YEAR}\b",
     rf"\b(?:the\s+)?{_ORDINAL}\s+(?:day\s+)?(?:of\s+)?{_NOT_A_VERB}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
+    rf"\b{_NOT_A_VERB}\s+the\s+{_DAY}(?:st|nd|rd|th)\b",
     rf"\b{_NOT_A_VERB}\s+(?:the\s+)?{_ORDINAL}\b(?:[\s,]+(?:{_YEAR_WORDS}|{_YEAR}))?",
     rf"\b{_FULL_MONTH}\b",
+    rf"\b{_FEAST}\b(?:[\s,]+(?:{_YEAR}|['’]\d{{2}}\b))?",
+    rf"\b(?:(?:on|by|until|till|since|from)\s+)the\s+(?P<d>{_DAY}(?:st|nd|rd|th))\b(?=\s*(?:[.,;:)]|$)"
+    r"|\s+(?:for|with|at|he|she|by|so|but|because)\b)",
+    r"\bon\s+the\s+(?P<d>(?:eleven|twelf|(?:thir|four|fif|six|seven|eigh|nine)teen|twentie|thirtie)th"
+    r"|(?:twenty|thirty)[-\s](?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth))\b(?!\s+(?:rib|day|time)s?\b)",
+    rf"\b(?:(?:last|this|next)\s+(?:week|month|night)|yesterday|tomorrow|{_WEEKDAY})[\s,(]+(?:the\s+)?"
+    rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}[/-](?:0?[1-9]|1[0-2])|{_DAY}(?:st|nd|rd|th))(?![\d/])" + _NO_COUNT,
+    rf"\b(?:q[1-4]|(?:[1-4](?:st|nd|rd|th)|first|second|third|fourth)\s+quarter)(?:\s+of)?[\s,]+(?:{_YEAR}|['’]?\d{{2}}\b)",
+    r"\b(?:spring|summer|autumn|fall|winter)\s+(?:of\s+)?(?P<d>['’]\d{2})\b",
+    rf"\b(?:in|since|from|of|until|by)\s+(?P<d>{_NOT_A_VERB}\.?\s+(?:[4-9]\d|[0-3]\d))\b" + _NO_UNIT,
     r"\b(?:to|with|than)\s+(?P<d>(?-i:March|May|(?:MARCH|MAY)(?=[.,;]))\b)",
     r"\b(?:in|since|from|until|till|of|by|last|this|next|early|mid|late|before|after|during|through)"
     r"[\s-]+(?P<d>(?-i:March|May|MARCH|MAY|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec)\b)",
     rf"\b(?:in|since|from|of)\s+(?P<d>(?:{_MONTH}\s+)?{_YEAR_WORDS})\b",
     r"\b(?:in|since|from|of|until|by|early|late|circa|around)\s+(?P<d>['’]\d{2})\b(?!['’])",
-    r"\b(?:in|since|dated|early|late)\s+(?P<d>(?:0?[1-9]|1[0-2])/\d{2})\b(?![/\d])" + _NO_COUNT + _NO_UNIT,
+    r"\b(?:in|since|dated|early|late)\s+(?P<d>(?!\d{1,2}/(?:12|52)\b)(?:0?[1-9]|1[0-2])/\d{2})\b(?![/\d])"
+    + _NO_COUNT
+    + _NO_UNIT,
     rf"\b(?:0?[1-9]|1[0-2])/{_YEAR}\b",
     rf"(?<![\w.,/-]){_YEAR}(?![\w/-]|[.,]\d)" + _NO_UNIT,
     rf"\b(?:on|from|dated|since|prior|comparison|compared|{_STUDY}|date|until|performed|obtained|last|reported|signed"
@@ -213,7 +260,7 @@ _PEOPLE = (  # case tells a name here
     rf"\bM[RS]\s+(?i:{_MR_WORDS})(?!(?:CAN|MAY|WILL|HAS|HAD)\b){_NOT_PERSON}{_PERSON}",
     rf"\b[Dd][Rr][Ss]\b\.?\s+{_PERSON}(?:(?:,\s+|,?\s+(?:and|AND|&)\s+){_PERSON})+",
     rf"\b{_NOT_PERSON}{_PERSON}(?={_DEGREE})",
-    rf"\b(?i:attn|attention|cc|copy\s+to)\s*[:.]\s*{_NOT_PERSON}(?P<d>{_PERSON})",
+    rf"(?<!\d )(?<!\d)\b(?i:attn|attention|cc|copy\s+to)\s*[:.]\s*{_NOT_PERSON}(?P<d>{_PERSON})",
     rf"\b(?:[Dd]/[Ww]|[Dd]iscussed\s+w/|DISCUSSED\s+W/)\s*{_NOT_PERSON}(?P<d>{_PERSON})",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-Z][A-Z'’-]{2,}(?=\s*(?:$|\n|[,(.:]))",
     rf"(?<=\d)[ \t]+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})(?=\s*(?:$|\n|[,(.:]))",
@@ -293,11 +340,15 @@ _PLACES = (
     rf"(?:[ \t-]{_TITLED})*)",
     r"\b(?i:works|worked|working|employed)\s+(?i:at|for|by|with)\s+(?:the\s+)?(?P<d>[A-Z]{3,})\b",
     r"\bOur\sLady(?:\sof)?(?:\sthe)?(?:\s[A-Z][\w’'-]+){1,3}",
+    r"\b(?:(?i:mv|hms|uss|ss|rms|hmas|hmcs)|RFA)\s+(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+)?)",
+    r"\b(?i:collision|accident|crash|crashed|rtc|rta|mva|driving|hgv|junction)\b[^.;\n]{0,30}?\b(?:on|off|of)\s+(?:the\s+)?"
+    r"(?P<d>(?i:[a-z]{1,2}[ -]?\d{1,4})(?:\s(?i:j)\d{1,2})?)\b",
+    r"\bet\s+al\.?\s+(?:at|of|from)\s+(?:the\s+)?(?P<d>[A-Z]{2,5})\b",
     r"\b(?:US|U\.S\.|United\sStates|Royal)\s(?:Postal\sService|Army|Navy|Marines?|Air\sForce|Mail)\b",
     r"\b(?i:retired(?:\s+\w+)?\s+from|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
     rf"{_NOT_PERSON}(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+){{0,3}})",
     r"\b(?i:resides?|residing|lives?|living|address(?:\s+is)?)\s+(?i:at\s+)?(?P<d>(?i:(?:unit|flat|apartment|apt|suite)\.?\s+)?\d[^.;\n]{3,60}?)(?=[.;\n]|$)",
-    r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>[A-Za-z]{0,5}\d[\w-]*)\b"
+    r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b:?\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>(?:[A-Za-z]{0,5}|[A-Z]-)\d[\w-]*)\b"
     + _NO_UNIT,
     rf"\b(?i:{_STUDY}|performed|done|obtained|imaged|seen|examined|treated|discussed|transferred|transfer|admitted)\s+"
     r"(?:at|from)\s+(?:the\s+)?"
@@ -315,7 +366,11 @@ _AGES = (
     rf"\b(?:one|a)?[-\s]?hundred(?:[-\s]and)?(?:[-\s]{_NUMBER_WORD})?(?=[\s-]years?[\s-]olds?\b)",
     r"(?<![\w.-])(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|/?[MF]\b)",
     r"(?<=[a-z]), (?P<d>9\d|1[01]\d)(?=, (?:who|is|was|has|had|with|lives|fell)\b)",
+    r"\b(?:patient|he|she)\s+(?:being|is|was)\s+(?P<d>9\d|1[01]\d)(?=[.,;)])",
     r"\b(?:aged?|age is|age of)\b[:\s]+(?P<d>9\d|1[0-2]\d)\b(?!\s?(?:mm|cm|%))",
+    r"\b(?:turn(?:s|ed|ing)?|at)\s+(?P<d>9\d|1[01]\d)(?=\s+(?:mr|mrs|ms|he|she|this|last|next|today|on|in|of|from)\b)",
+    r"\b(?:mother|father|wife|husband|sister|brother|aunt|uncle|partner|mum|mom|dad|m(?:r|rs|s)\.?\s+[^\W\d_]+)"
+    r"[\s,]+\(?(?P<d>9\d|1[01]\d)(?=[,.;)]|\s+on\b)",
     r"\b(?:his|her|their)\s+(?:early\s|mid[\s-]|late\s)?(?P<d>90s|nineties)\b",
 )
 

@@ -31,6 +31,7 @@ REASONS = {
     "pairing": Reason("images and report row do not fit one patient and study", "correct the row"),
     "patient-conflict": Reason("one id with two birth dates or sexes, or with and without an issuer", "repair the ids"),
     "picture-unfit": Reason("a picture that the search for text cannot read", "leave it out"),
+    "reader-missing": Reason("the second reader of report text is not there, or damaged", "install Wardround again"),
     "recognisable": Reason("a face could be recognised", "leave it out"),
     "report-format": Reason("a report row that is not in the agreed form", "correct the row"),
     "residual-identifier": Reason("an identifier was still there after cleaning", "correct the text, or leave it out"),

@@ -166,7 +166,7 @@ _EPONYM_OF = re.compile(
     r"|balloon|sheath|projection|man(?:o?eu)v\w+|nephroma|o?esophagus|apophys\w+|foramen|notch|membrane|capsule|plexus"
     r"|granulomatosis|gangrene|chorea|dementia|ataxia|an(?:a?e)mia|sinus|triangle|cells?|bod(?:y|ies)|patch\w*"
     r"|protocol|rings?|encephalitis|configuration|sequence|plaque|sutures?|test|biplane|osteodystrophy|tenosynovitis|variants?|abscess|embolization|slurry|kidney|cavity|diverticul\w+|lipoma|ganglion"
-    r"|views?|point|loops?|bundle|dysplasia|rule|law|veins?|aplasia|hemiarthroplasty|conduit|block|technique|arter(?:y|ies)"
+    r"|views?|tree|point|loops?|bundle|dysplasia|rule|law|veins?|aplasia|hemiarthroplasty|conduit|block|technique|arter(?:y|ies)"
     r"|myotomy|o?esophagectomy|fib(?:er|re)s?|angina|clips?|transformation|fragments?|paresis|pyeloplasty|ileostomy|ulcers?"
     r"|reflux|art[ei]facts?|ophthalmopathy|orbitopathy|amputation|nucleus|groove|sulcus|effect|fundoplication"
     r"|recess|kyphosis|osteotomy|disproportion|tail|fingers?|limb|infraction|injur\w+|fracture-\w+"
@@ -323,6 +323,9 @@ _BEHIND_PLACEHOLDER = re.compile(
 _BEFORE_PLACEHOLDER = re.compile(
     rf"(?P<word>\b(?:VA|MOUNT|MT|SAINT|ST|NEW|SAN|SANTA|FORT|{_TITLED})) \[(?:NAME|PLACE)\]"
     r"|\[(?:NAME|PLACE)\],? (?P<firm>LLC|PLLC|LLP|Inc|Ltd|GmbH|MC|UMC)\b"
+    r"|\[(?:NAME|PLACE)\],? (?P<kin>(?i:(?:and|&) (?:sons?|partners|associates|company|co|brothers|bros))\b)"
+    r"|\[(?:NAME|PLACE)\], (?P<state>A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]"
+    r"|PA|RI|S[CD]|T[NX]|UT|V[AT]|W[AIVY]|ON|QC|BC|AB|SK|MB|NB|NS|NL|NSW|VIC|QLD|TAS)\b"
     r"|(?P<short>\b(?!(?:Dr|Mr|Mrs|Ms|Prof|No|Fig|Pt|Re)\.)(?:[A-Z][a-z]{1,2}|ST)\.) \[NAME\]"
     rf"|(?:(?<=\()|(?<=by )|(?<=with )|(?<=to )|(?<=under )|(?<=for )|(?<=: ))(?P<listed>{_TITLED}), \[NAME\]"
 )

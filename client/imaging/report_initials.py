@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from client.imaging.identifiers import fold
 from client.imaging.patterns import NAME
-from client.imaging.vocabulary import Span, is_caseless, is_common, spanned, vocabulary
+from client.imaging.vocabulary import Span, is_caseless, is_common, listed_words, spanned, vocabulary
 
 
 def initials(text: str) -> Iterator[Span]:
@@ -26,6 +26,9 @@ def _signed_off(text: str) -> Iterator[Span]:
         if match["d"] is None or fold(match["d"]) not in vocabulary():
             yield spanned(match, NAME)
     yield from (Span(*match.span("d"), NAME) for match in _IN_BRACKETS.finditer(text))
+    for match in _ARRANGES.finditer(text):
+        if fold(match["d"]) not in vocabulary() | listed_words("abbreviations"):
+            yield Span(*match.span("d"), NAME)
     for match in _BEFORE_ROLE.finditer(text):
         yield Span(*match.span("d"), NAME)
     if not is_caseless(text):
@@ -56,6 +59,9 @@ _NO_INITIALS = frozenset(
 )
 _BEHIND_ROLE = re.compile(
     r"\b[Cc]hecked\s+(?P<checked>[A-Z]{2,4})\b|"
+    r"\b(?:[Tt]ranscribed|TRANSCRIBED|[Tt]yped|TYPED|[Dd]ictated|DICTATED|[Vv]etted)\s+(?P<writes>(?!by\b|BY\b)(?:[a-z]{2,3}|[A-Z]{2,3}))(?=\s*[,.;\n]|\s*\Z)"
+    r"|\b(?:[Hh]istory|[Mm]easured|[Mm]erged|[Aa]ssisted)\b[^.;\n]{0,30}?\s(?:by|per)\s+(?!(?i:ct|mr|us|cta|mra|mri|pet|iv|eus|tte|toe|tee|the|his|her|its|one|two|mm|cm|os|rn|gp|ed)\b)(?P<per>[A-Za-z]{2,3})\b(?=,|\s+(?:as|on|at)\b|\s*\.)"
+    r"|\b[DT]:\s+(?P<letter>[a-z]{2,4}|[A-Z]{2,4})(?=\s*(?:\n|\Z|\[DATE\]|\d))|"
     r"\b(?:(?i:read|reader|transcri\w+|typist|secretary|dictator|technologist|tech|author|sonographer|radiographer"
     r"|radiologist|operator)\s*:\s*|[Bb]y\s+(?=[A-Z]))(?P<d>[A-Za-z]{2,4})\b"
     r"|\b(?i:noted|read|interpreted|checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\w./:-]*\d[\w./:-]*)?\s+(?i:by):?\s+"
@@ -63,6 +69,10 @@ _BEHIND_ROLE = re.compile(
 )
 _BEHIND_DATE = re.compile(
     r"(?:\[DATE\][\s/-]+|\[ID\]\s*[\n/]\s*)(?P<d>[A-Z]{2,4}|[a-z]{2,4})\s*\Z|\b(?i:d[dt]?|t):?\s*\[DATE\][\s/-]+(?P<typed>[A-Za-z]{2,4})\b"
+)
+_ARRANGES = re.compile(
+    r"(?:^|[.:;]\s+|\n[ \t]*(?:\d[.)]\s*)?)(?P<d>[A-Za-z]{2,3})\s+(?:to\s+(?:arrange|chase|call|phone|ring|review)"
+    r"|(?i:informed|aware|notified|told|phoned|paged))\b"
 )
 _IN_BRACKETS = re.compile(r"\b(?i:comment|addendum|note|reader|read|entered|signed)\s*\((?P<d>[A-Za-z]{2,3})(?=[,)])")
 _BEFORE_ROLE = re.compile(

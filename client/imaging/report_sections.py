@@ -16,8 +16,8 @@ _KEEP = frozenset(
     "imp impr concl".split()
 )
 _SIGNATURES = frozenset(
-    "signature signatures signed dictated transcribed electronically notification communication reported verified "
-    "approved authenticated finalized read interpreted cc attending resident".split()
+    "signature signatures signed dictated typed transcribed electronically notification communication reported "
+    "verified approved authenticated finalized read interpreted cc attending resident".split()
 )
 _STAFF = _SIGNATURES | {"physician", "provider", "radiologist", "technologist", "referring", "ordering", "interpreting"}
 _DROP = _STAFF | frozenset(

@@ -3,17 +3,18 @@
 Lines of one case are read together. General patterns, the words that announce a person, and this patient's own headers
 (exactly, mistyped and misread) go first. Then what is plain elsewhere, but not beside a placeholder or in a sentence
 about people; then words outside a radiology vocabulary, where they have a capital or a text has no case at all: many of
-them hold the text back. What was a name once is one wherever it stands. Placeholders are `[NAME]`, `[DATE]`, `[ID]` and
-`[PLACE]`; an age over 89 becomes `90+`.
+them hold the text back. What was a name once is one wherever it stands. Last, a second reader, which knows no rules but
+how sentences about people run, looks through what is left: what it doubts goes, many doubts hold the text back.
+Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an age over 89 becomes `90+`.
 
-This is careful, not perfect: a name in lower case that no header knows and no pattern announces can stay; so can a name
-that is a plain word (Long, Reading) and not of this header, where neither its neighbours nor its capital give it away.
-The vocabulary is English: other languages that capitalise nouns end in quarantine rather than in the store.
+This is careful, not perfect: a name that is a plain word (Long, Reading) and not of this header can stay where nothing
+beside it gives it away; so can a part of an address or of a firm's name. The vocabulary is English: other languages
+that capitalise nouns end in quarantine rather than in the store.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from client.imaging.header import refusal
 from client.imaging.identifiers import Identifiers
@@ -28,26 +29,40 @@ from client.imaging.report_clues import (
 )
 from client.imaging.report_initials import initials
 from client.imaging.report_known import known
+from client.imaging.second_reader import second_reader
 from client.imaging.tagger import Tagger
 from client.imaging.vocabulary import Span, blocks_of_one_case, is_caseless, normalised
 
 _UNKNOWN_WORDS_MAX = 6
+_DOUBTS_MAX = 4
 
 
 def scrub(
     text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None
 ) -> str:
-    """`text` without identifiers: those of the headers, of `staff` (name words of the site), those of patterns, and
-    what a site's own `tagger` marks.
+    """`text` without identifiers: those of the headers, of `staff` (name words of the site), those of patterns, what a
+    site's own `tagger` marks, and what the second reader doubts.
 
     Guarantees: no id, UID or date of `identifiers` is left, no name of it outside the vocabulary, and none written with
     a capital (`residue` is None). Clinical words, sizes, fractions, spine levels and listed eponyms stay.
 
-    Raises: DeidError text-residual when more than a few capitalised words are unknown.
+    Raises: DeidError text-residual when more than a few capitalised words are unknown, or doubtful.
 
     >>> scrub("Seen by Dr. Ada Vance on 3 March 2019. Nodule 4 x 5 mm at T12-L1.", Identifiers())
     'Seen by [NAME] on [DATE]. Nodule 4 x 5 mm at T12-L1.'
     """
+    clean = scrub_by_rules(text, identifiers, staff, tagger)
+    doubts = list(second_reader().doubts(clean))
+    clean = _tidied(_replaced(clean, doubts))
+    if _places(doubts) > _DOUBTS_MAX:
+        raise refusal("text-residual", "the text has too many places that may be about a person")
+    return clean
+
+
+def scrub_by_rules(
+    text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None
+) -> str:
+    """What `scrub` gives the second reader, which learns from such texts. Raises as `scrub`."""
     cleaned, found, unknown = [], set[str](), set[str]()
     for block in blocks_of_one_case(normalised(text)):
         clean, by_rule, by_capital = _scrub_block(block, identifiers, staff, tagger)
@@ -80,6 +95,12 @@ def _scrub_block(
     words = {text[span.start : span.end] for span in unknown}
     text = _replaced(text, unknown)
     return _replaced(text, beside_placeholders(_plain(text), caseless)), found, words
+
+
+def _places(spans: Sequence[Span]) -> int:
+    """How many runs of neighbours there are."""
+    ends = [-3, *(span.end for span in spans)]
+    return sum(span.start - end > 2 for span, end in zip(spans, ends, strict=False))
 
 
 def _plain(text: str) -> str:

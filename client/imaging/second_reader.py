@@ -1,0 +1,201 @@
+"""A second opinion on report text: a small network that has read sentences with and without identifiers.
+
+The rules of this room know words and forms; this network knows where in a sentence people, places, days and numbers
+stand (`works at the …`, `… held her still`), whatever they are called. It was trained on invented sentences alone
+(sim/second_reader.py), its weights are in the wheel, and it runs in NumPy: a word becomes what the lists and its
+letters say of it, three dilated convolutions see twelve words to either side (van den Oord et al., WaveNet,
+arXiv:1609.03499, section 2.1, without the causality), and a softmax says what each is.
+"""
+
+import io
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from client.imaging.header import refusal
+from client.imaging.identifiers import fold
+from client.imaging.patterns import DATE, ID, NAME, PLACE
+from client.imaging.vocabulary import Span, is_common, listed_words
+
+KINDS = (None, NAME, DATE, ID, PLACE)
+DILATIONS = (1, 2, 3)
+TAPS = 5
+AFFIXES = 512
+SHAPES = 24
+FLAGS = 8
+_LISTS = ("words", "names", "names_in_context", "towns", "abbreviations")
+_JOINS = frozenset("-/.',&")
+WEIGHTS = Path(__file__).with_name("weights") / "second_reader.npz"
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+class Token(NamedTuple):
+    text: str
+    start: int
+    end: int
+
+
+class Features(NamedTuple):
+    """What is known of n tokens; each (n,), but `flags` (n, FLAGS)."""
+
+    words: Integers
+    shapes: Integers
+    starts: Integers
+    ends: Integers
+    flags: Floats
+
+
+_TOKEN = re.compile(r"\[(?:NAME|DATE|ID|PLACE)\]|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n|[^\w\s]|_")
+_HOLDERS = {holder: number for number, holder in enumerate(KINDS) if holder}
+
+
+def tokens(text: str) -> list[Token]:
+    return [Token(match[0], *match.span()) for match in _TOKEN.finditer(text)]
+
+
+def features(texts: Sequence[str], known: dict[str, int]) -> Features:
+    """Of the texts of tokens; `known` numbers the folded words that training has seen, from 1."""
+    letters = [letter for text in texts if text not in _HOLDERS for letter in text if letter.isalpha()]
+    share = sum(map(str.isupper, letters)) / max(1, len(letters))
+    case = (share > 0.7, share < 0.02)
+    rows = [_of_word(text) for text in texts]
+    return Features(
+        words=np.array([known.get(row.word, 0) for row in rows], dtype=np.int64),
+        shapes=np.array([row.shape for row in rows], dtype=np.int64),
+        starts=np.array([row.start for row in rows], dtype=np.int64),
+        ends=np.array([row.end for row in rows], dtype=np.int64),
+        flags=np.array([(*row.flags, *case) for row in rows], dtype=np.float32).reshape(len(rows), FLAGS),
+    )
+
+
+def folded(text: str) -> str:
+    """As training counts a token: without case and possession; empty for what its shape says alone."""
+    return _of_word(text).word
+
+
+class _Row(NamedTuple):
+    word: str
+    shape: int
+    start: int
+    end: int
+    flags: tuple[bool, ...]
+
+
+@lru_cache(maxsize=50_000)
+def _of_word(text: str) -> _Row:
+    if not text[0].isalpha():
+        return _Row("" if text == "\n" or text in _HOLDERS else text, _shape(text), 0, 0, (False,) * (FLAGS - 2))
+    word = re.sub(r"['’]s$", "", fold(text))
+    flags = (*(word in listed_words(name) for name in _LISTS), is_common(text))
+    return _Row(word, _shape(text), _bucket(word[:3]), _bucket(word[-3:]), flags)
+
+
+def _bucket(affix: str) -> int:
+    return zlib.crc32(affix.encode("utf-8")) % AFFIXES
+
+
+def _shape(text: str) -> int:
+    if text == "\n":
+        return 0
+    if text in _HOLDERS:
+        return _HOLDERS[text]
+    if text.isdigit():
+        return 5 + min(len(text), 8)
+    if not text[0].isalpha():
+        return 14
+    if len(text) == 1:
+        return 15 if text.isupper() else 16
+    if text.isupper():
+        return 17 if len(text) <= 3 else 18
+    if text.islower():
+        return 19
+    if re.fullmatch(r"[A-Z][a-z]*['’][sS]", text):
+        return 21
+    return 20 if text[1:].islower() else 22
+
+
+class SecondReader:
+    """The network. Its arrays: the embeddings `word`, `shape`, `start`, `end` (rows, width), `inner` and `outer`
+    (in, out) and `taps0` to `taps2` (TAPS, width, width), the last five with a `…_bias` each. `known` are the words
+    that have a row of their own in `word`, from its second on.
+    """
+
+    def __init__(self, arrays: dict[str, Floats], known: Sequence[str]) -> None:
+        self._arrays = arrays
+        self._known = {word: number for number, word in enumerate(known, start=1)}
+
+    @classmethod
+    def open(cls, path: Path) -> "SecondReader":
+        """Raises DeidError reader-missing where the file is not there, or not whole."""
+        try:
+            with np.load(io.BytesIO(path.read_bytes())) as stored:
+                known = stored["known"].tobytes().decode("utf-8").split()
+                numbers = [name for name in stored if stored[name].dtype != np.uint8]
+                reader = cls({name: stored[name].astype(np.float32) for name in numbers}, known)
+            reader.probabilities(["whole"])
+        except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error):
+            raise refusal("reader-missing", "the second reader of report text is not what was shipped") from None
+        return reader
+
+    def probabilities(self, texts: Sequence[str]) -> Floats:
+        """(n, len(KINDS)) of n tokens."""
+        of, arrays = features(texts, self._known), self._arrays
+        embedded = [arrays[name][rows] for name, rows in zip(("word", "shape", "start", "end"), of[:4], strict=True)]
+        hidden = _relu(np.concatenate([*embedded, of.flags], axis=1) @ arrays["inner"] + arrays["inner_bias"])
+        for number, dilation in enumerate(DILATIONS):
+            reach = dilation * (TAPS // 2)
+            padded = np.pad(hidden, ((reach, reach), (0, 0)))
+            taps = arrays[f"taps{number}"]
+            seen = sum(padded[at * dilation :][: len(hidden)] @ taps[at] for at in range(TAPS))
+            hidden = hidden + _relu(seen + arrays[f"taps{number}_bias"])
+        logits = hidden @ arrays["outer"] + arrays["outer_bias"]
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def doubts(self, text: str) -> Iterator[Span]:
+        """Words and numbers that may well be identifiers, or may be and stand beside such ones or a placeholder."""
+        found = tokens(text)
+        rows = self.probabilities([token.text for token in found])
+        placed = [token.text in _HOLDERS for token in found]
+        chances = [0.0 if holder else float(1 - row[0]) for holder, row in zip(placed, rows, strict=True)]
+        needed = [_needed(token.text) for token in found]
+        taken = [holder or chance >= need.alone for holder, chance, need in zip(placed, chances, needed, strict=True)]
+        for order in (range(len(found)), reversed(range(len(found)))):
+            near = False
+            for at in order:
+                taken[at] = taken[at] or (near and chances[at] >= needed[at].beside)
+                near = taken[at] or (near and found[at].text in _JOINS)
+        for token, row, gone in zip(found, rows, taken, strict=True):
+            if gone and token.text[0].isalnum():
+                yield Span(token.start, token.end, KINDS[1 + int(row[1:].argmax())] or NAME)
+
+
+class _Needed(NamedTuple):
+    """How probable it must be that a token is an identifier."""
+
+    alone: float
+    beside: float
+
+
+def _needed(text: str) -> _Needed:
+    """A report is full of numbers."""
+    return _Needed(0.7, 0.2) if text.isdigit() else _Needed(0.15, 0.04)
+
+
+def _relu(values: Floats) -> Floats:
+    return np.maximum(values, 0)
+
+
+@cache
+def second_reader() -> SecondReader:
+    """The one in the wheel."""
+    return SecondReader.open(WEIGHTS)

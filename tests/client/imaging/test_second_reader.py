@@ -1,0 +1,80 @@
+"""What the second reader does with report text; how it is trained is in tests/sim/test_second_reader.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.imaging import report_text
+from client.imaging.identifiers import Identifiers
+from client.imaging.report_text import scrub, scrub_by_rules
+from client.imaging.second_reader import WEIGHTS, SecondReader, second_reader, tokens
+from client.imaging.vocabulary import PLACEHOLDER, Span
+from federation.errors import DeidError
+
+LEFT_BY_RULES = [
+    ("Injured at the Hope Street fair.", "fair"),
+    ("Rides for the Golden Spur on weekends; fell at the second fence.", "Golden Spur"),
+    ("he drives a van for bright and sons", "bright"),
+]
+CLINICAL = [
+    "Yes.", "No.", "Normal.", "Left.", "Is there a pneumothorax?", "Describe the findings.", "Small left effusion.",
+    "The heart is enlarged with a cardiothoracic ratio of 0.58. No pneumothorax.",
+    "LUNGS ARE CLEAR. HEART SIZE IS NORMAL. NO PLEURAL EFFUSION OR PNEUMOTHORAX.",
+    "There is a 2.5 x 3.0 cm mass in the right upper lobe, 12 mm larger, with an SUVmax of 8.4.",
+    "Mild degenerative changes of the thoracic spine at T8-T9. No acute fracture.",
+    "liver, spleen and pancreas are normal. the gallbladder contains two stones of 8 mm.",
+    "Stable since [DATE]. Findings were discussed with [NAME] at [DATE].",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "identifier"), LEFT_BY_RULES)
+def test_it_doubts_what_no_rule_knows(text: str, identifier: str) -> None:
+    assert identifier in scrub_by_rules(text, Identifiers())
+    assert not any(word in scrub(text, Identifiers()) for word in identifier.split())
+
+
+@pytest.mark.parametrize("text", CLINICAL)
+def test_it_lets_clinical_sentences_and_short_answers_pass(text: str) -> None:
+    assert list(second_reader().doubts(text)) == []
+
+
+def test_many_doubts_hold_a_text_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubtful:
+        def doubts(self, text: str) -> Iterator[Span]:
+            yield from (Span(token.start, token.end, "[NAME]") for token in tokens(text)[::4])
+
+    monkeypatch.setattr(report_text, "second_reader", Doubtful)
+    few = "The lungs are clear and the heart is normal in size."
+
+    assert scrub(few, Identifiers()) == "[NAME] lungs are clear [NAME] the heart is [NAME] in size."
+    with pytest.raises(DeidError) as refused:
+        scrub(f"{few} {few}", Identifiers())
+    assert refused.value.code == "text-residual"
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut", "other"])
+def test_without_its_weights_nothing_is_read(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "second_reader.npz"
+    if damage == "cut":
+        path.write_bytes(WEIGHTS.read_bytes()[:100_000])
+    if damage == "other":
+        np.savez(path, known=np.zeros(3, dtype=np.uint8))
+
+    with pytest.raises(DeidError) as refused:
+        SecondReader.open(path)
+    assert refused.value.code == "reader-missing"
+
+
+@given(st.text(max_size=200))
+def test_it_marks_whole_words_outside_of_placeholders(text: str) -> None:
+    ends = {(token.start, token.end) for token in tokens(text)}
+    held = [match.span() for match in PLACEHOLDER.finditer(text)]
+
+    for span in second_reader().doubts(text):
+        assert (span.start, span.end) in ends
+        assert not any(start < span.end and span.start < end for start, end in held)
+        assert text[span.start].isalnum()
