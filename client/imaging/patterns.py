@@ -56,23 +56,7 @@ _UNIT = (
 _NO_UNIT = rf"(?!\s?{_UNIT})"
 _NO_MEASURE = "".join(  # what has four digits and is no number of a record
     f"(?<!{word} )"
-    for word in (
-        "score",
-        "score of",
-        "value",
-        "of",
-        "is",
-        "hcg",
-        "psa",
-        "cea",
-        "te",
-        "tr",
-        "t1",
-        "t2",
-        "ref",
-        "dimer",
-        "dimer was",
-    )
+    for word in "score|score of|value|of|is|hcg|psa|cea|te|tr|t1|t2|[(]ref|dimer|dimer was|\\d to".split("|")
 ) + (
     rf"(?!\d+(?:[.,]\d+)?(?:\s?[-–x×]\s?\d+(?:[.,]\d+)?)*\s?{_UNIT}"
     r"|\d{1,3}[-/]\d{1,3}\b(?![-/])|\d{1,4}(?:\s?[x×]\s?\d{1,4})+"
@@ -143,7 +127,7 @@ _CONTACTS = (
     r"(?P<d>\+?\d[\d\s()/-]*\d)",
     r"\b(?:ring|call|dial|contact|reach|text|mobile|cell|callback)\b[.:#\s]*(?:(?:is|no|on|at|number|back)[.:\s]+){0,3}"
     r"(?P<d>[x+]?\(?\d[\d\s()/.-]{1,}\d)" + _NO_UNIT,
-    r"(?<![\w.,/-])(?<!ref )(?<!range )\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
+    r"(?<![\w.,/-])(?<![(]ref )(?<!range )\d{3}-\d{4}(?![\w/-]|[.,]\d)" + _NO_UNIT,
     r"\b(?:paged|bleeped|phoned|called|pager|bleep|ext)\s*\((?P<d>\d{2,}[\d\s-]*)\)",
     r"\bpage\s+(?P<d>\d-?\d{3,5})\b",
     r"(?<![\d\w])(?<!\d\s)x\d{3,5}\b" + _NO_UNIT,
