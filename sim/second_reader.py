@@ -111,7 +111,7 @@ class Exchange:
     def varied(self, words: Sequence[Word]) -> list[Word]:
         random, out, at = self._random, list[Word](), 0
         masked_share = random.choice((0, 0, 0.3, 0.6))
-        case = random.choices((str.upper, str.lower, str), (0.12, 0.12, 0.76))[0]
+        case = random.choices((str.upper, _lowered, str), (0.12, 0.12, 0.76))[0]
         while at < len(words):
             if words[at].kind <= 0:
                 out.append(Word(case(self._clinical(self._digits(words[at].text, 0.5, 3))), words[at].kind))
@@ -168,6 +168,10 @@ class Exchange:
 
 def _in_case_of(text: str, word: str) -> str:
     return word.upper() if text.isupper() else word.capitalize() if text[0].isupper() else word.lower()
+
+
+def _lowered(text: str) -> str:
+    return text if text in KINDS else text.lower()
 
 
 _SYLLABLES = "ba ko ri mar ten lo sh ev an gu del is ott wen ja ck son ley th ur pe ni".split()
