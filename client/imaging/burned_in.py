@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
+from client.imaging.lookalikes import is_alone, is_mirage, is_one_stroke, is_repeated, is_shading
 from client.imaging.ocr import Line, Reader, Slant
 from client.imaging.png import Grey
 from client.imaging.strokes import stroked
@@ -38,9 +39,6 @@ _LARGE_SCORE, _LARGE_LONG = 0.9, 4  # or badly in a long line of which the detec
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
 _SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
-_SHADING_READ, _SHADING = 0.8, 2.0  # of the reading; shades by which a slope may bend from pixel to pixel
-_MIRAGE = 0.85  # of the reading of a small line along an edge
-_EDGE_SCORE, _EDGE_LONG = 0.84, 6  # of the detection, and heights, of one that need not be read
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
 _DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
@@ -50,6 +48,7 @@ _FOLLOWED = 8  # heights that a line is followed beyond its ends
 _ROUNDS = 3
 _HIDDEN = 0.5  # of a doubtful line, from which it is gone with a line that was sure
 _SMALLEST = 24  # pixels
+_MEASURE, _MEASURE_SURE = re.compile(r"[-–_|. ]*\d{1,3}[-–_|. ]*(?:[mc]m)?[-–_|. ]*"), 0.8
 SHARE_MAX, ULTRASOUND_SHARE_MAX = 0.1, 0.3  # with more text it is a page; ultrasound has banners all around
 
 
@@ -93,7 +92,7 @@ def searched(
     | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
     | text | its lines with a margin |
     | what may be text, but is too faint or too short to be sure | refused, if `doubts_count` |
-    | text over more than `most` of the picture | refused |
+    | text over more than `most` of the picture, the numbers of a ruler aside | refused |
 
     Raises: DeidError burned-in when text is or may be left after blanking, or too much would have to go.
     """
@@ -109,9 +108,12 @@ def searched(
         return Searched(mask)
     if not found:
         raise refusal("burned-in", "something in the pixels may be text")
+    page = mask.copy()
     for _ in range(_ROUNDS):
         for line in found:
-            mask |= _area(longer(line, picture), picture.shape, margins=True)
+            area = _area(longer(line, picture), picture.shape, margins=True)
+            mask |= area
+            page |= area & (not is_measure(line))
         rest = blanked(picture, mask)
         found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest)
         doubts += unsure
@@ -121,21 +123,27 @@ def searched(
         raise refusal("burned-in", "text is left in the pixels after blanking")
     if doubts_count and any(mask[_area(line, picture.shape)].mean() < _HIDDEN for line in doubts):
         raise refusal("burned-in", "something in the pixels may be text")
-    result = Searched(mask)
-    if result.share > most:
+    if page.mean() > most:
         raise refusal("burned-in", "text covers too much of the picture")
-    return result
+    return Searched(mask)
 
 
 def _told_apart(seen: list[Line], mask: Mask, picture: Grey) -> tuple[list[Line], list[Line]]:
     """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
-    seen = [line for line in seen if not _is_mirage(line, mask.shape)]
+    seen = [line for line in seen if not is_mirage(line, mask.shape)]
     markers = [line for line in seen if is_marker(line)]
+    everything = seen
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
-    rests = [line for line in seen if _is_rest(line, mask)]
-    seen = [line for line in seen if not _is_shading(line, picture)]
-    found = [line for line in seen if identifies(line, mask.shape)]
-    return found, rests + [line for line in seen if doubtful(line, mask.shape)]
+
+    def drawn(line: Line) -> bool:
+        return is_one_stroke(line) or is_repeated(line, picture)
+
+    def nothing(line: Line) -> bool:
+        return is_shading(line, picture) or drawn(line) or is_alone(line, everything, mask, picture)
+
+    rests = [line for line in seen if _is_rest(line, mask) and not drawn(line)]
+    found = [line for line in seen if identifies(line, mask.shape) and not nothing(line)]
+    return found, rests + [line for line in seen if doubtful(line, mask.shape) and not nothing(line)]
 
 
 def identifies(line: Line, picture: tuple[int, ...]) -> bool:
@@ -160,24 +168,6 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= both:
         return True
     return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
-
-
-def _is_mirage(line: Line, picture: tuple[int, ...]) -> bool:
-    """Whether a low line along an edge reads badly: noise that the mirrored border doubles has the look of letters."""
-    rows, columns = picture
-    level = line.right - line.left >= line.bottom - line.top
-    along = line.top == 0 or line.bottom == rows if level else line.left == 0 or line.right == columns
-    sure = line.score >= _EDGE_SCORE and line.length >= _EDGE_LONG * line.height
-    return along and line.height < _SMALL and line.confidence < _MIRAGE and not sure
-
-
-def _is_shading(line: Line, picture: Grey) -> bool:
-    """Whether a line reads badly, or as nothing, where the shades bend nowhere by more than rounding: a slope."""
-    inside = picture[line.top : line.bottom, line.left : line.right].astype(np.int16)
-    if line.confidence >= _SHADING_READ or min(inside.shape) < 3:
-        return False
-    bends = [np.abs(np.diff(inside, 2, axis=axis)) for axis in (0, 1)]
-    return max(float(np.percentile(bend, 98)) for bend in bends) <= _SHADING
 
 
 def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
@@ -206,6 +196,11 @@ def is_marker(line: Line) -> bool:
     if not 0 < len(said) <= 3 or line.confidence < _MARKER_SURE or any(word in _NAMES for word in said):
         return False
     return all(word.upper() in MARKERS for word in said)
+
+
+def is_measure(line: Line) -> bool:
+    """Whether a line is a number of up to three digits, as rulers and scale bars have them, with a unit or without."""
+    return line.confidence >= _MEASURE_SURE and _MEASURE.fullmatch(line.text) is not None
 
 
 def longer(line: Line, picture: Grey) -> Line:

@@ -392,6 +392,12 @@ class Reader:
         return "".join(self._letters[letter] for letter in likely[new]).strip(), float(sure[new].mean())
 
 
+def turned_level(picture: Grey, line: Line) -> Grey:
+    """What a line shows, its length from left to right."""
+    crop = _crop(picture, _Box(line.top, line.left, line.bottom, line.right, line.score, line.slant))
+    return crop if crop.shape[1] >= crop.shape[0] else np.rot90(crop)
+
+
 def _in_original(box: _Box, seen: tuple[int, ...], original: tuple[int, ...]) -> Rectangle:
     """A box of the picture that is searched, which has a border, as pixels of the original one."""
     down, across = (size / (wide - 2 * _BORDER) for size, wide in zip(original, seen, strict=True))

@@ -8,6 +8,7 @@ pixels, and compared with what noise leaves in the same part of the picture.
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -24,6 +25,8 @@ _MOST = 0.7  # of the picture: parts that are more are no saving
 _STAND_OUT = (80, 45)  # shades of a `thin` picture: two standard deviations, nearly, and one
 _MARK_MIN, _MARK_MAX = 6, 48  # pixels
 _ALIKE, _LINED_UP, _GAP = 1.6, 0.3, 3.0  # of two marks' heights: their ratio, how far off the other, how far apart
+_GLYPH_MAX, _WITHIN = 32, 0.4  # pixels; of a glyph's box, from which marks in it, side by side, are letters
+_FAR, _AS_STRONG = 4.0, 0.35  # heights from a glyph to the next in its row; of its contrast
 _ROW, _LEVEL = 4, 0.6  # marks; how far off each other they may be in all
 
 Mask = npt.NDArray[np.bool_]
@@ -93,6 +96,43 @@ def rows(strokes: Grey) -> tuple[list[list[Rectangle]], list[list[Rectangle]]]:
     ]
     level, upright = ([row for some in all_ for row in _side_by_side(_marks(some))] for all_ in (boxes, turned))
     return sorted(level, key=len, reverse=True), sorted(upright, key=len, reverse=True)
+
+
+def stands_in_a_row(picture: Grey, glyph: Rectangle) -> bool:
+    """Whether what is in the rectangle is two marks or more, or a mark like it stands beside, above or below it.
+
+    Beside: as `rows` has it, and up to four heights away. Letters of one row are as strong as each other, on the whole:
+    a mark counts that has a third of the strokes' contrast.
+    """
+    top, left, bottom, right = glyph
+    reach = int((_FAR + 2) * max(bottom - top, right - left)) + _THIN
+    start = max(0, top - reach), max(0, left - reach)
+    part = picture[start[0] : bottom + reach, start[1] : right + reach]
+    fewer = max(1, -(-max(bottom - top, right - left) // _GLYPH_MAX))
+    small = np.asarray(Image.fromarray(np.ascontiguousarray(part)).reduce(fewer))
+    own = np.array([top - start[0], left - start[1], bottom - start[0], right - start[1]]) / fewer
+    strokes, place = stroked(small), [round(float(edge)) for edge in own]
+    strong = _AS_STRONG * float(np.percentile(np.abs(strokes[place[0] : place[2], place[1] : place[3]]), 95))
+    return any(_has_a_neighbour(_boxes(ink), own) for ink in (strokes > strong, strokes < -strong))
+
+
+def _has_a_neighbour(boxes: npt.NDArray[np.int64], own: npt.NDArray[np.float64]) -> bool:
+    size = boxes[:, 2:] - boxes[:, :2]
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((middle >= own[:2]) & (middle <= own[2:])).all(axis=1)
+    letters = boxes[inside & (size.max(axis=1) >= _WITHIN * (own[2:] - own[:2]).max())]
+    if len(letters) > 1 and any((letters[:, 2 + axis].min() <= letters[:, axis].max()) for axis in (0, 1)):
+        return True
+    glyph = np.concatenate((boxes[inside, :2].min(axis=0), boxes[inside, 2:].max(axis=0))) if inside.any() else own
+    for down, across in ((0, 1), (1, 0)):
+        tall = glyph[2 + down] - glyph[down]
+        low, high = np.minimum(size[:, down], tall), np.maximum(size[:, down], tall)
+        off = np.abs(middle[:, down] - (glyph[down] + glyph[2 + down]) / 2)
+        gap = np.maximum(boxes[:, across] - glyph[2 + across], glyph[across] - boxes[:, 2 + across])
+        fits = (high <= _ALIKE * low) & (off <= _LINED_UP * low) & (gap >= 0) & (gap <= _FAR * low)
+        if (fits & (size[:, across] <= _ALIKE * size[:, down]) & (size[:, down] >= _MARK_MIN - 2) & ~inside).any():
+            return True
+    return False
 
 
 def stroked(picture: Grey) -> Floats:

@@ -205,6 +205,43 @@ def test_where_doubts_do_not_count_only_what_is_sure_holds_back() -> None:
     assert not searched(body(), DoubtingReader(), doubts_count=False).anything
 
 
+class RulerReader(DoubtingReader):
+    """Sees the numbers of a ruler along an edge, or the same number of years."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def lines(
+        self, picture: Grey, hidden: Mask | None = None, *, small_too: bool = True, closely: bool = False
+    ) -> list[Line]:
+        seen = [Line(row, 320, row + 20, 370, self.text, 0.97, 0.9) for row in range(10, 370, 28)]
+        return [line for line in seen if hidden is None or not hidden[line.top : line.bottom, 320:370].all()]
+
+
+def test_the_numbers_of_a_ruler_are_no_page_of_text() -> None:
+    assert searched(body(), RulerReader("120-")).mask[10:30, 320:370].all()
+    assert searched(body(), RulerReader("40 cm")).share > 0.1
+    for text in ("1950", "12 A", "Li"):
+        with pytest.raises(DeidError):
+            searched(body(), RulerReader(text))
+
+
+@pytest.mark.parametrize("letter", ["G", "J", "7"])
+def test_a_letter_all_alone_is_nobody_and_stays(reader: Reader, letter: str) -> None:
+    assert not searched(lettered(body(), letter, (170, 250), 26, 255), reader).anything
+
+
+@pytest.mark.parametrize(("text", "pitch"), [("XU", 34), ("JOHN", 44)])
+def test_two_letters_and_more_wide_apart_are_not_alone(reader: Reader, text: str, pitch: int) -> None:
+    plain = lined = body()
+    for place, letter in enumerate(text):
+        lined = lettered(lined, letter, (340, 40 + pitch * place), 22, 255)
+    try:
+        assert searched(lined, reader).mask[inked(plain, lined)].mean() > 0.9
+    except DeidError as held:
+        assert held.code == "burned-in"
+
+
 @pytest.mark.parametrize(("text", "at"), [("ID: 33660564", (300, 190)), ("Dr. Li", (300, 190)), ("Dr. Li", (180, 120))])
 def test_a_line_of_small_letters_that_stands_alone_is_found(reader: Reader, text: str, at: tuple[int, int]) -> None:
     plain = body(512)
@@ -260,7 +297,8 @@ def test_what_a_mirrored_border_makes_of_noise_is_no_text(line: Line, goes: bool
 def test_smooth_shades_are_no_text_however_sure_the_detector_is() -> None:
     slope = np.add.outer(np.arange(256), np.arange(256)).astype(np.uint8) // 2
     strokes = slope.copy()
-    strokes[100:112, 60:120:6] += 4
+    for column in (60, 64, 75, 80, 92, 95, 99, 110, 117):
+        strokes[100:112, column] += 4
     line, nothing = Line(98, 58, 114, 122, "", 0.0, 0.91), np.zeros((256, 256), dtype=np.bool_)
 
     assert _told_apart([line], nothing, slope) == ([], [])
