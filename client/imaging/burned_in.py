@@ -77,12 +77,14 @@ def searched(
     known: Mask | None = None,
     most: float = SHARE_MAX,
     doubts_count: bool = True,
+    doubts_go: bool = False,
     small_too: bool = True,
 ) -> Searched:
     """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
-    does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only. What is
+    does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only, but of
+    a picture that has text beside it and is full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
     `known` from another drawing of the same pixels is in the mask already, and not searched. Not `small_too`, a line of
     small letters that stands alone may stay: for drawings beside a first one, and frames between others.
 
@@ -92,6 +94,7 @@ def searched(
     | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
     | text | its lines with a margin |
     | what may be text, but is too faint or too short to be sure | refused, if `doubts_count` |
+    | such a doubt beside text, if `doubts_go` | the doubt with a margin, too; refused if one is left in the end |
     | text over more than `most` of the picture, the numbers of a ruler aside | refused |
 
     Raises: DeidError burned-in when text is or may be left after blanking, or too much would have to go.
@@ -110,6 +113,8 @@ def searched(
         raise refusal("burned-in", "something in the pixels may be text")
     page = mask.copy()
     for _ in range(_ROUNDS):
+        if doubts_go and doubts_count:
+            found, doubts = found + doubts, []
         for line in found:
             area = _area(longer(line, picture), picture.shape, margins=True)
             mask |= area
@@ -117,7 +122,7 @@ def searched(
         rest = blanked(picture, mask)
         found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest)
         doubts += unsure
-        if not found:
+        if not found and not (doubts and doubts_go and doubts_count):
             break
     else:
         raise refusal("burned-in", "text is left in the pixels after blanking")

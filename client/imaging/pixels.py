@@ -132,7 +132,8 @@ def _looked_at(
     array = np.asarray(pixel_array(dataset, index=index))
     drawn = list(_greys(array, dataset, index, profile.rendering))
     greys = [grey for _, grey in drawn]
-    most = ULTRASOUND_SHARE_MAX if str(dataset.get("Modality", "")) == "US" else SHARE_MAX
+    ultrasound = str(dataset.get("Modality", "")) == "US"
+    most = ULTRASOUND_SHARE_MAX if ultrasound else SHARE_MAX
     text = np.zeros(greys[0].shape, dtype=np.bool_)
     for at, view in enumerate((*greys, *(_undrawn(array, dataset, greys) if hidden else ()))):
         text = searched(
@@ -141,6 +142,7 @@ def _looked_at(
             known=text,
             most=most,
             doubts_count=doubts_count and at < len(greys),
+            doubts_go=ultrasound,
             small_too=doubts_count and at == 0,
         ).mask
     shown = outside is not None and bool((array[outside] != array[outside][0]).any())

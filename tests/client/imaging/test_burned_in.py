@@ -226,6 +226,33 @@ def test_the_numbers_of_a_ruler_are_no_page_of_text() -> None:
             searched(body(), RulerReader(text))
 
 
+class TwoLineReader(DoubtingReader):
+    """Sees a name and, as long as it is not hidden, a doubtful line below it; or ever new ones."""
+
+    def __init__(self, *, endless: bool = False) -> None:
+        self.endless, self.asked = endless, 0
+
+    def lines(
+        self, picture: Grey, hidden: Mask | None = None, *, small_too: bool = True, closely: bool = False
+    ) -> list[Line]:
+        self.asked += 1
+        row = 100 + 40 * self.asked * self.endless
+        seen = [Line(40, 40, 60, 140, "Meyer", 0.95, 0.9), Line(row, 40, row + 14, 90, "", 0.0, 0.82)]
+        return [line for line in seen if hidden is None or not hidden[line.top : line.bottom, 40:90].all()]
+
+
+def test_a_doubt_beside_sure_text_goes_with_it_where_doubts_go() -> None:
+    with pytest.raises(DeidError):
+        searched(body(), TwoLineReader())
+    mask = searched(body(), TwoLineReader(), doubts_go=True).mask
+
+    assert mask[40:60, 40:140].all() and mask[100:114, 40:90].all() and mask.mean() < 0.1
+    with pytest.raises(DeidError):
+        searched(body(), TwoLineReader(endless=True), doubts_go=True, most=0.5)
+    with pytest.raises(DeidError):
+        searched(body(), DoubtingReader(), doubts_go=True)
+
+
 @pytest.mark.parametrize("letter", ["G", "J", "7"])
 def test_a_letter_all_alone_is_nobody_and_stays(reader: Reader, letter: str) -> None:
     assert not searched(lettered(body(), letter, (170, 250), 26, 255), reader).anything
