@@ -83,8 +83,8 @@ def searched(
     """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
-    does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only, but of
-    a picture that has text beside it and is full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
+    does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only, but
+    beside text in a picture full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
     `known` from another drawing of the same pixels is in the mask already, and not searched. Not `small_too`, a line of
     small letters that stands alone may stay: for drawings beside a first one, and frames between others.
 
@@ -112,8 +112,9 @@ def searched(
     if not found:
         raise refusal("burned-in", "something in the pixels may be text")
     page = mask.copy()
+    doubts_go = doubts_go and doubts_count
     for _ in range(_ROUNDS):
-        if doubts_go and doubts_count:
+        if doubts_go:
             found, doubts = found + doubts, []
         for line in found:
             area = _area(longer(line, picture), picture.shape, margins=True)
@@ -122,7 +123,7 @@ def searched(
         rest = blanked(picture, mask)
         found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest)
         doubts += unsure
-        if not found and not (doubts and doubts_go and doubts_count):
+        if not found and not (doubts and doubts_go):
             break
     else:
         raise refusal("burned-in", "text is left in the pixels after blanking")
@@ -137,18 +138,13 @@ def _told_apart(seen: list[Line], mask: Mask, picture: Grey) -> tuple[list[Line]
     """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
     seen = [line for line in seen if not is_mirage(line, mask.shape)]
     markers = [line for line in seen if is_marker(line)]
-    everything = seen
+    others = seen
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
-
-    def drawn(line: Line) -> bool:
-        return is_one_stroke(line) or is_repeated(line, picture)
-
-    def nothing(line: Line) -> bool:
-        return is_shading(line, picture) or drawn(line) or is_alone(line, everything, mask, picture)
-
-    rests = [line for line in seen if _is_rest(line, mask) and not drawn(line)]
-    found = [line for line in seen if identifies(line, mask.shape) and not nothing(line)]
-    return found, rests + [line for line in seen if doubtful(line, mask.shape) and not nothing(line)]
+    seen = [line for line in seen if not is_one_stroke(line) and not is_repeated(line, picture)]
+    rests = [line for line in seen if _is_rest(line, mask)]
+    seen = [line for line in seen if not is_shading(line, picture) and not is_alone(line, others, mask, picture)]
+    found = [line for line in seen if identifies(line, mask.shape)]
+    return found, rests + [line for line in seen if doubtful(line, mask.shape)]
 
 
 def identifies(line: Line, picture: tuple[int, ...]) -> bool:
