@@ -120,7 +120,7 @@ _CONTACTS = (
     r"(?<![\w.])0\d(?:[\s.-]\d{2}){4}(?![\w-])",
     r"(?<![\w.,])\d{2,4} \d{3} \d{2} \d{2}(?![\w-]|[.,]\d)",
     r"\b(?:user(?:name|\s?id)?|login)[:\s]+(?P<d>(?!(?:error|defined|interface|dependent|manual|input)\b)[a-z][\w.-]{2,})",
-    r"\bby\s+(?P<d>[a-z]{2,}\d{1,4})\b",
+    r"\b(?:by|via)\s+(?P<d>[a-z]{2,}\d{1,4})\b",
     r"\b(?:message|text|e?mail)(?:ed)?\s+to\s+(?P<d>[a-z][\w.-]+)(?=\s+sent\b)",
     r"\bpaged\s+(?:again\s+)?(?:on|at|via)\s+(?P<d>\d{2,}\b(?![.:h]\d))",
     r"\b(?:tel|tlf|tél|telefon|mob|phone|fax|pager|beeper|ext|extension|poste|bleep(?:ed|er)?|voalte|vocera)\b[.:#\s]*(?:is\s|no\.?\s|number\s)?[(x]?"
@@ -329,7 +329,7 @@ _PLACES = (
     r"(?P<d>(?i:[a-z]{1,2}[ -]?\d{1,4})(?:\s(?i:j)\d{1,2})?)\b",
     r"\bet\s+al\.?\s+(?:at|of|from)\s+(?:the\s+)?(?P<d>[A-Z]{2,5})\b",
     r"\b(?:US|U\.S\.|United\sStates|Royal)\s(?:Postal\sService|Army|Navy|Marines?|Air\sForce|Mail)\b",
-    r"\b(?i:retired(?:\s+\w+)?\s+from|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
+    r"\b(?i:retired(?:\s+\w+)?\s+from|veteran\s+of|formerly\s+of|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
     rf"{_NOT_PERSON}(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+){{0,3}})",
     r"\b(?i:resides?|residing|lives?|living|address(?:\s+is)?)\s+(?i:at\s+)?(?P<d>(?i:(?:unit|flat|apartment|apt|suite)\.?\s+)?\d[^.;\n]{3,60}?)(?=[.;\n]|$)",
     r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b:?\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>(?:[A-Za-z]{0,5}|[A-Z]-)\d[\w-]*)\b"
