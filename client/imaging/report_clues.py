@@ -237,6 +237,8 @@ def _in_the_form_of_names(text: str) -> Iterator[Span]:
     """Words that may be names, with an initial between them or the other way round, and unknown acronyms at places."""
     listed = may_be_names()
     for match in _FULL_NAME.finditer(text):
+        if match["initial"] in "IV" and is_common(match["last"]) and fold(match["last"]) not in listed:
+            continue  # Bosniak I. Annular pancreas
         if match["last"] == NAME or not is_common(match["first"]) or fold(match["first"]) in listed:
             yield Span(match.start("first"), match.end(), NAME)
     strong = listed_words("names")
@@ -329,7 +331,7 @@ _BEFORE_PLACEHOLDER = re.compile(
     r"|(?P<short>\b(?!(?:Dr|Mr|Mrs|Ms|Prof|No|Fig|Pt|Re)\.)(?:[A-Z][a-z]{1,2}|ST)\.) \[NAME\]"
     rf"|(?:(?<=\()|(?<=by )|(?<=with )|(?<=to )|(?<=under )|(?<=for )|(?<=: ))(?P<listed>{_TITLED}), \[NAME\]"
 )
-_FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) [A-Z]\. ?(?P<last>{_TITLED}|\[NAME\])")
+_FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) (?P<initial>[A-Z])\. ?(?P<last>{_TITLED}|\[NAME\])")
 _PARTICLES = re.compile(
     r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?|[Bb]inti?|ibn|[Tt]er|[Aa]p|ab|ferch|d[iu]"
     r"|V[AO]N|DE[RNLS]?|L[AE]|EL|AL|LOS|LAS)(?: de[rn]?| la)?) \[NAME\]"

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from client.imaging.header import refusal
 from client.imaging.identifiers import fold
 from client.imaging.patterns import DATE, ID, NAME, PLACE
-from client.imaging.vocabulary import Span, is_common, listed_words
+from client.imaging.vocabulary import Span, is_common, listed_words, vocabulary
 
 KINDS = (None, NAME, DATE, ID, PLACE)
 DILATIONS = (1, 2, 3)
@@ -55,6 +55,8 @@ class Features(NamedTuple):
 
 
 _TOKEN = re.compile(r"\[(?:NAME|DATE|ID|PLACE)\]|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n|[^\w\s]|_")
+_COMPOUND = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)+")
+_PLAIN = str.maketrans("\u2010\u2011\u2012\u2013\u2019", "----'")
 _HOLDERS = {holder: number for number, holder in enumerate(KINDS) if holder}
 
 
@@ -163,10 +165,15 @@ class SecondReader:
 
     def doubts(self, text: str) -> Iterator[Span]:
         """Words and numbers that may well be identifiers, or may be and stand beside such ones or a placeholder."""
+        text = text.translate(_PLAIN)
         found = tokens(text)
         rows = self.probabilities([token.text for token in found])
         placed = [token.text in _HOLDERS for token in found]
-        chances = [0.0 if holder else float(1 - row[0]) for holder, row in zip(placed, rows, strict=True)]
+        inside = {
+            at for word in _COMPOUND.finditer(text) if fold(word[0]) in vocabulary() for at in range(*word.span())
+        }
+        sure = [holder or token.start in inside for holder, token in zip(placed, found, strict=True)]
+        chances = [0.0 if known else float(1 - row[0]) for known, row in zip(sure, rows, strict=True)]
         needed = [_needed(token.text) for token in found]
         taken = [holder or chance >= need.alone for holder, chance, need in zip(placed, chances, needed, strict=True)]
         for order in (range(len(found)), reversed(range(len(found)))):
@@ -177,6 +184,12 @@ class SecondReader:
         for token, row, gone in zip(found, rows, taken, strict=True):
             if gone and token.text[0].isalnum():
                 yield Span(token.start, token.end, KINDS[1 + int(row[1:].argmax())] or NAME)
+
+
+def _known_compounds(text: str) -> set[int]:
+    """Where letters of compounds stand that the vocabulary knows as a whole (Hill-Sachs)."""
+    known = (word.span() for word in _COMPOUND.finditer(text) if fold(word[0]) in vocabulary())
+    return {at for start, end in known for at in range(start, end)}
 
 
 class _Needed(NamedTuple):

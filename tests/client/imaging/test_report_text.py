@@ -158,6 +158,8 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("labelled Wilbur D'Souza, wrongly", "labelled [NAME], wrongly"),
         ("READ BY DR. POOLE AT 2309 HRS ON MAR 23 2016.", "READ BY [NAME] AT [DATE] ON [DATE]."),
         ("stable since the Easter scan of 2017", "stable since the [DATE] scan of [DATE]"),
+        ("Bosniak I. Annular pancreas; Zofia I. Rose called.", "Bosniak I. Annular pancreas; [NAME] called."),
+        ("No Hill-Sachs, Young-Burgess LC1.", "No Hill-Sachs, Young-Burgess LC1."),
         ("A Christmas tree bladder.", "A Christmas tree bladder."),
         ("booked on the 14th; fractures of the 5th, 6th ribs", "booked on the [DATE]; fractures of the 5th, 6th ribs"),
         ("seen last week (8/1) with a cyst", "seen last week ([DATE]) with a cyst"),

@@ -27,6 +27,7 @@ CLINICAL = [
     "There is a 2.5 x 3.0 cm mass in the right upper lobe, 12 mm larger, with an SUVmax of 8.4.",
     "Mild degenerative changes of the thoracic spine at T8-T9. No acute fracture.",
     "liver, spleen and pancreas are normal. the gallbladder contains two stones of 8 mm.",
+    "Engaging Hill-Sachs lesion, Kellgren–Lawrence 3. Budd-Chiari syndrome is unlikely.",
     "Stable since [DATE]. Findings were discussed with [NAME] at [DATE].",
 ]  # fmt: skip
 
