@@ -169,10 +169,8 @@ class SecondReader:
         found = tokens(text)
         rows = self.probabilities([token.text for token in found])
         placed = [token.text in _HOLDERS for token in found]
-        inside = {
-            at for word in _COMPOUND.finditer(text) if fold(word[0]) in vocabulary() for at in range(*word.span())
-        }
-        sure = [holder or token.start in inside for holder, token in zip(placed, found, strict=True)]
+        compounds = _known_compounds(text)
+        sure = [holder or token.start in compounds for holder, token in zip(placed, found, strict=True)]
         chances = [0.0 if known else float(1 - row[0]) for known, row in zip(sure, rows, strict=True)]
         needed = [_needed(token.text) for token in found]
         taken = [holder or chance >= need.alone for holder, chance, need in zip(placed, chances, needed, strict=True)]
