@@ -327,7 +327,7 @@ _BEFORE_PLACEHOLDER = re.compile(
     r"|\[(?:NAME|PLACE)\],? (?P<firm>LLC|PLLC|LLP|Inc|Ltd|GmbH|MC|UMC)\b"
     r"|\[(?:NAME|PLACE)\],? (?P<kin>(?i:(?:and|&) (?:sons?|partners|associates|company|co|brothers|bros))\b)"
     r"|\[(?:NAME|PLACE)\], (?P<state>A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]"
-    r"|PA|RI|S[CD]|T[NX]|UT|V[AT]|W[AIVY]|ON|QC|BC|AB|SK|MB|NB|NS|NL|NSW|VIC|QLD|TAS)\b"
+    r"|PA|RI|S[CD]|T[NX]|UT|V[AT]|W[AIVY]|ON|QC|BC|AB|SK|MB|NB|NS|NL|NSW|VIC|QLD|TAS)\b(?=[.,;:)\n]|\s+(?:[\d\[]|in\b|on\b|since\b)|\s*\Z)"
     r"|(?P<short>\b(?!(?:Dr|Mr|Mrs|Ms|Prof|No|Fig|Pt|Re)\.)(?:[A-Z][a-z]{1,2}|ST)\.) \[NAME\]"
     rf"|(?:(?<=\()|(?<=by )|(?<=with )|(?<=to )|(?<=under )|(?<=for )|(?<=: ))(?P<listed>{_TITLED}), \[NAME\]"
 )

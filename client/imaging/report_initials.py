@@ -27,7 +27,8 @@ def _signed_off(text: str) -> Iterator[Span]:
             yield spanned(match, NAME)
     yield from (Span(*match.span("d"), NAME) for match in _IN_BRACKETS.finditer(text))
     for match in _ARRANGES.finditer(text):
-        if fold(match["d"]) not in vocabulary() | listed_words("abbreviations"):
+        word = fold(match["d"])
+        if word not in vocabulary() and word not in listed_words("abbreviations"):
             yield Span(*match.span("d"), NAME)
     for match in _BEFORE_ROLE.finditer(text):
         yield Span(*match.span("d"), NAME)

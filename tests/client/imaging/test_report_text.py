@@ -160,6 +160,7 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("stable since the Easter scan of 2017", "stable since the [DATE] scan of [DATE]"),
         ("Bosniak I. Annular pancreas; Zofia I. Rose called.", "Bosniak I. Annular pancreas; [NAME] called."),
         ("No Hill-Sachs, Young-Burgess LC1.", "No Hill-Sachs, Young-Burgess LC1."),
+        ("Treated in Toboso, PA in the past; Dyer and Sons called.", "Treated in [NAME] in the past; [NAME] called."),
         ("A Christmas tree bladder.", "A Christmas tree bladder."),
         ("booked on the 14th; fractures of the 5th, 6th ribs", "booked on the [DATE]; fractures of the 5th, 6th ribs"),
         ("seen last week (8/1) with a cyst", "seen last week ([DATE]) with a cyst"),
