@@ -43,7 +43,7 @@ from federation.errors import DeidError
 
 SENTENCES = Path(__file__).with_name("sentences")
 _MARK = re.compile(r"\{\{([A-Z]+)\|(.*?)\}\}")
-_KIND_OF = {"NAME": 1, "DATE": 2, "ID": 3, "PLACE": 4}
+_KIND_OF = {holder.strip("[]"): number for number, holder in enumerate(KINDS) if holder}
 _ANY = -1  # punctuation inside of an identifier, and what the writer was unsure of
 _WIDTHS = {"word": 24, "shape": 8, "start": 8, "end": 8}
 _HIDDEN = 96
@@ -99,7 +99,7 @@ class Exchange:
         self._random = random
         self._seen = {
             kind: [word.text for words in texts for word in words if word.kind == kind and len(word.text) > 2]
-            for kind in (1, 4)
+            for kind in (_KIND_OF["NAME"], _KIND_OF["PLACE"])
         }
         lists = [listed_words(name) for name in ("names", "names_in_context", "towns")]
         names = {word for words in lists for word in words}
@@ -249,15 +249,16 @@ def _known(texts: Sequence[Sequence[Word]]) -> list[str]:
 
 def _batches(texts: Sequence[Sequence[Word]], random: Random) -> Iterator[list[Sequence[Word]]]:
     """Pieces of similar length."""
-    pieces = [piece for words in texts for piece in _pieces(words, random.choice((6, 15, 40, 60, 90)))]
+    lengths = [random.choice((6, 15, 40, 60, 90)) for _ in texts]
+    pieces = [
+        words[at : at + length]
+        for words, length in zip(texts, lengths, strict=True)
+        for at in range(0, len(words), length)
+    ]
     pieces.sort(key=lambda piece: len(piece) + 8 * random.random())
     batches = [pieces[at : at + _BATCH] for at in range(0, len(pieces), _BATCH)]
     random.shuffle(batches)
     yield from batches
-
-
-def _pieces(words: Sequence[Word], length: int) -> Iterator[Sequence[Word]]:
-    yield from (words[at : at + length] for at in range(0, len(words), length))
 
 
 def _tensors(batch: Sequence[Sequence[Word]], numbers: dict[str, int], random: Random) -> tuple[list[Tensor], Tensor]:

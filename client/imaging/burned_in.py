@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
-from client.imaging.lookalikes import is_alone, is_mirage, is_one_stroke, is_repeated, is_shading
+from client.imaging.lookalikes import SMALL, is_alone, is_mirage, is_one_stroke, is_repeated, is_shading
 from client.imaging.ocr import Line, Reader, Slant
 from client.imaging.png import Grey
 from client.imaging.strokes import stroked
@@ -38,7 +38,7 @@ _LARGE, _LARGE_SURE = 0.12, 0.85  # letters as tall as this, as a share of the p
 _LARGE_SCORE, _LARGE_LONG = 0.9, 4  # or badly in a long line of which the detector is very sure: dotted ones
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
 _UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
-_SMALL, _SMALL_BOTH = 10, 1.3  # pixels; lower lines are made up by noise now and then, and take more to be sure
+_SMALL_BOTH = 1.3  # of small lines, which noise makes up now and then: they take more to be sure
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
 _DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
 _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
@@ -129,7 +129,7 @@ def searched(
         raise refusal("burned-in", "text is left in the pixels after blanking")
     if doubts_count and any(mask[_area(line, picture.shape)].mean() < _HIDDEN for line in doubts):
         raise refusal("burned-in", "something in the pixels may be text")
-    if page.mean() > most:
+    if Searched(page).share > most:
         raise refusal("burned-in", "text covers too much of the picture")
     return Searched(mask)
 
@@ -165,7 +165,7 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
         return sure and line.length <= _LETTER_MAX * max(picture)
     if letters and line.length < _SHORT * line.height:
         return line.confidence >= _SHORT_READ and line.confidence + line.score >= _SHORT_BOTH
-    both = _SMALL_BOTH if line.height < _SMALL else _BOTH_SURE
+    both = _SMALL_BOTH if line.height < SMALL else _BOTH_SURE
     if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= both:
         return True
     return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
@@ -175,8 +175,8 @@ def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
     """Whether a line that need not go may be text all the same. A clean picture has next to nothing of the kind."""
     if is_marker(line):
         return False
-    small = line.height < _SMALL
-    if line.score >= _DOUBT_ANY and _SMALL <= line.height <= _DOUBT_ANY_HEIGHT * min(picture):
+    small = line.height < SMALL
+    if line.score >= _DOUBT_ANY and SMALL <= line.height <= _DOUBT_ANY_HEIGHT * min(picture):
         return True
     if line.height > _DOUBT_HEIGHT * min(picture):
         return False

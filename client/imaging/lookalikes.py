@@ -16,7 +16,7 @@ from client.imaging.ocr import Line, turned_level
 from client.imaging.png import Grey
 from client.imaging.strokes import Mask, Rectangle, stands_in_a_row
 
-_SMALL = 10  # pixels: the height under which noise has the look of letters
+SMALL = 10  # pixels: the height under which noise has the look of letters
 _MIRAGE = 0.85  # of the reading of a small line along an edge
 _EDGE_SCORE, _EDGE_LONG = 0.84, 6  # of the detection, and heights, of one that need not be read
 _SHADING_READ, _SHADING = 0.8, 2.0  # of the reading; shades by which a slope may bend from pixel to pixel
@@ -39,7 +39,7 @@ def is_mirage(line: Line, picture: tuple[int, ...]) -> bool:
     level = line.right - line.left >= line.bottom - line.top
     along = line.top == 0 or line.bottom == rows if level else line.left == 0 or line.right == columns
     sure = line.score >= _EDGE_SCORE and line.length >= _EDGE_LONG * line.height
-    return along and line.height < _SMALL and line.confidence < _MIRAGE and not sure
+    return along and line.height < SMALL and line.confidence < _MIRAGE and not sure
 
 
 def is_shading(line: Line, picture: Grey) -> bool:
@@ -60,7 +60,7 @@ def is_alone(line: Line, seen: Sequence[Line], mask: Mask, picture: Grey) -> boo
     if line.letters > 1 or line.slant is not None or line.length > _GLYPH_LONG * line.height:
         return False
     read = line.letters == 1 and line.confidence >= _GLYPH_READ
-    if not read and (line.length > _BLOT_LONG * line.height or line.height < _SMALL):
+    if not read and (line.length > _BLOT_LONG * line.height or line.height < SMALL):
         return False
     box = (line.top, line.left, line.bottom, line.right)
     if mask[_around(box, _ROOM * line.length)].any():
@@ -81,7 +81,7 @@ def is_repeated(line: Line, picture: Grey) -> bool:
     It reads as strokes only; or it looks like itself, moved by one mark, and unlike itself, moved by half of one, the
     more so the more its reading speaks for text. A sure reading of different letters is believed.
     """
-    if line.height < _SMALL:
+    if line.height < SMALL:
         return False
     letters = Counter(filter(str.isalnum, line.text))
     over = line.letters >= _OVER and max(letters.values()) > _MOSTLY * line.letters

@@ -53,10 +53,9 @@ def scrub(
     """
     clean = scrub_by_rules(text, identifiers, staff, tagger)
     doubts = list(second_reader().doubts(clean))
-    clean = _tidied(_replaced(clean, doubts))
     if _places(doubts) > _DOUBTS_MAX:
         raise refusal("text-residual", "the text has too many places that may be about a person")
-    return clean
+    return _tidied(_replaced(clean, doubts))
 
 
 def scrub_by_rules(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from client.imaging.header import refusal
 from client.imaging.identifiers import fold
 from client.imaging.patterns import DATE, ID, NAME, PLACE
-from client.imaging.vocabulary import Span, is_common, listed_words, vocabulary
+from client.imaging.vocabulary import PLACEHOLDER, Span, is_common, listed_words, vocabulary
 
 KINDS = (None, NAME, DATE, ID, PLACE)
 DILATIONS = (1, 2, 3)
@@ -54,7 +54,7 @@ class Features(NamedTuple):
     flags: Floats
 
 
-_TOKEN = re.compile(r"\[(?:NAME|DATE|ID|PLACE)\]|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n|[^\w\s]|_")
+_TOKEN = re.compile(PLACEHOLDER.pattern + r"|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n|[^\w\s]|_")
 _COMPOUND = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)+")
 _PLAIN = str.maketrans("\u2010\u2011\u2012\u2013\u2019", "----'")
 _HOLDERS = {holder: number for number, holder in enumerate(KINDS) if holder}

@@ -39,7 +39,7 @@ def test_an_exchanged_identifier_keeps_its_place_and_kind() -> None:
     exchange = Exchange([words], Random(0))
     varied = [exchange.varied(words) for _ in range(200)]
 
-    assert all([word.kind for word in each if word.kind == 0 and word.text == "."][-1:] for each in varied)
+    assert all(each[-1] == Word(".", 0) for each in varied)
     assert {word.kind for each in varied for word in each} == {0, 1, 2, -1}
     assert len({word.text for each in varied for word in each if word.kind == 1}) > 50
     assert any(word.text == "[NAME]" for each in varied for word in each)
