@@ -10,9 +10,10 @@ SVTR-LCNet with CTC decoding (Graves et al., ICML 2006).
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
 _ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
-_DOUBLED = 2.0  # how much larger letters of 5 to 8 pixels have to be
+_DOUBLED, _ENLARGED_MOST = 2.0, 2.5  # how much larger letters of 5 to 8 pixels have to be, in colours and in grey
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
@@ -54,6 +55,7 @@ _PLAIN_SIDE = 96  # pixels: in smaller pictures a shade would be compared with t
 _PAIR = 0.6  # of a reading of two letters, from which it is made sure
 _READ_WELL = 0.95  # of a reading: no other view is asked
 _WORD_LONG, _WORD_READ, _WORD_SCORE = 1.5, 0.6, 0.75  # heights; of the reading; of the detection
+_WORD_HALF_READ, _WORD_SURE = 0.5, 0.85  # of the reading of one whose detection is sure
 _NAME_READ, _NAME_SCORE = 0.95, 0.7
 _ROWS_READ, _ROW_READ, _ROW_LETTERS = 3, 0.9, 4  # rows of marks; of the reading of one that counts; letters in it
 _LOW, _LOW_LONG, _LOW_SCORE = 12, 3.0, 0.82  # pixels; heights; of the detection
@@ -116,6 +118,7 @@ class Line:
         if self.letters == 2:
             return self.confidence >= _NAME_READ and self.score >= _NAME_SCORE and self.text.istitle()
         sure = self.confidence >= _WORD_READ and self.score >= _WORD_SCORE
+        sure |= self.confidence >= _WORD_HALF_READ and self.score >= _WORD_SURE
         return sure and self.letters > 2 and self.length >= _WORD_LONG * self.height
 
     @property
@@ -229,10 +232,10 @@ class Reader:
         a letter, and may hide a line on it, the picture is searched as it is, too. A border in which the edges are
         mirrored makes letters whole that an edge has cut.
 
-        `small_too`, places that may carry letters are searched once more and twice as large, as they are and in their
-        colours, for letters of about ten pixels, in a border without mirrors: a small line at an edge and its image
-        beside it are taken for neither. Of what is seen there, only what reads as a word counts, and as a doubt what is
-        long and low and cannot be read.
+        `small_too`, places that may carry letters are searched larger, as they are and in their colours, for letters of
+        5 to 10 pixels, in a border without mirrors: a small line at an edge and its image beside it are taken for
+        neither. Of what is seen there, only what reads as a word counts, and as a doubt what is long and low and cannot
+        be read.
 
         Letters that stand wide apart are looked for without a detector, as rows of marks as tall as each other.
 
@@ -270,15 +273,16 @@ class Reader:
         kept = _apart([box for box in boxes if not box.is_speck])
         lines = [line for box in kept for line in self._read_in(box, views, picture.shape)]
         if small_too and not small:
-            plain = (_unmirrored(seen), _unmirrored(colours))
+            plain = _unmirrored(seen)
+            closer = ((plain, _ENLARGED), (plain, _ENLARGED_MOST), (_unmirrored(colours), _DOUBLED))
             again = [
                 box
                 for part in places(seen)
-                for drawn in plain
-                for box in self._found(self._detector, drawn, part, max(1.0, _DOUBLED / scale))[0]
+                for drawn, larger in closer
+                for box in self._found(self._detector, drawn, part, max(1.0, larger / scale))[0]
                 if not box.is_speck and not any(box.is_like(other) for other in kept)
             ]
-            for line in (line for box in _apart(again) for line in self._read_in(box, views, picture.shape)):
+            for line in self._best_read(again, views, picture.shape):
                 if line.is_word:
                     lines.append(line)
                 elif line.is_long_and_low:
@@ -342,6 +346,12 @@ class Reader:
                 text, confidence = max((text, confidence), self._best(views, tight), key=lambda known: known[1])
             lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
         return lines
+
+    def _best_read(self, boxes: list[_Box], views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
+        """The lines of the boxes; of boxes that are like each other those of the one that reads best."""
+        read = {box: self._read_in(box, views, original) for box in boxes}
+        best = {box: max((line.confidence for line in lines), default=0.0) for box, lines in read.items()}
+        return [line for box in _apart(boxes, key=lambda box: best[box]) for line in read[box]]
 
     def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
         best = ("", 0.0)
@@ -476,10 +486,10 @@ def _crop(picture: Grey, box: _Box) -> Grey:
     return np.asarray(image.transform((wide, tall), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR))
 
 
-def _apart(boxes: list[_Box]) -> list[_Box]:
-    """One box for one line, the largest, where two detectors have found the same."""
+def _apart(boxes: list[_Box], key: Callable[[_Box], float] = attrgetter("area")) -> list[_Box]:
+    """One box for one line, the one of the highest `key`, where two detectors have found the same."""
     kept: list[_Box] = []
-    for box in sorted(boxes, key=lambda one: -one.area):
+    for box in sorted(boxes, key=key, reverse=True):
         if not any(box.is_like(other) for other in kept):
             kept.append(box)
     return kept

@@ -279,6 +279,17 @@ def test_a_line_of_small_letters_that_stands_alone_is_found(reader: Reader, text
     assert not searched(plain, reader).anything
 
 
+@pytest.mark.parametrize(("text", "at", "seed"), [("Petrov, Yuki", (50, 330), 17), ("Hosp. San Jose", (384, 298), 21)])
+def test_a_line_of_the_smallest_letters_is_found_askew_and_in_noise(
+    reader: Reader, text: str, at: tuple[int, int], seed: int
+) -> None:
+    noise = np.random.default_rng(seed).normal(0, 4, (448, 448))
+    plain = np.asarray((body(448) + noise).clip(0, 255).astype(np.uint8))
+    dirty = lettered(plain, text, at, 7, 255, 8)
+
+    assert searched(dirty, reader).mask[inked(plain, dirty)].mean() > 0.97
+
+
 @pytest.mark.parametrize("turn", [0, 1, 3])
 def test_letters_that_stand_wide_apart_are_found_to_both_ends(reader: Reader, turn: int) -> None:
     plain = body(448)
