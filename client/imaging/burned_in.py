@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
-from client.imaging.lookalikes import SMALL, is_alone, is_mirage, is_one_stroke, is_repeated, is_shading
+from client.imaging.lookalikes import SMALL, is_alone, is_ground, is_mirage, is_one_stroke, is_repeated, is_shading
 from client.imaging.ocr import Line, Reader, Slant
 from client.imaging.png import Grey
 from client.imaging.strokes import stroked
@@ -141,6 +141,7 @@ def _told_apart(seen: list[Line], mask: Mask, picture: Grey) -> tuple[list[Line]
     others = seen
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
     seen = [line for line in seen if not is_one_stroke(line) and not is_repeated(line, picture)]
+    seen = [line for line in seen if not is_ground(line, mask, picture)]
     rests = [line for line in seen if _is_rest(line, mask)]
     seen = [line for line in seen if not is_shading(line, picture) and not is_alone(line, others, mask, picture)]
     found = [line for line in seen if identifies(line, mask.shape)]

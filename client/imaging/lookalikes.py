@@ -14,12 +14,13 @@ from scipy import ndimage
 
 from client.imaging.ocr import Line, turned_level
 from client.imaging.png import Grey
-from client.imaging.strokes import Mask, Rectangle, stands_in_a_row
+from client.imaging.strokes import Mask, Rectangle, stands_in_a_row, stands_out
 
 SMALL = 10  # pixels: the height under which noise has the look of letters
 _MIRAGE = 0.85  # of the reading of a small line along an edge
 _EDGE_SCORE, _EDGE_LONG = 0.84, 6  # of the detection, and heights, of one that need not be read
 _SHADING_READ, _SHADING = 0.8, 2.0  # of the reading; shades by which a slope may bend from pixel to pixel
+_GROUND_READ, _GROUND_SCORE, _GROUND = 0.65, 0.86, 1.8  # of the reading; of the detection; of the strokes beside it
 _GLYPH_LONG, _BLOT_LONG = 3.0, 1.4  # heights of what may be one letter, and of what is one mark if it cannot be read
 _GLYPH_READ = 0.5  # of the reading of one letter
 _ROOM, _AS_TALL = 4.0, 2.0  # heights around a glyph in which nothing stands in a row with it; of two lines' heights
@@ -49,6 +50,14 @@ def is_shading(line: Line, picture: Grey) -> bool:
         return False
     bends = [np.abs(np.diff(inside, 2, axis=axis)) for axis in (0, 1)]
     return max(float(np.percentile(bend, 98)) for bend in bends) <= _SHADING
+
+
+def is_ground(line: Line, mask: Mask, picture: Grey) -> bool:
+    """Whether a line reads badly, or as nothing, the detector is not sure of it, and it stands out of its surroundings
+    no more than they do themselves: a cell of a grid, a vertebra in its column, noise."""
+    if line.confidence >= _GROUND_READ or line.score >= _GROUND_SCORE or line.slant is not None:
+        return False
+    return stands_out(picture, (line.top, line.left, line.bottom, line.right), mask) <= _GROUND
 
 
 def is_alone(line: Line, seen: Sequence[Line], mask: Mask, picture: Grey) -> bool:

@@ -27,6 +27,8 @@ _MARK_MIN, _MARK_MAX = 6, 48  # pixels
 _ALIKE, _LINED_UP, _GAP = 1.6, 0.3, 3.0  # of two marks' heights: their ratio, how far off the other, how far apart
 _GLYPH_MAX, _WITHIN = 32, 0.4  # pixels; of a glyph's box, from which marks in it, side by side, are letters
 _FAR, _AS_STRONG = 4.0, 0.35  # heights from a glyph to the next in its row; of its contrast
+_SIDE_MIN, _SIDE_SHARE = 6, 0.4  # pixels; of a square as tall as a place: what of a side has to be seen
+_RULED, _RULE_MIN, _RULE_THIN = 0.5, 40, 7  # of the strokes of a place; pixels: how long and how thin lines are
 _ROW, _LEVEL = 4, 0.6  # marks; how far off each other they may be in all
 
 Mask = npt.NDArray[np.bool_]
@@ -133,6 +135,53 @@ def _has_a_neighbour(boxes: npt.NDArray[np.int64], own: npt.NDArray[np.float64])
         if (fits & (size[:, across] <= _ALIKE * size[:, down]) & (size[:, down] >= _MARK_MIN - 2) & ~inside).any():
             return True
     return False
+
+
+def stands_out(picture: Grey, place: Rectangle, hidden: Mask) -> float:
+    """How much stronger the strokes of a place are than those of the quietest of its four sides; infinite where none
+    of them can be compared.
+
+    Of a long place its strongest part counts, for it may be written in there only. Straight lines are left out: the
+    cells of a grid are as empty as each other. What is hidden is no side.
+    """
+    low = max(_SIDE_MIN, min(place[2] - place[0], place[3] - place[1]))
+    reach = 3 * low + _THIN
+    down, across = max(0, place[0] - reach), max(0, place[1] - reach)
+    part = slice(down, place[2] + reach), slice(across, place[3] + reach)
+    top, left, bottom, right = place[0] - down, place[1] - across, place[2] - down, place[3] - across
+    strokes = np.abs(stroked(picture[part]))
+    strong = float(np.percentile(strokes[top:bottom, left:right], 95))
+    counts = ~_ruled(strokes > _RULED * strong, max(_RULE_MIN, 3 * low))
+    counts &= ~ndimage.binary_dilation(hidden[part], iterations=_THIN // 2 + 1)
+
+    def seen(top: int, left: int, bottom: int, right: int) -> float:
+        window = slice(max(0, top), max(0, bottom)), slice(max(0, left), max(0, right))
+        values = strokes[window][counts[window]]
+        return float(np.percentile(values, 95)) if len(values) >= _SIDE_SHARE * low**2 else np.inf
+
+    near = low // 2
+    quiet = min(
+        seen(top - near - low, left, top - near, right),
+        seen(bottom + near, left, bottom + near + low, right),
+        seen(top, left - near - 2 * low, bottom, left - near),
+        seen(top, right + near, bottom, right + near + 2 * low),
+    )
+    level = right - left >= bottom - top
+    start, stop = (left, right) if level else (top, bottom)
+    cuts = np.linspace(start, stop, max(1, round((stop - start) / (2 * low))) + 1).astype(int).tolist()
+    ends = zip(cuts[:-1], cuts[1:], strict=True)
+    own = max(seen(top, one, bottom, two) if level else seen(one, left, two, right) for one, two in ends)
+    return own / max(quiet, _PLAIN) if quiet < np.inf else np.inf
+
+
+def _ruled(ink: Mask, least: int) -> Mask:
+    """Straight lines, level or upright, that are as long as `least` and thinner than letters are tall."""
+    return np.asarray(ndimage.binary_dilation(_level_lines(ink, least) | _level_lines(ink.T, least).T, np.ones((3, 3))))
+
+
+def _level_lines(ink: Mask, least: int) -> Mask:
+    long = ndimage.binary_opening(ndimage.binary_dilation(ink, np.ones((3, 1))), np.ones((1, least)))
+    return np.asarray(long & ~ndimage.binary_opening(long, np.ones((_RULE_THIN, 1))))
 
 
 def stroked(picture: Grey) -> Floats:

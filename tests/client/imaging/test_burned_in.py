@@ -187,6 +187,16 @@ def test_what_may_be_text_holds_the_study_back(line: Line, holds_back: bool) -> 
     assert doubtful(line, (400, 400)) is holds_back
 
 
+def smudged() -> Grey:
+    """A body with rows of strokes that nobody can read, where the readers below see lines."""
+    picture, random = body(), np.random.default_rng(7)
+    smudge = np.kron(random.random((4, 24)) < 0.5, np.ones((3, 2))) * 250
+    picture[39:51, 0:48] = smudge
+    for row in range(101, 370, 40):
+        picture[row : row + 12, 42:90] = smudge
+    return picture
+
+
 class DoubtingReader(Reader):
     """Sees one and the same line, of which nobody can be sure, until it is hidden."""
 
@@ -201,8 +211,9 @@ class DoubtingReader(Reader):
 
 def test_where_doubts_do_not_count_only_what_is_sure_holds_back() -> None:
     with pytest.raises(DeidError):
-        searched(body(), DoubtingReader())
-    assert not searched(body(), DoubtingReader(), doubts_count=False).anything
+        searched(smudged(), DoubtingReader())
+    assert not searched(smudged(), DoubtingReader(), doubts_count=False).anything
+    assert not searched(body(), DoubtingReader()).anything
 
 
 class RulerReader(DoubtingReader):
@@ -243,14 +254,14 @@ class TwoLineReader(DoubtingReader):
 
 def test_a_doubt_beside_sure_text_goes_with_it_where_doubts_go() -> None:
     with pytest.raises(DeidError):
-        searched(body(), TwoLineReader())
-    mask = searched(body(), TwoLineReader(), doubts_go=True).mask
+        searched(smudged(), TwoLineReader())
+    mask = searched(smudged(), TwoLineReader(), doubts_go=True).mask
 
     assert mask[40:60, 40:140].all() and mask[100:114, 40:90].all() and mask.mean() < 0.1
     with pytest.raises(DeidError):
-        searched(body(), TwoLineReader(endless=True), doubts_go=True, most=0.5)
+        searched(smudged(), TwoLineReader(endless=True), doubts_go=True, most=0.5)
     with pytest.raises(DeidError):
-        searched(body(), DoubtingReader(), doubts_go=True)
+        searched(smudged(), DoubtingReader(), doubts_go=True)
 
 
 @pytest.mark.parametrize("letter", ["G", "J", "7"])

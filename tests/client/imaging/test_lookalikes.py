@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from client.imaging.lookalikes import is_alone, is_one_stroke, is_repeated
+from client.imaging.lookalikes import is_alone, is_ground, is_one_stroke, is_repeated
 from client.imaging.ocr import Line
 from client.imaging.png import Grey
 
@@ -109,3 +109,29 @@ def test_text_is_not_repeated_however_badly_it_reads(text: str) -> None:
         right = 44 + int(np.nonzero((picture > 150).any(axis=0))[0].max()) - 40
 
         assert not is_repeated(Line(96, 36, 126, right, "", 0.0, 0.9), picture)
+
+
+def gridded(ground: Grey) -> Grey:
+    picture = ground.copy()
+    picture[20::60, :] = picture[:, 30::60] = 250
+    return picture
+
+
+@pytest.mark.parametrize("line", [Line(90, 40, 130, 80, "R", 0.5, 0.8), Line(82, 8, 112, 280, "RA", 0.56, 0.79)])
+def test_a_cell_of_a_grid_is_ground_unless_it_reads_well_or_is_written_in(line: Line) -> None:
+    empty = gridded(np.random.default_rng(4).normal(60, 2, NOTHING.shape).astype(np.uint8))
+
+    assert is_ground(line, NOTHING, empty)
+    assert not is_ground(replace(line, confidence=0.7), NOTHING, empty)
+    assert not is_ground(replace(line, score=0.9), NOTHING, empty)
+    assert not is_ground(line, NOTHING, lettered("Hill", (90, 42), 16, ground=empty))
+
+
+@pytest.mark.parametrize("text", ["Hollenstein", "06.11.1950", "Li"])
+def test_text_on_a_grid_is_no_ground_however_badly_it_reads(text: str) -> None:
+    for top in (60, 70, 76, 90):
+        empty = gridded(np.random.default_rng(4).normal(160, 4, NOTHING.shape).astype(np.uint8))
+        picture = lettered(text, (top, 40), 14, ground=empty)
+        right = 44 + int(np.nonzero((picture != empty).any(axis=0))[0].max()) - 40
+
+        assert not is_ground(Line(top - 3, 36, top + 15, right, "", 0.0, 0.8), NOTHING, picture)

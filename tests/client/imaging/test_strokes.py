@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from client.imaging.png import Grey
-from client.imaging.strokes import filled, levelled, noise_of, places, rows, thin, written
+from client.imaging.strokes import filled, levelled, noise_of, places, rows, stands_out, thin, written
 
 
 def background(noise: float, size: int = 256) -> Grey:
@@ -89,3 +89,36 @@ def test_letters_wide_apart_are_a_row_of_marks_and_noise_is_none() -> None:
     assert upright[0] == found[0]
     assert rows(np.full((64, 64), 128, dtype=np.uint8)) == ([], [])
     assert not any(len(row) >= 5 and row[0][0] > 90 and row[0][2] < 130 for row in rows(thin(background(2.0)))[0])
+
+
+def grid(noise: float = 2.0) -> Grey:
+    """The background under a grid of lines, one or two pixels wide."""
+    picture = background(noise).copy()
+    for at in range(20, 256, 60):
+        picture[at : at + 2, :] = picture[:, at] = 250
+    return picture
+
+
+@pytest.mark.parametrize("noise", [2.0, 8.0])
+def test_the_cells_of_a_grid_stand_out_of_nothing(noise: float) -> None:
+    nothing = np.zeros((256, 256), dtype=bool)
+    for place in ((90, 30, 130, 70), (70, 8, 100, 110), (0, 85, 14, 150)):
+        assert stands_out(grid(noise), place, nothing) < 1.8
+
+
+@pytest.mark.parametrize("at", [(95, 24), (75, 24), (134, 24)])
+def test_letters_in_a_grid_or_on_its_lines_stand_out(at: tuple[int, int]) -> None:
+    picture, ink = lettered(grid(), "Hollenstein", at, 14, 60)
+    rows_, columns = np.nonzero(ink)
+    place = int(rows_.min()) - 2, int(columns.min()) - 2, int(rows_.max()) + 3, int(columns.max()) + 3
+
+    assert stands_out(picture, place, np.zeros((256, 256), dtype=bool)) > 2.5
+
+
+def test_where_all_sides_are_hidden_or_outside_anything_stands_out() -> None:
+    hidden = np.zeros((256, 256), dtype=bool)
+    hidden[40:160, :] = True
+    hidden[90:110, 50:90] = False
+
+    assert stands_out(background(2.0), (90, 50, 110, 90), hidden) == np.inf
+    assert stands_out(background(2.0), (0, 0, 256, 256), np.zeros_like(hidden)) == np.inf
