@@ -49,6 +49,7 @@ _ROUNDS = 3
 _HIDDEN = 0.5  # of a doubtful line, from which it is gone with a line that was sure
 _SMALLEST = 24  # pixels
 _MEASURE, _MEASURE_SURE = re.compile(r"[-–_|. ]*\d{1,3}[-–_|. ]*(?:[mc]m)?[-–_|. ]*"), 0.8
+_SCALE = 4  # numbers
 SHARE_MAX, ULTRASOUND_SHARE_MAX = 0.1, 0.3  # with more text it is a page; ultrasound has banners all around
 
 
@@ -119,7 +120,7 @@ def searched(
         for line in found:
             area = _area(longer(line, picture), picture.shape, margins=True)
             mask |= area
-            page |= area & (not is_measure(line))
+            page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
         found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest)
         doubts += unsure
@@ -203,6 +204,23 @@ def is_marker(line: Line) -> bool:
 def is_measure(line: Line) -> bool:
     """Whether a line is a number of up to three digits, as rulers and scale bars have them, with a unit or without."""
     return line.confidence >= _MEASURE_SURE and _MEASURE.fullmatch(line.text) is not None
+
+
+def is_scale(line: Line) -> bool:
+    """Whether a line is the numbers of a ruler, read as one: four or more in even steps. The end may be cut off."""
+    said = "".join(filter(str.isdigit, line.text))
+    if line.confidence < _MEASURE_SURE or not said.isascii() or line.letters > len(said):
+        return False
+    splits = ((one, one + two) for one in (1, 2, 3) for two in (1, 2, 3) if one + two <= len(said))
+    return any(_counts(int(said[:one]), int(said[one:two]), said[:-2]) for one, two in splits)
+
+
+def _counts(first: int, second: int, said: str) -> bool:
+    """Whether what is said goes on as its first two numbers do, for two more at least."""
+    if second <= first:
+        return False
+    numbers = [str(first + step * (second - first)) for step in range(len(said) + _SCALE)]
+    return "".join(numbers).startswith(said) and len(said) >= len("".join(numbers[:_SCALE]))
 
 
 def longer(line: Line, picture: Grey) -> Line:
@@ -329,6 +347,18 @@ def _is_any(line: Line, markers: list[Line]) -> bool:
         if down > 0 and across > 0 and down * across >= 0.7 * smaller and larger <= 2.5 * smaller:
             return True
     return False
+
+
+def _on_a_ruler(line: Line, found: list[Line]) -> bool:
+    """Whether a line is numbers of a ruler, or its numbers and ticks, seen as one."""
+    return is_measure(line) or any(is_scale(scale) and _is_around(line, scale) for scale in found)
+
+
+def _is_around(line: Line, other: Line) -> bool:
+    """Whether half of another line or more lies in one."""
+    down = min(line.bottom, other.bottom) - max(line.top, other.top)
+    across = min(line.right, other.right) - max(line.left, other.left)
+    return 2 * max(0, down) * max(0, across) >= (other.bottom - other.top) * (other.right - other.left)
 
 
 def _is_rest(line: Line, mask: Mask) -> bool:

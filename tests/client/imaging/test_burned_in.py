@@ -15,6 +15,7 @@ from client.imaging.burned_in import (
     blanked,
     doubtful,
     identifies,
+    is_scale,
     longer,
     searched,
     ultrasound_mask,
@@ -216,6 +217,19 @@ def test_where_doubts_do_not_count_only_what_is_sure_holds_back() -> None:
     assert not searched(body(), DoubtingReader()).anything
 
 
+class OneLineReader(DoubtingReader):
+    """Sees some lines until they are hidden; and others, only then."""
+
+    def __init__(self, *seen: Line, later: tuple[Line, ...] = ()) -> None:
+        self.seen, self.later = seen, later
+
+    def lines(
+        self, picture: Grey, hidden: Mask | None = None, *, small_too: bool = True, closely: bool = False
+    ) -> list[Line]:
+        lines = (*self.seen, *(self.later if hidden is not None and hidden.any() else ()))
+        return [a for a in lines if hidden is None or not hidden[a.top : a.bottom, a.left : a.right].all()]
+
+
 class RulerReader(DoubtingReader):
     """Sees the numbers of a ruler along an edge, or the same number of years."""
 
@@ -235,6 +249,17 @@ def test_the_numbers_of_a_ruler_are_no_page_of_text() -> None:
     for text in ("1950", "12 A", "Li"):
         with pytest.raises(DeidError):
             searched(body(), RulerReader(text))
+
+
+def test_the_numbers_of_a_ruler_that_are_read_as_one_are_no_page_either() -> None:
+    for text in ("0 10 20 30 40 50 60 70", "23456789101", "102030405060708090100110"):
+        seen = Line(20, 300, 370, 330, text, 0.9, 0.9)
+        assert is_scale(seen) and searched(body(), OneLineReader(seen)).share > 0.1
+    around = Line(14, 296, 376, 336, "CL114567499528", 0.4, 0.9)
+    assert searched(body(), OneLineReader(around, seen)).share > 0.1
+    for text in ("06 11 1950 12 30", "33660564", "1020304 Li", "70 60 50 40 30", "50505050"):
+        with pytest.raises(DeidError):
+            searched(body(), OneLineReader(replace(seen, text=text)))
 
 
 class TwoLineReader(DoubtingReader):
