@@ -95,6 +95,7 @@ def searched(
     | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
     | text | its lines with a margin |
     | what may be text, but is too faint or too short to be sure | refused, if `doubts_count` |
+    | such a doubt no longer than a letter, or in a row with what was blanked | the doubt, too, if `doubts_count` |
     | such a doubt beside text, if `doubts_go` | the doubt with a margin, too; refused if one is left in the end |
     | text over more than `most` of the picture, the numbers of a ruler aside | refused |
 
@@ -108,10 +109,12 @@ def searched(
     if not any(_told_apart(seen, mask, picture)):
         return Searched(mask)
     found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask, picture)
-    if not found and not doubts_count:
+    cheap = [line for line in doubts if doubts_count and _costs_little(line, mask)]
+    if not found and not cheap:
+        if doubts_count:
+            raise refusal("burned-in", "something in the pixels may be text")
         return Searched(mask)
-    if not found:
-        raise refusal("burned-in", "something in the pixels may be text")
+    found = found + cheap
     page = mask.copy()
     doubts_go = doubts_go and doubts_count
     for _ in range(_ROUNDS):
@@ -123,6 +126,7 @@ def searched(
             page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
         found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest)
+        found += [line for line in unsure if doubts_count and _costs_little(line, mask)]
         doubts += unsure
         if not found and not (doubts and doubts_go):
             break
@@ -359,6 +363,11 @@ def _is_around(line: Line, other: Line) -> bool:
     down = min(line.bottom, other.bottom) - max(line.top, other.top)
     across = min(line.right, other.right) - max(line.left, other.left)
     return 2 * max(0, down) * max(0, across) >= (other.bottom - other.top) * (other.right - other.left)
+
+
+def _costs_little(line: Line, mask: Mask) -> bool:
+    """Whether a doubtful line is no longer than a letter, or stands in a row with text that has been blanked."""
+    return _is_rest(line, mask) or (line.slant is None and line.length < _SHORT * line.height)
 
 
 def _is_rest(line: Line, mask: Mask) -> bool:

@@ -230,6 +230,26 @@ class OneLineReader(DoubtingReader):
         return [a for a in lines if hidden is None or not hidden[a.top : a.bottom, a.left : a.right].all()]
 
 
+def test_a_doubt_no_longer_than_a_letter_is_blanked_where_doubts_count() -> None:
+    letter, long = Line(38, 4, 52, 24, "?", 0.3, 0.9), Line(101, 42, 113, 90, "", 0.0, 0.82)
+
+    mask = searched(smudged(), OneLineReader(letter)).mask
+    assert mask[38:52, 4:24].all() and mask.mean() < 0.05
+    assert not searched(smudged(), OneLineReader(letter), doubts_count=False).anything
+    with pytest.raises(DeidError):
+        searched(smudged(), OneLineReader(letter, long))
+
+
+def test_what_shows_beside_text_when_that_is_blanked_goes_too() -> None:
+    name, rest = Line(101, 100, 113, 180, "Meyer", 0.95, 0.9), Line(101, 42, 113, 90, "1", 0.2, 0.5)
+    far = Line(181, 42, 193, 90, "", 0.0, 0.82)
+
+    mask = searched(smudged(), OneLineReader(name, later=(rest,))).mask
+    assert mask[101:113, 42:180].all() and mask.mean() < 0.1
+    with pytest.raises(DeidError):
+        searched(smudged(), OneLineReader(name, later=(rest, far)))
+
+
 class RulerReader(DoubtingReader):
     """Sees the numbers of a ruler along an edge, or the same number of years."""
 
