@@ -3,10 +3,10 @@
     python -m sim.second_reader client/imaging/weights/second_reader.npz
 
 `sim/sentences/*.txt` holds them, one text a line, `¶` for the end of a line in it, identifiers as `{{NAME|Ada Vance}}`
-(NAME, DATE, ID, PLACE; any other kind is not learned from). The network reads each text as it is and as the rules leave
-it. Names and places are exchanged for others, for plain words and for syllables, digits for others, case is taken away,
-some identifiers are masked in whole or in part: it must go by what stands around. Same sentences, same seed, same
-weights on the same machine; other machines round otherwise.
+(NAME, DATE, ID, PLACE, and AGE for one over 89; any other kind is not learned from). The network reads each text as it
+is and as the rules leave it. Names and places are exchanged for others, for plain words and for syllables, digits for
+others, case is taken away, some identifiers are masked in whole or in part: it must go by what stands around. Same
+sentences, same seed, same weights on the same machine; other machines round otherwise.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from client.imaging.second_reader import (
     Features,
     features,
     folded,
+    is_over_89,
     tokens,
 )
 from client.imaging.vocabulary import listed_words
@@ -43,7 +44,7 @@ from federation.errors import DeidError
 
 SENTENCES = Path(__file__).with_name("sentences")
 _MARK = re.compile(r"\{\{([A-Z]+)\|(.*?)\}\}")
-_KIND_OF = {holder.strip("[]"): number for number, holder in enumerate(KINDS) if holder}
+_KIND_OF = {name: number for number, name in enumerate(("NAME", "DATE", "ID", "PLACE", "AGE"), start=1)}
 _ANY = -1  # punctuation inside of an identifier, and what the writer was unsure of
 _WIDTHS = {"word": 24, "shape": 8, "start": 8, "end": 8}
 _HIDDEN = 96
@@ -157,8 +158,12 @@ class Exchange:
     def _digits(self, text: str, share: float, length: int) -> str:
         if not text.isdecimal() or len(text) > length or self._random.random() >= share:
             return text
+        if is_over_89(text):
+            return str(self._random.randint(90, 104))
         if len(text) <= 2 and length > 3:
             return str(self._random.randint(1, 31))
+        if len(text) == 2:
+            return str(self._random.randint(10, 89))
         return str(self._random.randint(10 ** (len(text) - 1), 10 ** len(text) - 1))
 
     def _syllables(self) -> str:
@@ -201,7 +206,7 @@ class Network(nn.Module):
         return logits
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As SecondReader takes them, in half precision."""
+        """Its weights by the names of SecondReader, in half precision."""
         of = self.state_dict()
         named = {name: of[f"embeddings.{name}.weight"] for name in _WIDTHS}
         named |= {name: of[f"{name}.weight"].T for name in ("inner", "outer")}
@@ -283,10 +288,16 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
     return np.pad(values, [(0, length - len(values)), *[(0, 0)] * (values.ndim - 1)])
 
 
-def save(path: Path, network: Network, known: Sequence[str], sentences: Sequence[str]) -> None:
+def save(path: Path, networks: Sequence[Network], known: Sequence[str], sentences: Sequence[str]) -> None:
     texts = {"known": " ".join(known), "sentences": digest(sentences)}
     stored = {name: np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for name, text in texts.items()}
-    np.savez_compressed(path, allow_pickle=False, **stored, **network.arrays())
+    np.savez_compressed(path, allow_pickle=False, **stored, **stacked(networks))
+
+
+def stacked(networks: Sequence[Network]) -> dict[str, np.ndarray]:
+    """The arrays of all networks, as SecondReader takes them, in half precision."""
+    arrays = [network.arrays() for network in networks]
+    return {name: np.stack([each[name] for each in arrays]) for name in arrays[0]}
 
 
 def digest(sentences: Sequence[str]) -> str:
@@ -299,12 +310,13 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="where to write the weights (.npz)")
     parser.add_argument("--sentences", type=Path, default=SENTENCES, help="folder of the marked sentences")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--networks", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
     sentences = read_sentences(given.sentences)
-    network, known = train(sentences, given.epochs, given.seed)
-    save(given.weights, network, known, sentences)
+    trained = [train(sentences, given.epochs, seed) for seed in range(given.networks)]
+    known = trained[0][1]
+    save(given.weights, [network for network, _ in trained], known, sentences)
     print(f"{given.weights}: knows {len(known)} words, {given.weights.stat().st_size:,} bytes")
 
 

@@ -14,11 +14,11 @@ that capitalise nouns end in quarantine rather than in the store.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from client.imaging.header import refusal
 from client.imaging.identifiers import Identifiers
-from client.imaging.patterns import DATE, ID, NAME, PLACE, matches
+from client.imaging.patterns import DATE, ID, NAME, OVER_89, PLACE, matches
 from client.imaging.report_clues import (
     announced,
     beside_placeholders,
@@ -35,6 +35,7 @@ from client.imaging.vocabulary import Span, blocks_of_one_case, is_caseless, nor
 
 _UNKNOWN_WORDS_MAX = 6
 _DOUBTS_MAX = 4
+Clearing = Callable[[str, Iterable[Span]], list[Span]]
 
 
 def scrub(
@@ -51,8 +52,9 @@ def scrub(
     >>> scrub("Seen by Dr. Ada Vance on 3 March 2019. Nodule 4 x 5 mm at T12-L1.", Identifiers())
     'Seen by [NAME] on [DATE]. Nodule 4 x 5 mm at T12-L1.'
     """
-    clean = scrub_by_rules(text, identifiers, staff, tagger)
-    doubts = list(second_reader().doubts(clean))
+    reader = second_reader()
+    clean = _by_rules(text, identifiers, staff, tagger, reader.not_cleared)
+    doubts = list(reader.doubts(clean))
     if _places(doubts) > _DOUBTS_MAX:
         raise refusal("text-residual", "the text has too many places that may be about a person")
     return _tidied(_replaced(clean, doubts))
@@ -61,10 +63,18 @@ def scrub(
 def scrub_by_rules(
     text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None
 ) -> str:
-    """What `scrub` gives the second reader, which learns from such texts. Raises as `scrub`."""
+    """`text` as the rules alone leave it, which the second reader learns from. Raises as `scrub`."""
+    return _by_rules(text, identifiers, staff, tagger, lambda _, spans: list(spans))
+
+
+def _by_rules(
+    text: str, identifiers: Identifiers, staff: frozenset[str], tagger: Tagger | None, not_cleared: Clearing
+) -> str:
+    """What the second reader reads: all that the rules find is masked, but words that go by their neighbours or for a
+    capital alone, and are `not_cleared` away."""
     cleaned, found, unknown = [], set[str](), set[str]()
     for block in blocks_of_one_case(normalised(text)):
-        clean, by_rule, by_capital = _scrub_block(block, identifiers, staff, tagger)
+        clean, by_rule, by_capital = _scrub_block(block, identifiers, staff, tagger, not_cleared)
         cleaned.append(clean)
         found |= by_rule
         unknown |= by_capital
@@ -75,7 +85,7 @@ def scrub_by_rules(
 
 
 def _scrub_block(
-    text: str, identifiers: Identifiers, staff: frozenset[str], tagger: Tagger | None
+    text: str, identifiers: Identifiers, staff: frozenset[str], tagger: Tagger | None, not_cleared: Clearing
 ) -> tuple[str, set[str], set[str]]:
     """A text of one case, clean; the words taken out of it for what is known of them; and those for a capital alone."""
     plain = _plain(text)
@@ -88,12 +98,12 @@ def _scrub_block(
     found = {plain[span.start : span.end] for span in spans if span.placeholder in (NAME, PLACE)}
     for search in (beside_placeholders, in_told_sentences):
         text = _replaced(text, spans)
-        spans = list(search(_plain(text), caseless))
+        spans = not_cleared(_plain(text), search(_plain(text), caseless))
     text = _replaced(text, spans)
-    unknown = list(unknown_names(_plain(text), caseless))
+    unknown = not_cleared(_plain(text), unknown_names(_plain(text), caseless))
     words = {text[span.start : span.end] for span in unknown}
     text = _replaced(text, unknown)
-    return _replaced(text, beside_placeholders(_plain(text), caseless)), found, words
+    return _replaced(text, not_cleared(_plain(text), beside_placeholders(_plain(text), caseless))), found, words
 
 
 def _places(spans: Sequence[Span]) -> int:
@@ -122,7 +132,7 @@ _WRAPPED = re.compile(r"^([^\n]{40,}[^\n.:;!?-])\n(?=[A-Za-z])", re.MULTILINE)
 
 
 def _tidied(text: str) -> str:
-    for placeholder in (NAME, DATE, ID, PLACE):
+    for placeholder in (NAME, DATE, ID, PLACE, OVER_89):
         mark = re.escape(placeholder)
         text = re.sub(rf"{mark}(?:[\s,^/-]*{mark})+", placeholder, text)
     return text.strip()

@@ -1,16 +1,17 @@
-"""A second opinion on report text: a small network that has read sentences with and without identifiers.
+"""A second opinion on report text: small networks that have read sentences with and without identifiers.
 
-The rules of this room know words and forms; this network knows where in a sentence people, places, days and numbers
-stand (`works at the …`, `… held her still`), whatever they are called. It was trained on invented sentences alone
-(sim/second_reader.py), its weights are in the wheel, and it runs in NumPy: a word becomes what the lists and its
-letters say of it, three dilated convolutions see twelve words to either side (van den Oord et al., WaveNet,
-arXiv:1609.03499, section 2.1, without the causality), and a softmax says what each is.
+The rules of this room know words and forms; these networks know where in a sentence people, places, days, numbers and
+ages stand (`works at the …`, `… held her still`), whatever they are called, and where eponyms do. They were trained on
+invented sentences alone (sim/second_reader.py), their weights are in the wheel, and they run in NumPy: a word becomes
+what the lists and its letters say of it, three dilated convolutions see twelve words to either side (van den Oord et
+al., WaveNet, arXiv:1609.03499, section 2.1, without the causality), a softmax says what each is, and the mean of three
+networks counts.
 """
 
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,16 +22,17 @@ import numpy.typing as npt
 
 from client.imaging.header import refusal
 from client.imaging.identifiers import fold
-from client.imaging.patterns import DATE, ID, NAME, PLACE
+from client.imaging.patterns import DATE, ID, NAME, OVER_89, PLACE
 from client.imaging.vocabulary import PLACEHOLDER, Span, is_common, listed_words, vocabulary
 
-KINDS = (None, NAME, DATE, ID, PLACE)
+KINDS = (None, NAME, DATE, ID, PLACE, OVER_89)
 DILATIONS = (1, 2, 3)
 TAPS = 5
 AFFIXES = 512
 SHAPES = 24
 FLAGS = 8
 _LISTS = ("words", "names", "names_in_context", "towns", "abbreviations")
+_CLEARED, _SHORT = 0.03, 3  # of a chance; letters, as many as initials have
 _JOINS = frozenset("-/.',&")
 WEIGHTS = Path(__file__).with_name("weights") / "second_reader.npz"
 
@@ -54,10 +56,11 @@ class Features(NamedTuple):
     flags: Floats
 
 
-_TOKEN = re.compile(PLACEHOLDER.pattern + r"|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n|[^\w\s]|_")
+_TOKEN = re.compile(rf"{PLACEHOLDER.pattern}|{re.escape(OVER_89)}" + r"|[^\W\d_]+(?:['’][^\W\d_]+)*|\d+|\n|[^\w\s]|_")
 _COMPOUND = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)+")
 _PLAIN = str.maketrans("\u2010\u2011\u2012\u2013\u2019", "----'")
 _HOLDERS = {holder: number for number, holder in enumerate(KINDS) if holder}
+_AGE = _HOLDERS[OVER_89]
 
 
 def tokens(text: str) -> list[Token]:
@@ -101,6 +104,15 @@ def _of_word(text: str) -> _Row:
     return _Row(word, _shape(text), _bucket(word[:3]), _bucket(word[-3:]), flags)
 
 
+def is_over_89(text: str) -> bool:
+    """Whether a number can be an age over 89."""
+    return text.isascii() and text.isdecimal() and len(text) < 4 and 90 <= int(text) < 120
+
+
+def _may_be_age(text: str) -> bool:
+    return is_over_89(text) or text.isalpha()
+
+
 def _bucket(affix: str) -> int:
     return zlib.crc32(affix.encode("utf-8")) % AFFIXES
 
@@ -111,7 +123,7 @@ def _shape(text: str) -> int:
     if text in _HOLDERS:
         return _HOLDERS[text]
     if text.isdigit():
-        return 5 + min(len(text), 8)
+        return 23 if is_over_89(text) else 5 + min(len(text), 8)
     if not text[0].isalpha():
         return 14
     if len(text) == 1:
@@ -126,9 +138,11 @@ def _shape(text: str) -> int:
 
 
 class SecondReader:
-    """The network. Its arrays: the embeddings `word`, `shape`, `start`, `end` (rows, width), `inner` and `outer`
-    (in, out) and `taps0` to `taps2` (TAPS, width, width), the last five with a `…_bias` each. `known` are the words
-    that have a row of their own in `word`, from its second on.
+    """Networks of one form that were trained from different beginnings; what they say is averaged.
+
+    The arrays hold all of them, along their first axis: the embeddings `word`, `shape`, `start`, `end` (networks, rows,
+    width), `inner` and `outer` (networks, in, out) and `taps0` to `taps2` (networks, TAPS, width, width), the last five
+    with a `…_bias` each. `known` are the words that have a row of their own in `word`, from its second on.
     """
 
     def __init__(self, arrays: dict[str, Floats], known: Sequence[str]) -> None:
@@ -151,37 +165,61 @@ class SecondReader:
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """(n, len(KINDS)) of n tokens."""
         of, arrays = features(texts, self._known), self._arrays
-        embedded = [arrays[name][rows] for name, rows in zip(("word", "shape", "start", "end"), of[:4], strict=True)]
-        hidden = _relu(np.concatenate([*embedded, of.flags], axis=1) @ arrays["inner"] + arrays["inner_bias"])
+        embedded = [arrays[name][:, rows] for name, rows in zip(("word", "shape", "start", "end"), of[:4], strict=True)]
+        flags = np.broadcast_to(of.flags, (len(arrays["inner"]), *of.flags.shape))
+        hidden = _relu(_linear(np.concatenate([*embedded, flags], axis=2), arrays, "inner"))
         for number, dilation in enumerate(DILATIONS):
             reach = dilation * (TAPS // 2)
-            padded = np.pad(hidden, ((reach, reach), (0, 0)))
-            taps = arrays[f"taps{number}"]
-            seen = sum(padded[at * dilation :][: len(hidden)] @ taps[at] for at in range(TAPS))
-            hidden = hidden + _relu(seen + arrays[f"taps{number}_bias"])
-        logits = hidden @ arrays["outer"] + arrays["outer_bias"]
-        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
+            padded = np.pad(hidden, ((0, 0), (reach, reach), (0, 0)))
+            windows = [padded[:, at * dilation :][:, : len(texts)] for at in range(TAPS)]
+            taps, bias = arrays[f"taps{number}"], arrays[f"taps{number}_bias"]
+            hidden = hidden + _relu(sum(each @ taps[:, at] for at, each in enumerate(windows)) + bias[:, None])
+        logits = _linear(hidden, arrays, "outer")
+        raised = np.exp(logits - logits.max(axis=2, keepdims=True))
+        return np.asarray((raised / raised.sum(axis=2, keepdims=True)).mean(axis=0), dtype=np.float32)
+
+    def not_cleared(self, text: str, spans: Iterable[Span]) -> list[Span]:
+        """Those of the spans that may be identifiers. The others are words of four letters or more, of each of which
+        the reader is as sure as it can be that it is none (Koerner septum)."""
+        spans = list(spans)
+        if not spans:
+            return []
+        found = tokens(text.translate(_PLAIN))
+        rows = self.probabilities([token.text for token in found])
+        cleared = {
+            at
+            for token, row in zip(found, rows, strict=True)
+            if len(token.text) > _SHORT and token.text[0].isalpha() and 1 - row[0] < _CLEARED
+            for at in range(token.start, token.end)
+        }
+        return [span for span in spans if not _letters(text, span) <= cleared]
 
     def doubts(self, text: str) -> Iterator[Span]:
         """Words and numbers that may well be identifiers, or may be and stand beside such ones or a placeholder."""
         text = text.translate(_PLAIN)
         found = tokens(text)
         rows = self.probabilities([token.text for token in found])
+        rows[[not _may_be_age(token.text) for token in found], _AGE] = 0
         placed = [token.text in _HOLDERS for token in found]
         compounds = _known_compounds(text)
         sure = [holder or token.start in compounds for holder, token in zip(placed, found, strict=True)]
-        chances = [0.0 if known else float(1 - row[0]) for known, row in zip(sure, rows, strict=True)]
+        chances = [0.0 if known else float(row[1:].sum()) for known, row in zip(sure, rows, strict=True)]
+        kinds = [_HOLDERS.get(token.text) or 1 + int(row[1:].argmax()) for token, row in zip(found, rows, strict=True)]
         needed = [_needed(token.text) for token in found]
         taken = [holder or chance >= need.alone for holder, chance, need in zip(placed, chances, needed, strict=True)]
         for order in (range(len(found)), reversed(range(len(found)))):
             near = False
             for at in order:
                 taken[at] = taken[at] or (near and chances[at] >= needed[at].beside)
-                near = taken[at] or (near and found[at].text in _JOINS)
-        for token, row, gone in zip(found, rows, taken, strict=True):
-            if gone and token.text[0].isalnum():
-                yield Span(token.start, token.end, KINDS[1 + int(row[1:].argmax())] or NAME)
+                near = (taken[at] and kinds[at] != _AGE) or (near and found[at].text in _JOINS)
+        for token, kind, gone in zip(found, kinds, taken, strict=True):
+            if gone and token.text[0].isalnum() and token.text not in _HOLDERS:
+                yield Span(token.start, token.end, KINDS[kind] or NAME)
+
+
+def _letters(text: str, span: Span) -> set[int]:
+    """Where letters and digits of a span stand."""
+    return {at for at in range(span.start, span.end) if text[at].isalnum()}
 
 
 def _known_compounds(text: str) -> set[int]:
@@ -199,7 +237,11 @@ class _Needed(NamedTuple):
 
 def _needed(text: str) -> _Needed:
     """A report is full of numbers."""
-    return _Needed(0.7, 0.2) if text.isdigit() else _Needed(0.15, 0.04)
+    return _Needed(0.5, 0.15) if text.isdigit() else _Needed(0.1, 0.03)
+
+
+def _linear(values: Floats, arrays: dict[str, Floats], name: str) -> Floats:
+    return np.asarray(values @ arrays[name] + arrays[f"{name}_bias"][:, None])
 
 
 def _relu(values: Floats) -> Floats:

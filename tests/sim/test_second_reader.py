@@ -7,7 +7,7 @@ import torch
 
 from client.imaging import second_reader as reading
 from client.imaging.second_reader import SecondReader, tokens
-from sim.second_reader import Exchange, Network, Word, after_rules, digest, marked, read_sentences, train
+from sim.second_reader import Exchange, Network, Word, after_rules, digest, marked, read_sentences, stacked, train
 
 SENTENCES = read_sentences()
 
@@ -45,17 +45,17 @@ def test_an_exchanged_identifier_keeps_its_place_and_kind() -> None:
     assert any(word.text == "[NAME]" for each in varied for word in each)
 
 
-def test_the_reader_computes_what_was_trained() -> None:
+def test_the_reader_computes_what_was_trained_and_averages_it() -> None:
     torch.manual_seed(0)
-    network = Network(known=2).eval()
-    arrays = {name: array.astype(np.float32) for name, array in network.arrays().items()}
+    networks = [Network(known=2).eval() for _ in range(2)]
+    arrays = {name: array.astype(np.float32) for name, array in stacked(networks).items()}
     reader = SecondReader(arrays, ["effusion", "seen"])
     texts = [token.text for token in tokens("Small effusion, seen by [NAME] on 3/4 in Sage View.\nStable.")]
-    of = reading.features(texts, {"effusion": 1, "seen": 2})
+    of = [torch.from_numpy(part)[None] for part in reading.features(texts, {"effusion": 1, "seen": 2})]
     with torch.no_grad():
-        expected = torch.softmax(network([torch.from_numpy(part)[None] for part in of])[0], -1).numpy()
+        one, other = (torch.softmax(network(of)[0], -1).numpy() for network in networks)
 
-    np.testing.assert_allclose(reader.probabilities(texts), expected, atol=2e-3)
+    np.testing.assert_allclose(reader.probabilities(texts), (one + other) / 2, atol=2e-3)
 
 
 def test_the_same_seed_gives_the_same_weights_and_learns() -> None:

@@ -1,6 +1,6 @@
 """What the second reader does with report text; how it is trained is in tests/sim/test_second_reader.py."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,50 @@ def test_it_lets_clinical_sentences_and_short_answers_pass(text: str) -> None:
     assert list(second_reader().doubts(text)) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("The Koerner septum is intact.", "Koerner"),
+        ("Perkin line and Shenton arc are intact.", "Shenton"),
+        ("No Kohler changes, no Freiberg infraction.", "Kohler"),
+        ("Vancouver B2 periprosthetic fracture of the left femur.", "Vancouver"),
+        ("The 4th and 5th ribs are fractured, the 6th is not.", "4th and 5th ribs"),
+    ],
+)
+def test_it_clears_words_that_stand_where_eponyms_do(text: str, word: str) -> None:
+    assert word in scrub(text, Identifiers())
+
+
+def test_it_clears_nothing_that_is_a_name_elsewhere_or_stands_where_names_do() -> None:
+    assert scrub_by_rules("The Koerner septum is intact.", Identifiers()) == "The [NAME] septum is intact."
+    assert (
+        scrub("Mr. Koerner fell. The Koerner septum is intact.", Identifiers())
+        == "[NAME] fell. The [NAME] septum is intact."
+    )
+    assert scrub("Koerner called the ward.", Identifiers()) == "[NAME] called the ward."
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Her aunt lived to be 93.", "Her aunt lived to be 90+."),
+        ("Her aunt lived to be 83.", "Her aunt lived to be 83."),
+        ("A woman of 97 with a hip fracture.", "A woman of 90+ with a hip fracture."),
+        ("A woman of 67 with a hip fracture.", "A woman of 67 with a hip fracture."),
+        ("Father is ninety-four and well.", "Father is 90+ and well."),
+        ("Heart rate 93, saturation 96, a mass of 102 mm.", "Heart rate 93, saturation 96, a mass of 102 mm."),
+        ("Window level 90, kV 95, slice 96 of 120.", "Window level 90, kV 95, slice 96 of 120."),
+    ],
+)
+def test_it_knows_ages_over_89_by_where_they_stand(text: str, clean: str) -> None:
+    assert scrub(text, Identifiers()) == clean
+
+
 def test_many_doubts_hold_a_text_back(monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubtful:
+        def not_cleared(self, _: str, spans: Iterable[Span]) -> list[Span]:
+            return list(spans)
+
         def doubts(self, text: str) -> Iterator[Span]:
             yield from (Span(token.start, token.end, "[NAME]") for token in tokens(text)[::4])
 
