@@ -57,6 +57,7 @@ _READ_WELL = 0.95  # of a reading: no other view is asked
 _WORD_LONG, _WORD_READ, _WORD_SCORE = 1.5, 0.6, 0.75  # heights; of the reading; of the detection
 _WORD_HALF_READ, _WORD_SURE = 0.5, 0.85  # of the reading of one whose detection is sure
 _NAME_READ, _NAME_SCORE = 0.95, 0.7
+_PAIR_READ, _PAIR_SCORE = 0.75, 0.9  # of two letters that are no name
 _ROWS_READ, _ROW_READ, _ROW_LETTERS = 3, 0.9, 4  # rows of marks; of the reading of one that counts; letters in it
 _LOW, _LOW_LONG, _LOW_SCORE = 12, 3.0, 0.82  # pixels; heights; of the detection
 _UNREAD_MOST = 0.84  # of the detection of a line that cannot be read: it is not sure enough to be blanked
@@ -114,9 +115,10 @@ class Line:
 
     @property
     def is_word(self) -> bool:
-        """Whether it reads as three letters or more, or as two of a name (Li)."""
+        """Whether it reads as three letters or more, or as two of a name (Li), or of anything without a doubt."""
         if self.letters == 2:
-            return self.confidence >= _NAME_READ and self.score >= _NAME_SCORE and self.text.istitle()
+            name = self.confidence >= _NAME_READ and self.score >= _NAME_SCORE and self.text.istitle()
+            return name or (self.confidence >= _PAIR_READ and self.score >= _PAIR_SCORE)
         sure = self.confidence >= _WORD_READ and self.score >= _WORD_SCORE
         sure |= self.confidence >= _WORD_HALF_READ and self.score >= _WORD_SURE
         return sure and self.letters > 2 and self.length >= _WORD_LONG * self.height
@@ -348,10 +350,14 @@ class Reader:
         return lines
 
     def _best_read(self, boxes: list[_Box], views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
-        """The lines of the boxes; of boxes that are like each other those of the one that reads best."""
+        """The lines of the boxes; of boxes that are like each other those of the one that is seen and read best."""
         read = {box: self._read_in(box, views, original) for box in boxes}
-        best = {box: max((line.confidence for line in lines), default=0.0) for box, lines in read.items()}
-        return [line for box in _apart(boxes, key=lambda box: best[box]) for line in read[box]]
+        sure = {
+            box: max((line.is_word, line.confidence + line.score) for line in lines)
+            for box, lines in read.items()
+            if lines
+        }
+        return [line for box in _apart(list(sure), key=lambda box: sure[box]) for line in read[box]]
 
     def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
         best = ("", 0.0)
@@ -486,7 +492,7 @@ def _crop(picture: Grey, box: _Box) -> Grey:
     return np.asarray(image.transform((wide, tall), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR))
 
 
-def _apart(boxes: list[_Box], key: Callable[[_Box], float] = attrgetter("area")) -> list[_Box]:
+def _apart(boxes: list[_Box], key: Callable[[_Box], Any] = attrgetter("area")) -> list[_Box]:
     """One box for one line, the one of the highest `key`, where two detectors have found the same."""
     kept: list[_Box] = []
     for box in sorted(boxes, key=key, reverse=True):

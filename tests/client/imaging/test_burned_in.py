@@ -335,6 +335,14 @@ def test_a_line_of_small_letters_that_stands_alone_is_found(reader: Reader, text
     assert not searched(plain, reader).anything
 
 
+@pytest.mark.parametrize(("text", "shade"), [("WU", 0), ("NG", 255), ("HO", 0), ("HO", 255)])
+def test_a_small_name_of_two_letters_is_found_in_capitals_too(reader: Reader, text: str, shade: int) -> None:
+    plain = body(448)
+    dirty = lettered(plain, text, (180, 120), 9, shade)
+
+    assert searched(dirty, reader).mask[inked(plain, dirty)].mean() > 0.97
+
+
 @pytest.mark.parametrize(("text", "at", "seed"), [("Petrov, Yuki", (50, 330), 17), ("Hosp. San Jose", (384, 298), 21)])
 def test_a_line_of_the_smallest_letters_is_found_askew_and_in_noise(
     reader: Reader, text: str, at: tuple[int, int], seed: int
