@@ -216,12 +216,16 @@ class Network(nn.Module):
         return {name: tensor.numpy().astype(np.float16) for name, tensor in named.items()}
 
 
-def train(sentences: Sequence[str], epochs: int, seed: int) -> tuple[Network, list[str]]:
+def as_read(sentences: Sequence[str]) -> list[list[Word]]:
+    """Each sentence as it is, and each that the rules change as they leave it."""
+    texts = [marked(sentence) for sentence in sentences]
+    return texts + [left for sentence in sentences if (left := after_rules(sentence)) is not None]
+
+
+def train(texts: Sequence[Sequence[Word]], epochs: int, seed: int) -> tuple[Network, list[str]]:
     """The network and the words that it knows: those that stand twice or more and are no identifier."""
     torch.manual_seed(seed)
     random = Random(seed)
-    texts = [marked(sentence) for sentence in sentences]
-    texts += [left for sentence in sentences if (left := after_rules(sentence)) is not None]
     known = _known(texts)
     numbers = {word: number for number, word in enumerate(known, start=1)}
     exchange = Exchange(texts, random)
@@ -314,7 +318,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     sentences = read_sentences(given.sentences)
-    trained = [train(sentences, given.epochs, seed) for seed in range(given.networks)]
+    texts = as_read(sentences)
+    trained = [train(texts, given.epochs, seed) for seed in range(given.networks)]
     known = trained[0][1]
     save(given.weights, [network for network, _ in trained], known, sentences)
     print(f"{given.weights}: knows {len(known)} words, {given.weights.stat().st_size:,} bytes")

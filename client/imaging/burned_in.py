@@ -109,12 +109,11 @@ def searched(
     if not any(_told_apart(seen, mask, picture)):
         return Searched(mask)
     found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask, picture)
-    cheap = [line for line in doubts if doubts_count and _costs_little(line, mask)]
-    if not found and not cheap:
-        if doubts_count:
-            raise refusal("burned-in", "something in the pixels may be text")
+    found += [line for line in doubts if doubts_count and _costs_little(line, mask)]
+    if not found and not doubts_count:
         return Searched(mask)
-    found = found + cheap
+    if not found:
+        raise refusal("burned-in", "something in the pixels may be text")
     page = mask.copy()
     doubts_go = doubts_go and doubts_count
     for _ in range(_ROUNDS):
@@ -345,24 +344,15 @@ def _stretched(line: Line, lies: Slant, before: float, after: float) -> Line:
 def _is_any(line: Line, markers: list[Line]) -> bool:
     """Whether a line is one of the markers, seen once more with other edges, and read as something else."""
     for marker in markers:
-        down = min(line.bottom, marker.bottom) - max(line.top, marker.top)
-        across = min(line.right, marker.right) - max(line.left, marker.left)
-        smaller, larger = sorted((line.right - line.left) * (line.bottom - line.top) for line in (line, marker))
-        if down > 0 and across > 0 and down * across >= 0.7 * smaller and larger <= 2.5 * smaller:
+        smaller, larger = sorted((line.area, marker.area))
+        if 0 < line.shared(marker) >= 0.7 * smaller and larger <= 2.5 * smaller:
             return True
     return False
 
 
 def _on_a_ruler(line: Line, found: list[Line]) -> bool:
     """Whether a line is numbers of a ruler, or its numbers and ticks, seen as one."""
-    return is_measure(line) or any(is_scale(scale) and _is_around(line, scale) for scale in found)
-
-
-def _is_around(line: Line, other: Line) -> bool:
-    """Whether half of another line or more lies in one."""
-    down = min(line.bottom, other.bottom) - max(line.top, other.top)
-    across = min(line.right, other.right) - max(line.left, other.left)
-    return 2 * max(0, down) * max(0, across) >= (other.bottom - other.top) * (other.right - other.left)
+    return is_measure(line) or any(is_scale(scale) and 2 * scale.shared(line) >= scale.area for scale in found)
 
 
 def _costs_little(line: Line, mask: Mask) -> bool:

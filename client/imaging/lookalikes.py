@@ -126,11 +126,7 @@ def _in_a_row(line: Line, other: Line) -> bool:
     """Whether another line stands beside, above or below one, not far off and about as tall; not the same again."""
     down = max(line.top, other.top) - min(line.bottom, other.bottom)
     across = max(line.left, other.left) - min(line.right, other.right)
-    if max(down, across) < 0 and down * across >= _AGAIN * min(_area(line), _area(other)):
+    if max(down, across) < 0 and down * across >= _AGAIN * min(line.area, other.area):
         return False
     near = min(down, across) < 0 and max(down, across) <= _ROOM * line.height
     return near and other.height <= _AS_TALL * line.height and line.height <= _AS_TALL * other.height
-
-
-def _area(line: Line) -> int:
-    return (line.bottom - line.top) * (line.right - line.left)

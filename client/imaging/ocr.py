@@ -38,7 +38,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
-_ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
+_ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first; also of small letters
 _DOUBLED, _ENLARGED_MOST = 2.0, 2.5  # how much larger letters of 5 to 8 pixels have to be, in colours and in grey
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
@@ -129,12 +129,19 @@ class Line:
         long = self.length >= _LOW_LONG * self.height
         return long and self.height <= _LOW and self.score >= _LOW_SCORE
 
-    def lies_in(self, other: "Line") -> bool:
-        """Whether half of it or more is in a line that could be read."""
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    def shared(self, other: "Line") -> int:
+        """How many pixels of its box are in another's."""
         down = min(self.bottom, other.bottom) - max(self.top, other.top)
         across = min(self.right, other.right) - max(self.left, other.left)
-        inside = max(0, down) * max(0, across)
-        return other.confidence >= _ROW_KNOWN and 2 * inside >= (self.bottom - self.top) * (self.right - self.left)
+        return max(0, down) * max(0, across)
+
+    def lies_in(self, other: "Line") -> bool:
+        """Whether half of it or more is in a line that could be read."""
+        return other.confidence >= _ROW_KNOWN and 2 * self.shared(other) >= self.area
 
     def __repr__(self) -> str:
         return "<Line: hidden>"

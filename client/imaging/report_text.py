@@ -96,14 +96,14 @@ def _scrub_block(
     if tagger is not None:
         spans += [Span(*span) for span in tagger.spans(text)]
     found = {plain[span.start : span.end] for span in spans if span.placeholder in (NAME, PLACE)}
-    for search in (beside_placeholders, in_told_sentences):
+    text, unknown = _replaced(text, spans), set[str]()
+    for search in (beside_placeholders, in_told_sentences, unknown_names, beside_placeholders):
+        plain = _plain(text)
+        spans = not_cleared(plain, search(plain, caseless))
+        if search is unknown_names:
+            unknown = {text[span.start : span.end] for span in spans}
         text = _replaced(text, spans)
-        spans = not_cleared(_plain(text), search(_plain(text), caseless))
-    text = _replaced(text, spans)
-    unknown = not_cleared(_plain(text), unknown_names(_plain(text), caseless))
-    words = {text[span.start : span.end] for span in unknown}
-    text = _replaced(text, unknown)
-    return _replaced(text, not_cleared(_plain(text), beside_placeholders(_plain(text), caseless))), found, words
+    return text, found, unknown
 
 
 def _places(spans: Sequence[Span]) -> int:

@@ -7,7 +7,18 @@ import torch
 
 from client.imaging import second_reader as reading
 from client.imaging.second_reader import SecondReader, tokens
-from sim.second_reader import Exchange, Network, Word, after_rules, digest, marked, read_sentences, stacked, train
+from sim.second_reader import (
+    Exchange,
+    Network,
+    Word,
+    after_rules,
+    as_read,
+    digest,
+    marked,
+    read_sentences,
+    stacked,
+    train,
+)
 
 SENTENCES = read_sentences()
 
@@ -59,7 +70,7 @@ def test_the_reader_computes_what_was_trained_and_averages_it() -> None:
 
 
 def test_the_same_seed_gives_the_same_weights_and_learns() -> None:
-    some = SENTENCES[:80]
+    some = as_read(SENTENCES[:80])
     one, known = train(some, epochs=1, seed=3)
     same, _ = train(some, epochs=1, seed=3)
     other, _ = train(some, epochs=1, seed=4)
