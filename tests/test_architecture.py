@@ -24,7 +24,9 @@ DOORS = {
     "gdcm": {"client/imaging/jpeg12.py"},
     "pynetdicom": {"client/imaging/"},
     "onnxruntime": {"client/imaging/ocr.py", "client/imaging/tagger.py"},
-    "torch": {"client/training/", "sim/base_model.py", "sim/bench_privacy.py", "sim/second_reader.py"},
+    "torch": {
+        "client/training/", "sim/base_model.py", "sim/bench_privacy.py", "sim/letter_finder.py", "sim/second_reader.py",
+    },
     "torchvision": {"client/training/torchvision_door.py"},
     "transformers": {"client/training/", "sim/base_model.py", "sim/bench_privacy.py"},
     "peft": {"client/training/", "server/export.py", "sim/bench_privacy.py"},

@@ -4,6 +4,8 @@ The weights lie in `weights/`, are compared with their SHA-256 when they are ope
 packages, byte for byte. Nothing is fetched. What stands around the networks (scaling, shapes, decoding) is written here
 with numpy, pillow and scipy: the packages themselves would bring OpenCV, whose wheels carry LGPL libraries.
 
+The finder is ours, and its weights come from `sim/letter_finder.py`.
+
 Detector: Liao et al., "Real-time Scene Text Detection with Differentiable Binarization", AAAI 2020. Recogniser:
 SVTR-LCNet with CTC decoding (Graves et al., ICML 2006).
 """
@@ -29,9 +31,11 @@ from client.imaging.strokes import Mask, Rectangle, filled, levelled, noise_of, 
 WEIGHTS = {
     "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
     "ch_PP-OCRv4_rec_infer.onnx": "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+    "letter_finder.onnx": "55f348738a16147049814449cd01954bfad80a9784acc9453840676a861f9326",
     "PP-OCRv6_det_small.onnx": "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
 }
 """File in `weights/` -> SHA-256."""
+_FINDER = "letter_finder.onnx"
 _DETECTOR, _SECOND_DETECTOR = "PP-OCRv6_det_small.onnx", "ch_PP-OCRv4_det_infer.onnx"
 _RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,17 +47,22 @@ _DOUBLED, _ENLARGED_MOST = 2.0, 2.5  # how much larger letters of 5 to 8 pixels 
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
+_CORE_UNCLIP = 1.0  # of the finder, which leaves half of the height
 _LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
 _WHOLE = 0.15  # a component over more of the picture than this is anatomy taken for one letter
 _COMPONENTS_MAX = 300
 _PART = 0.12  # of the shorter side of a picture
 _SPECK, _SPECK_SCORE = 10, 0.6  # pixels; of the detection
+_STEP = 16  # pixels, of which a side that the finder sees is a multiple
 _BORDER = 7  # pixels; the detector sees sides in steps of 32, and a full one gets no step longer
 _MIRRORED, _CUT = 0.3, 0.9  # of a box that is in the picture: less is a mirrored copy; less is read both ways
 _COARSE = 0.67  # a copy that is no smaller shows nothing new
 _PLAIN_SIDE = 96  # pixels: in smaller pictures a shade would be compared with the whole picture, borders and all
 _PAIR = 0.6  # of a reading of two letters, from which it is made sure
 _READ_WELL = 0.95  # of a reading: no other view is asked
+_MIRROR_READ = (
+    0.8  # of a reading: one below it is compared with that of the mirror image, as of a film seen from behind
+)
 _WORD_LONG, _WORD_READ, _WORD_SCORE = 1.5, 0.6, 0.75  # heights; of the reading; of the detection
 _WORD_HALF_READ, _WORD_SURE = 0.5, 0.85  # of the reading of one whose detection is sure
 _NAME_READ, _NAME_SCORE = 0.95, 0.7
@@ -61,6 +70,8 @@ _PAIR_READ, _PAIR_SCORE = 0.75, 0.9  # of two letters that are no name
 _ROWS_READ, _ROW_READ, _ROW_LETTERS = 3, 0.9, 4  # rows of marks; of the reading of one that counts; letters in it
 _LOW, _LOW_LONG, _LOW_SCORE = 12, 3.0, 0.82  # pixels; heights; of the detection
 _UNREAD_MOST = 0.84  # of the detection of a line that cannot be read: it is not sure enough to be blanked
+_FINDER_TALL, _FINDER_TALL_BOTH = 24, 1.55  # pixels; of reading and detection together, of what is taller
+_FINDER_BOTH, _FINDER_SCORE = 1.2, 0.9  # of what is not: together, or of the detection alone
 _ROW_KNOWN = 0.5  # of the reading of a line that has the same letters
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
@@ -128,6 +139,14 @@ class Line:
         """Whether it has the shape of a line of letters that are too small to be read."""
         long = self.length >= _LOW_LONG * self.height
         return long and self.height <= _LOW and self.score >= _LOW_SCORE
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the finder is believed: a faint box that reads badly is none, and a spine reads as large zeros."""
+        both = self.confidence + self.score
+        if self.height > _FINDER_TALL:
+            return both >= _FINDER_TALL_BOTH
+        return both >= _FINDER_BOTH or self.score >= _FINDER_SCORE
 
     @property
     def area(self) -> int:
@@ -200,10 +219,10 @@ def shipped() -> "Reader":
 
 
 class Reader:
-    """Three networks on one thread each: two detectors and a recogniser."""
+    """Four networks on one thread each: two detectors, a finder of letters and a recogniser."""
 
-    def __init__(self, detector: Any, second: Any, recogniser: Any) -> None:
-        self._detector, self._second, self._recogniser = detector, second, recogniser
+    def __init__(self, detector: Any, second: Any, finder: Any, recogniser: Any) -> None:
+        self._detector, self._second, self._finder, self._recogniser = detector, second, finder, recogniser
         names = recogniser.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._letters = ["", *names, " "]
 
@@ -225,7 +244,7 @@ class Reader:
             if hashlib.sha256(data).hexdigest() != digest:
                 raise refusal("ocr-missing", "the weights of the text detector are not the ones that were shipped")
             sessions[name] = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return cls(sessions[_DETECTOR], sessions[_SECOND_DETECTOR], sessions[_RECOGNISER])
+        return cls(*(sessions[name] for name in (_DETECTOR, _SECOND_DETECTOR, _FINDER, _RECOGNISER)))
 
     def lines(
         self, picture: Grey, hidden: Mask | None = None, *, small_too: bool = True, closely: bool = False
@@ -240,6 +259,9 @@ class Reader:
         picture has strokes: it is not misled but needs to see the picture larger. Where a part of the body is taken for
         a letter, and may hide a line on it, the picture is searched as it is, too. A border in which the edges are
         mirrored makes letters whole that an edge has cut.
+
+        A finder of our own, which has learned from radiographs with letters of 5 to 40 pixels, sees in the same colours
+        what the detectors do not: faint lines, small ones, upright ones, mirrored ones. It is shown no border.
 
         `small_too`, places that may carry letters are searched larger, as they are and in their colours, for letters of
         5 to 10 pixels, in a border without mirrors: a small line at an edge and its image beside it are taken for
@@ -259,7 +281,7 @@ class Reader:
         small = min(picture.shape) < _PLAIN_SIDE
         level = seen if small else levelled(calm)
         views: tuple[Grey, ...] = (seen,) if small else (seen, level)
-        colours = np.dstack([calm, calm, calm] if small else [calm, level, thin(calm)])
+        colours = np.dstack([calm] * 3) if small else np.dstack([calm, level, thin(calm)])
         if closely:
             boxes = self._found(self._detector, seen, all_of_it, _DOUBLED)[0]
             boxes += self._found(self._detector, colours, all_of_it, _ENLARGED)[0]
@@ -281,6 +303,9 @@ class Reader:
                 boxes += found + (self._found(self._second, seen, all_of_it, coarse)[0] if whole else [])
         kept = _apart([box for box in boxes if not box.is_speck])
         lines = [line for box in kept for line in self._read_in(box, views, picture.shape)]
+        if not small:
+            more = [box for box in self._lettered(colours) if not any(box.is_like(other) for other in kept)]
+            lines += [line for line in self._best_read(more, views, picture.shape) if line.is_clear]
         if small_too and not small:
             plain = _unmirrored(seen)
             closer = ((plain, _ENLARGED), (plain, _ENLARGED_MOST), (_unmirrored(colours), _DOUBLED))
@@ -332,6 +357,17 @@ class Reader:
         boxes, whole = _boxes(self._map(session, view))
         return [box.scaled((bottom - top) / view.shape[0], top, left) for box in boxes], whole
 
+    def _lettered(self, colours: Colours) -> list[_Box]:
+        """Where the finder sees lines of letters, in the picture's own pixels; it is shown no border."""
+        inner = colours[_BORDER:-_BORDER, _BORDER:-_BORDER]
+        rows, columns = inner.shape[:2]
+        even = np.pad(inner, ((0, -rows % _STEP), (0, -columns % _STEP), (0, 0)), mode="edge")
+        planes = np.moveaxis(even, 2, 0)[None].astype(np.float32) / 255
+        half = self._finder.run(None, {self._finder.get_inputs()[0].name: planes})[0][0, 0]
+        sure = Image.fromarray(half).resize(even.shape[1::-1], Image.Resampling.BILINEAR)
+        boxes, _ = _boxes(np.asarray(sure)[:rows, :columns], _CORE_UNCLIP)
+        return [box.scaled(1.0, _BORDER, _BORDER) for box in boxes]
+
     def _read_in(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
         """A box, read in each view until one is read well, as a line of the original picture; never smaller.
 
@@ -372,6 +408,10 @@ class Reader:
             best = max(best, self._read(_crop(view, box), askew=box.slant is not None), key=lambda known: known[1])
             if best[1] > _READ_WELL:
                 break
+        if best[1] < _MIRROR_READ and box.score >= _WORD_SCORE:
+            behind = self._read(np.ascontiguousarray(_crop(views[0], box)[:, ::-1]), askew=box.slant is not None)
+            if behind[1] >= _MIRROR_READ and sum(letter.isalnum() for letter in behind[0]) > 2:
+                return behind
         return best
 
     def _map(self, session: Any, picture: Grey | Colours) -> Floats:
@@ -437,7 +477,7 @@ def _close_together(strokes: Grey, row: list[Rectangle]) -> Grey:
     return np.concatenate([gap, *(part for mark in marks for part in (mark, gap))], axis=1)
 
 
-def _boxes(sure: Floats) -> tuple[list[_Box], bool]:
+def _boxes(sure: Floats, unclip: float = _UNCLIP) -> tuple[list[_Box], bool]:
     """The text lines of a detector's map, grown back to full height; and whether a component spans the picture."""
     labels, _ = ndimage.label(sure > _INK)
     boxes: list[_Box] = []
@@ -453,7 +493,7 @@ def _boxes(sure: Floats) -> tuple[list[_Box], bool]:
             whole = True
             continue
         length, height = (rows, columns) if slant is None else (slant.length, slant.height)
-        grow = int(np.ceil(inside.sum() * _UNCLIP / (2 * (length + height)))) + 1
+        grow = int(np.ceil(inside.sum() * unclip / (2 * (length + height)))) + 1
         top, left = max(0, place[0].start - grow), max(0, place[1].start - grow)
         bottom, right = min(sure.shape[0], place[0].stop + grow), min(sure.shape[1], place[1].stop + grow)
         if slant is not None:

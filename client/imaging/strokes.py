@@ -84,6 +84,11 @@ def thin(picture: Grey) -> Grey:
     return _stretched(stroked(picture), _AROUND // 2)
 
 
+def colours(picture: Grey) -> npt.NDArray[np.uint8]:
+    """The picture, levelled, and its strokes, as three colours; (rows, columns, 3)."""
+    return np.dstack([picture, levelled(picture), thin(picture)])
+
+
 def rows(strokes: Grey) -> tuple[list[list[Rectangle]], list[list[Rectangle]]]:
     """Rows of four marks or more that stand side by side and are as tall as each other, the longest first: level ones,
     and upright ones in the coordinates of `np.rot90(strokes)`.
