@@ -60,9 +60,7 @@ _COARSE = 0.67  # a copy that is no smaller shows nothing new
 _PLAIN_SIDE = 96  # pixels: in smaller pictures a shade would be compared with the whole picture, borders and all
 _PAIR = 0.6  # of a reading of two letters, from which it is made sure
 _READ_WELL = 0.95  # of a reading: no other view is asked
-_MIRROR_READ = (
-    0.8  # of a reading: one below it is compared with that of the mirror image, as of a film seen from behind
-)
+_MIRROR_READ = 0.8  # of a reading: below it the mirror image is read, too, as of a film seen from behind
 _WORD_LONG, _WORD_READ, _WORD_SCORE = 1.5, 0.6, 0.75  # heights; of the reading; of the detection
 _WORD_HALF_READ, _WORD_SURE = 0.5, 0.85  # of the reading of one whose detection is sure
 _NAME_READ, _NAME_SCORE = 0.95, 0.7
@@ -305,7 +303,8 @@ class Reader:
         lines = [line for box in kept for line in self._read_in(box, views, picture.shape)]
         if not small:
             more = [box for box in self._lettered(colours) if not any(box.is_like(other) for other in kept)]
-            lines += [line for line in self._best_read(more, views, picture.shape) if line.is_clear]
+            seen_too = [line for line in self._best_read(more, views, picture.shape) if line.is_clear]
+            lines += [line for line in seen_too if not any(line.lies_in(other) for other in lines)]
         if small_too and not small:
             plain = _unmirrored(seen)
             closer = ((plain, _ENLARGED), (plain, _ENLARGED_MOST), (_unmirrored(colours), _DOUBLED))
