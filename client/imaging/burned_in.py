@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
+from client.imaging.identifiers import fold
 from client.imaging.lookalikes import SMALL, is_alone, is_ground, is_mirage, is_one_stroke, is_repeated, is_shading
 from client.imaging.ocr import Line, Reader, Slant
 from client.imaging.png import Grey
@@ -76,6 +77,7 @@ def searched(
     reader: Reader,
     *,
     known: Mask | None = None,
+    names: frozenset[str] = frozenset(),
     most: float = SHARE_MAX,
     doubts_count: bool = True,
     doubts_go: bool = False,
@@ -86,7 +88,8 @@ def searched(
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
     does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only, but
     beside text in a picture full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
-    `known` from another drawing of the same pixels is in the mask already, and not searched. Not `small_too`, a line of
+    `known` from another drawing of the same pixels is in the mask already, and not searched. The patient's own `names`,
+    folded, are no markers: a LI may be one. Not `small_too`, a line of
     small letters that stands alone may stay: for drawings beside a first one, and frames between others.
 
     | picture | mask |
@@ -104,12 +107,13 @@ def searched(
     mask = np.zeros(picture.shape, dtype=np.bool_) if known is None else known.copy()
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
+    markers = frozenset(word for word in MARKERS if fold(word) not in names)
     picture = blanked(picture, mask)
     seen = reader.lines(picture, mask, small_too=small_too)
-    if not any(_told_apart(seen, mask, picture)):
+    if not any(_told_apart(seen, mask, picture, markers)):
         return Searched(mask)
-    found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask, picture)
-    found += [line for line in doubts if doubts_count and _costs_little(line, mask)]
+    found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask, picture, markers)
+    found += [line for line in doubts if doubts_count and _costs_little(line, mask, markers)]
     if not found and not doubts_count:
         return Searched(mask)
     if not found:
@@ -124,8 +128,8 @@ def searched(
             mask |= area
             page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
-        found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest)
-        found += [line for line in unsure if doubts_count and _costs_little(line, mask)]
+        found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest, markers)
+        found += [line for line in unsure if doubts_count and _costs_little(line, mask, markers)]
         doubts += unsure
         if not found and not (doubts and doubts_go):
             break
@@ -138,26 +142,28 @@ def searched(
     return Searched(mask)
 
 
-def _told_apart(seen: list[Line], mask: Mask, picture: Grey) -> tuple[list[Line], list[Line]]:
+def _told_apart(
+    seen: list[Line], mask: Mask, picture: Grey, said: frozenset[str] = MARKERS
+) -> tuple[list[Line], list[Line]]:
     """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
     seen = [line for line in seen if not is_mirage(line, mask.shape)]
-    markers = [line for line in seen if is_marker(line)]
+    markers = [line for line in seen if is_marker(line, said)]
     others = seen
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
     seen = [line for line in seen if not is_one_stroke(line) and not is_repeated(line, picture)]
     seen = [line for line in seen if not is_ground(line, mask, picture)]
-    rests = [line for line in seen if _is_rest(line, mask)]
+    rests = [line for line in seen if _is_rest(line, mask, said)]
     seen = [line for line in seen if not is_shading(line, picture) and not is_alone(line, others, mask, picture)]
-    found = [line for line in seen if identifies(line, mask.shape)]
-    return found, rests + [line for line in seen if doubtful(line, mask.shape)]
+    found = [line for line in seen if identifies(line, mask.shape, said)]
+    return found, rests + [line for line in seen if doubtful(line, mask.shape, said)]
 
 
-def identifies(line: Line, picture: tuple[int, ...]) -> bool:
+def identifies(line: Line, picture: tuple[int, ...], markers: frozenset[str] = MARKERS) -> bool:
     """Whether a line has to go: it reads as text and is no marker, or it has the shape of text beyond doubt.
 
     `picture` is its size, (rows, columns): an outline of a chest can read as a large 8.
     """
-    if is_marker(line):
+    if is_marker(line, markers):
         return False
     letters = line.letters
     if line.height > _LINE_MAX * min(picture):
@@ -176,9 +182,9 @@ def identifies(line: Line, picture: tuple[int, ...]) -> bool:
     return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
 
 
-def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
+def doubtful(line: Line, picture: tuple[int, ...], markers: frozenset[str] = MARKERS) -> bool:
     """Whether a line that need not go may be text all the same. A clean picture has next to nothing of the kind."""
-    if is_marker(line):
+    if is_marker(line, markers):
         return False
     small = line.height < SMALL
     if line.score >= _DOUBT_ANY and SMALL <= line.height <= _DOUBT_ANY_HEIGHT * min(picture):
@@ -193,7 +199,7 @@ def doubtful(line: Line, picture: tuple[int, ...]) -> bool:
     return line.confidence + line.score >= (_BOTH_SURE if small else _DOUBT_BOTH)
 
 
-def is_marker(line: Line) -> bool:
+def is_marker(line: Line, markers: frozenset[str] = MARKERS) -> bool:
     """Whether a line says a side, a view or a position, and nothing else."""
     plain = _plain(line.text)
     if sum(letter.isalnum() and not letter.isascii() for letter in plain) > 1:  # one is a smear beside the marker
@@ -201,7 +207,7 @@ def is_marker(line: Line) -> bool:
     said = [word for word in re.split(r"[^A-Za-z0-9]+", plain) if word]
     if not 0 < len(said) <= 3 or line.confidence < _MARKER_SURE or any(word in _NAMES for word in said):
         return False
-    return all(word.upper() in MARKERS for word in said)
+    return all(word.upper() in markers for word in said)
 
 
 def is_measure(line: Line) -> bool:
@@ -355,14 +361,14 @@ def _on_a_ruler(line: Line, found: list[Line]) -> bool:
     return is_measure(line) or any(is_scale(scale) and 2 * scale.shared(line) >= scale.area for scale in found)
 
 
-def _costs_little(line: Line, mask: Mask) -> bool:
+def _costs_little(line: Line, mask: Mask, markers: frozenset[str]) -> bool:
     """Whether a doubtful line is no longer than a letter, or stands in a row with text that has been blanked."""
-    return _is_rest(line, mask) or (line.slant is None and line.length < _SHORT * line.height)
+    return _is_rest(line, mask, markers) or (line.slant is None and line.length < _SHORT * line.height)
 
 
-def _is_rest(line: Line, mask: Mask) -> bool:
+def _is_rest(line: Line, mask: Mask, markers: frozenset[str]) -> bool:
     """Whether what was seen, however faintly, stands in a row with text that has been blanked."""
-    if is_marker(line) or line.height > _DOUBT_HEIGHT * min(mask.shape):
+    if is_marker(line, markers) or line.height > _DOUBT_HEIGHT * min(mask.shape):
         return False
     return bool(mask[_area(line, mask.shape, margins=True)].any()) and mask[_area(line, mask.shape)].mean() < 0.5
 

@@ -11,6 +11,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 
 from client.imaging.header import converted, refusal
 from client.imaging.profile import Limits
@@ -28,6 +29,7 @@ _PLACE_KEYWORDS = frozenset(
     "PersonAddress".split()
 )
 _NAME_KEYWORDS = frozenset({"PatientMotherBirthName", "PatientBirthName", "OtherPatientNames"})
+_OWN_NAMES = _NAME_KEYWORDS | {"PatientName"}
 _SPLIT = re.compile(r"[\^=\s,.;/()\\_]+")
 _IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -83,6 +85,13 @@ def collect(dataset: Dataset, limits: Limits) -> Identifiers:
     return Identifiers(
         frozenset(names), frozenset(ids - {""}), frozenset(places - {""}), frozenset(dates), frozenset(uids - {""})
     )
+
+
+def own_names(dataset: Dataset) -> frozenset[str]:
+    """The words of the patient's own names at the top of the header, folded."""
+    elements = [converted(dataset, Tag(keyword)) for keyword in _OWN_NAMES if keyword in dataset]
+    texts = [text for element in elements if element is not None for text in _texts(element)]
+    return frozenset(word for text in texts for word in name_words(text))
 
 
 def name_words(text: str) -> set[str]:

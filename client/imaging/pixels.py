@@ -29,6 +29,7 @@ from client.imaging.burned_in import (
     union,
 )
 from client.imaging.header import border, refusal
+from client.imaging.identifiers import own_names
 from client.imaging.ocr import Reader
 from client.imaging.png import Grey
 from client.imaging.profile import DeidProfile, Limits, Rendering
@@ -140,6 +141,7 @@ def _looked_at(
             view if outside is None else blanked(view, outside),
             reader,
             known=text,
+            names=own_names(dataset),
             most=most,
             doubts_count=doubts_count and at < len(greys),
             doubts_go=ultrasound,

@@ -152,6 +152,17 @@ def test_what_a_line_says_decides(text: str, confidence: float, score: float, go
     assert identifies(Line(0, 0, 10, 30, text, confidence, score), (400, 400)) is goes
 
 
+def test_a_marker_that_is_the_name_of_the_patient_goes_and_the_others_stay(reader: Reader) -> None:
+    plain = body(384)
+    dirty = lettered(lettered(plain, "LI", (60, 40), 24, 255), "AP", (60, 300), 24, 255)
+    name = inked(plain, lettered(plain, "LI", (60, 40), 24, 255))
+    view = inked(plain, lettered(plain, "AP", (60, 300), 24, 255))
+
+    assert not searched(dirty, reader).anything
+    mask = searched(dirty, reader, names=frozenset({"li", "wei"})).mask
+    assert mask[name].all() and not mask[view].any()
+
+
 @pytest.mark.parametrize(
     ("line", "goes"),
     [

@@ -260,10 +260,10 @@ def test_frames_are_spread_evenly() -> None:
 INK = 4000
 
 
-def lettered(size: int = 256, ink: int = INK) -> Any:
+def lettered(size: int = 256, ink: int = INK, text: str = "HOLLENSTEIN 482913") -> Any:
     """A ramp with a name in its corner, 12 bits."""
     canvas = Image.new("L", (size, size), 0)
-    ImageDraw.Draw(canvas).text((6, 6), "HOLLENSTEIN 482913", fill=255, font=ImageFont.load_default(18))
+    ImageDraw.Draw(canvas).text((6, 6), text, fill=255, font=ImageFont.load_default(18))
     ramp = np.tile(np.linspace(1500, 2500, size), (size, 1))
     return np.where(np.asarray(canvas) > 127, ink, ramp).astype("<u2")
 
@@ -273,6 +273,18 @@ def test_a_name_in_the_pixels_is_black_in_the_picture(make_chest: Make, profile:
 
     assert 0 < picture.blanked_share < 0.1
     assert picture.pixels[10:22, 8:150].max() == 0 and picture.pixels[40:].min() > 0
+
+
+@pytest.mark.parametrize(("name", "stays"), [("SCHMIDT^WEI", True), ("LAT^HO", False), ("Schmidt^Lat=李^丽", False)])
+def test_a_marker_stays_unless_it_is_the_name_of_the_patient(
+    make_chest: Make, profile: DeidProfile, name: str, stays: bool
+) -> None:
+    dataset = make_chest()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.PatientName = name
+    (picture,) = render(with_pixels(dataset, lettered(text="LAT"), BitsStored=12), profile)
+
+    assert (picture.blanked_share == 0) is stays
 
 
 def hidden_by_the_window(dataset: FileDataset) -> FileDataset:
