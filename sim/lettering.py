@@ -24,9 +24,10 @@ Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 SIDE = 256
 """Pixels of a side of a drawn picture."""
-_CAP_MIN, _CAP_MAX = 4.8, 44.0  # pixels, of a capital
+_CAP_MIN, _CAP_MAX = 4.4, 44.0  # pixels, of a capital
 _CORE = 0.25  # of its height is taken off a line all around, so that neighbours stay apart
 _LEGIBLE, _PLAIN = 1.6, 0.55  # contrast over what is around, from which a line has to be found, and may be
+_ROUGHEST = 15.0  # shades: more is an edge, and no grain
 _SCALE = 3  # things are drawn this many times larger
 
 _SYLLABLES = (
@@ -68,7 +69,7 @@ class Artist:
     def draw(self) -> Lettered:
         rng = self._rng
         picture = self._ground()
-        for thing in rng.permutation(len(_THINGS))[: rng.choice(5, p=[0.4, 0.25, 0.2, 0.1, 0.05])]:
+        for thing in rng.permutation(len(_THINGS))[: rng.choice(5, p=[0.3, 0.28, 0.22, 0.13, 0.07])]:
             picture = self._with_thing(picture, _THINGS[thing])
         core, unclear = np.zeros((2, SIDE, SIDE), dtype=np.bool_)
         taken = np.zeros((SIDE, SIDE), dtype=np.bool_)
@@ -115,7 +116,7 @@ class Artist:
             down, across = np.mgrid[:SIDE, :SIDE] - rng.uniform(-60, 316, (2, 1, 1))
             ground = np.where(np.hypot(down, across) < rng.uniform(60, 260), speckle, rng.choice([0, 0, 15, 40]))
         ground = ground.astype(np.float32)
-        if rng.random() < 0.25:
+        if rng.random() < 0.35:
             edge, shade = int(rng.integers(0, SIDE)), float(rng.choice([0, 0, 255, 255, 40]))
             ground = np.rot90(ground, int(rng.integers(4))).copy()
             ground[:edge] = shade
@@ -176,7 +177,7 @@ class Artist:
         """A level line, cropped to its ink."""
         rng = self._rng
         text = self._text()
-        cap = float(np.exp(rng.uniform(np.log(_CAP_MIN), np.log(_CAP_MAX if rng.random() < 0.6 else 14))))
+        cap = float(np.exp(rng.uniform(np.log(_CAP_MIN), np.log(_CAP_MAX if rng.random() < 0.6 else 12))))
         kind = rng.random()
         if kind < 0.1:
             font: ImageFont.ImageFont | ImageFont.FreeTypeFont = ImageFont.load_default_imagefont()
@@ -238,10 +239,7 @@ class Artist:
         tall, wide = layers[0].shape
         for _ in range(6):
             if rng.random() < 0.25:  # cut by an edge, or beside it
-                top, left = (
-                    int(rng.integers(-tall // 3, SIDE - tall // 2)),
-                    int(rng.integers(-wide // 2, SIDE - wide // 3)),
-                )
+                top, left = (int(rng.integers(-side // 2, SIDE - side // 3)) for side in (tall, wide))
             else:
                 top, left = (int(rng.integers(min(0, SIDE - side), max(1, SIDE - side + 1))) for side in (tall, wide))
             placed = [_placed(layer, top, left) for layer in layers]
@@ -267,17 +265,12 @@ class Artist:
         if rng.random() < 0.3:
             strokes = ndimage.gaussian_filter(strokes, rng.uniform(0.2, 0.09 * cap))
         drawn = drawn * (1 - strokes) + shade * strokes
-        noise = float(np.abs(ndimage.laplace(ndimage.gaussian_filter(picture, 0.7)))[inside].mean()) + 2.5
-        seen = float(np.abs(drawn - picture)[strokes > 0.4].mean()) if (strokes > 0.4).any() else 0.0
-        if style < 0.24:
-            seen = max(seen, abs(shade - ground) * 0.7)
-        legible = seen * min(1.0, cap / 9) / noise
-        if legible >= _LEGIBLE and glyphs.letters > 1:  # radiographs of the folder carry markers of one letter
-            core |= middle > 0.5
-        if legible >= _PLAIN:
-            unclear |= ndimage.binary_dilation(inside, iterations=2)
-        else:
+        legible = _legibility(picture, drawn, strokes, abs(shade - ground) * 0.7 if style < 0.24 else 0.0, cap)
+        if legible[inside].max() < _PLAIN:
             return picture
+        clear = (legible >= _LEGIBLE) & (glyphs.letters > 1)  # radiographs of the folder carry markers of one letter
+        core |= (middle > 0.5) & clear
+        unclear |= ndimage.binary_dilation(inside, iterations=2) & ~clear
         return drawn
 
     def _shades(self, behind: float) -> tuple[float, float]:
@@ -475,6 +468,18 @@ _THINGS = (
 
 
 # --- small things
+
+
+def _legibility(picture: Floats, drawn: Floats, strokes: Floats, least: float, cap: float) -> Floats:
+    """How far strokes stand out, at least `least` shades, from the grain of what is around, for letters of 9 pixels;
+    place by place, for a line can run from a dark ground onto one of its own shade."""
+    ink = (strokes > 0.4).astype(np.float32)
+    around = 2 * max(3, round(cap)) + 1
+    covered = np.maximum(ndimage.uniform_filter(ink, around), 1e-3)
+    contrast = ndimage.uniform_filter(np.abs(drawn - picture) * ink, around) / covered
+    rough = np.minimum(np.abs(ndimage.laplace(ndimage.gaussian_filter(picture, 0.7))), _ROUGHEST)
+    grain = ndimage.uniform_filter(rough, around) + 2.5
+    return np.asarray(np.maximum(contrast, least) * min(1.0, cap / 9) / grain, dtype=np.float32)
 
 
 def _grey(path: Path) -> Floats:

@@ -31,6 +31,7 @@ MARKERS = frozenset(
 )
 _NAMES = frozenset({"Li", "Re"})  # written like this they are a family's name, not German for left and right
 _MARKER_SURE = 0.5
+_LONG_MARKER = 5  # letters
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
 _LETTER_SURE, _LETTER_SCORE = 0.9, 0.6  # of the reading and of the detection of a single letter
 _LETTER_MAX = 0.1  # how tall, as a share of the picture, it may be to be one
@@ -81,7 +82,6 @@ def searched(
     most: float = SHARE_MAX,
     doubts_count: bool = True,
     doubts_go: bool = False,
-    small_too: bool = True,
 ) -> Searched:
     """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
@@ -89,8 +89,7 @@ def searched(
     does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only, but
     beside text in a picture full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
     `known` from another drawing of the same pixels is in the mask already, and not searched. The patient's own `names`,
-    folded, are no markers: a LI may be one. Not `small_too`, a line of
-    small letters that stands alone may stay: for drawings beside a first one, and frames between others.
+    folded, are no markers: a LI may be one.
 
     | picture | mask |
     |---|---|
@@ -109,7 +108,7 @@ def searched(
         return Searched(mask)
     markers = frozenset(word for word in MARKERS if fold(word) not in names)
     picture = blanked(picture, mask)
-    seen = reader.lines(picture, mask, small_too=small_too)
+    seen = reader.lines(picture, mask)
     if not any(_told_apart(seen, mask, picture, markers)):
         return Searched(mask)
     found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask, picture, markers)
@@ -128,7 +127,7 @@ def searched(
             mask |= area
             page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
-        found, unsure = _told_apart(reader.lines(rest, mask, small_too=small_too), mask, rest, markers)
+        found, unsure = _told_apart(reader.lines(rest, mask), mask, rest, markers)
         found += [line for line in unsure if doubts_count and _costs_little(line, mask, markers)]
         doubts += unsure
         if not found and not (doubts and doubts_go):
@@ -207,7 +206,13 @@ def is_marker(line: Line, markers: frozenset[str] = MARKERS) -> bool:
     said = [word for word in re.split(r"[^A-Za-z0-9]+", plain) if word]
     if not 0 < len(said) <= 3 or line.confidence < _MARKER_SURE or any(word in _NAMES for word in said):
         return False
-    return all(word.upper() in markers for word in said)
+    return all(word in markers or _joined(word, markers) for word in map(str.upper, said))
+
+
+def _joined(word: str, markers: frozenset[str]) -> bool:
+    """Whether a word is two markers, read without the gap between them, one of them no part of a name: APERECT."""
+    splits = ((word[:at], word[at:]) for at in range(1, len(word)))
+    return any(markers.issuperset(pair) and max(map(len, pair)) >= _LONG_MARKER for pair in splits)
 
 
 def is_measure(line: Line) -> bool:

@@ -26,12 +26,12 @@ from scipy import ndimage
 
 from client.imaging.header import refusal
 from client.imaging.png import Grey
-from client.imaging.strokes import Mask, Rectangle, filled, levelled, noise_of, places, rows, smoothed, thin
+from client.imaging.strokes import Mask, Rectangle, colours, filled, noise_of, places, rows, smoothed
 
 WEIGHTS = {
     "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
     "ch_PP-OCRv4_rec_infer.onnx": "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
-    "letter_finder.onnx": "55f348738a16147049814449cd01954bfad80a9784acc9453840676a861f9326",
+    "letter_finder.onnx": "2fbd94779f134cf37192b2b374d68f3c67e3de4728dae856a5876a152fb38a30",
     "PP-OCRv6_det_small.onnx": "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
 }
 """File in `weights/` -> SHA-256."""
@@ -42,12 +42,12 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
-_ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first; also of small letters
-_DOUBLED, _ENLARGED_MOST = 2.0, 2.5  # how much larger letters of 5 to 8 pixels have to be, in colours and in grey
+_ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
+_DOUBLED = 2.0  # how much larger letters of 5 to 8 pixels have to be
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
-_CORE_UNCLIP = 1.0  # of the finder, which leaves half of the height
+_CORE_UNCLIP, _CORE_ENDS = 0.7, 2.0  # of the finder, which leaves half of the height; more at the ends of a line
 _LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
 _WHOLE = 0.15  # a component over more of the picture than this is anatomy taken for one letter
 _COMPONENTS_MAX = 300
@@ -59,17 +59,12 @@ _MIRRORED, _CUT = 0.3, 0.9  # of a box that is in the picture: less is a mirrore
 _COARSE = 0.67  # a copy that is no smaller shows nothing new
 _PLAIN_SIDE = 96  # pixels: in smaller pictures a shade would be compared with the whole picture, borders and all
 _PAIR = 0.6  # of a reading of two letters, from which it is made sure
-_READ_WELL = 0.95  # of a reading: no other view is asked
-_MIRROR_READ = 0.8  # of a reading: below it the mirror image is read, too, as of a film seen from behind
-_WORD_LONG, _WORD_READ, _WORD_SCORE = 1.5, 0.6, 0.75  # heights; of the reading; of the detection
-_WORD_HALF_READ, _WORD_SURE = 0.5, 0.85  # of the reading of one whose detection is sure
-_NAME_READ, _NAME_SCORE = 0.95, 0.7
-_PAIR_READ, _PAIR_SCORE = 0.75, 0.9  # of two letters that are no name
+_READ_WELL, _READ_SURE = 0.95, 0.9  # of a reading: no other view is asked; the finder is not asked
+_MIRROR_READ, _MIRROR_SCORE = 0.8, 0.75  # of a reading, below which the mirror image is read, too; of the detection
 _ROWS_READ, _ROW_READ, _ROW_LETTERS = 3, 0.9, 4  # rows of marks; of the reading of one that counts; letters in it
-_LOW, _LOW_LONG, _LOW_SCORE = 12, 3.0, 0.82  # pixels; heights; of the detection
-_UNREAD_MOST = 0.84  # of the detection of a line that cannot be read: it is not sure enough to be blanked
 _FINDER_TALL, _FINDER_TALL_BOTH = 24, 1.55  # pixels; of reading and detection together, of what is taller
-_FINDER_BOTH, _FINDER_SCORE = 1.25, 0.9  # of what is not: together, or of the detection alone
+_FINDER_BOTH, _FINDER_FEW_BOTH, _FINDER_SCORE = 1.25, 1.35, 0.88  # of what is not; of two letters; detection alone
+_AGREED = 0.2  # of what the finder sees where another detector sees a line; of text, it sees 0.86 and more
 _ROW_KNOWN = 0.5  # of the reading of a line that has the same letters
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
@@ -123,28 +118,16 @@ class Line:
         return sum(letter.isalnum() for letter in self.text)
 
     @property
-    def is_word(self) -> bool:
-        """Whether it reads as three letters or more, or as two of a name (Li), or of anything without a doubt."""
-        if self.letters == 2:
-            name = self.confidence >= _NAME_READ and self.score >= _NAME_SCORE and self.text.istitle()
-            return name or (self.confidence >= _PAIR_READ and self.score >= _PAIR_SCORE)
-        sure = self.confidence >= _WORD_READ and self.score >= _WORD_SCORE
-        sure |= self.confidence >= _WORD_HALF_READ and self.score >= _WORD_SURE
-        return sure and self.letters > 2 and self.length >= _WORD_LONG * self.height
-
-    @property
-    def is_long_and_low(self) -> bool:
-        """Whether it has the shape of a line of letters that are too small to be read."""
-        long = self.length >= _LOW_LONG * self.height
-        return long and self.height <= _LOW and self.score >= _LOW_SCORE
+    def is_read_well(self) -> bool:
+        """Whether it is two letters or more, beyond doubt."""
+        return self.letters > 1 and self.confidence >= _READ_SURE
 
     @property
     def is_clear(self) -> bool:
         """Whether the finder is believed: a faint box that reads badly is none, and a spine reads as large zeros."""
-        both = self.confidence + self.score
-        if self.height > _FINDER_TALL:
-            return both >= _FINDER_TALL_BOTH
-        return both >= _FINDER_BOTH or self.score >= _FINDER_SCORE
+        short = _FINDER_BOTH if self.letters > 2 else _FINDER_FEW_BOTH
+        least = _FINDER_TALL_BOTH if self.height > _FINDER_TALL else short
+        return self.confidence + self.score >= least or self.score >= _FINDER_SCORE
 
     @property
     def area(self) -> int:
@@ -152,9 +135,7 @@ class Line:
 
     def shared(self, other: "Line") -> int:
         """How many pixels of its box are in another's."""
-        down = min(self.bottom, other.bottom) - max(self.top, other.top)
-        across = min(self.right, other.right) - max(self.left, other.left)
-        return max(0, down) * max(0, across)
+        return _shared(self, other)
 
     def lies_in(self, other: "Line") -> bool:
         """Whether half of it or more is in a line that could be read."""
@@ -205,9 +186,15 @@ class _Box:
     def is_like(self, other: "_Box") -> bool:
         if (self.slant is None) != (other.slant is None):
             return False  # an upright box around an askew line cannot be read
-        down = min(self.bottom, other.bottom) - max(self.top, other.top)
-        across = min(self.right, other.right) - max(self.left, other.left)
-        return down > 0 and across > 0 and down * across >= _SAME * max(self.area, other.area)
+        shared = _shared(self, other)
+        return shared > 0 and shared >= _SAME * max(self.area, other.area)
+
+
+def _shared(one: Line | _Box, other: Line | _Box) -> int:
+    """How many pixels two boxes share."""
+    down = min(one.bottom, other.bottom) - max(one.top, other.top)
+    across = min(one.right, other.right) - max(one.left, other.left)
+    return max(0, down) * max(0, across)
 
 
 @cache
@@ -244,9 +231,7 @@ class Reader:
             sessions[name] = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         return cls(*(sessions[name] for name in (_DETECTOR, _SECOND_DETECTOR, _FINDER, _RECOGNISER)))
 
-    def lines(
-        self, picture: Grey, hidden: Mask | None = None, *, small_too: bool = True, closely: bool = False
-    ) -> list[Line]:
+    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
         """All that looks like text in a grey picture, read. What is `hidden` has been blanked.
 
         All of the picture is searched in three colours, of which one is the picture, one is levelled and one shows
@@ -259,12 +244,9 @@ class Reader:
         mirrored makes letters whole that an edge has cut.
 
         A finder of our own, which has learned from radiographs with letters of 5 to 40 pixels, sees in the same colours
-        what the detectors do not: faint lines, small ones, upright ones, mirrored ones. It is shown no border.
-
-        `small_too`, places that may carry letters are searched larger, as they are and in their colours, for letters of
-        5 to 10 pixels, in a border without mirrors: a small line at an edge and its image beside it are taken for
-        neither. Of what is seen there, only what reads as a word counts, and as a doubt what is long and low and cannot
-        be read.
+        what the detectors do not: faint lines, small ones, upright ones, mirrored ones. It is shown no border. What the
+        detectors see and it does not is a line only if it reads well, or under strong noise, through which it does not
+        see.
 
         Letters that stand wide apart are looked for without a detector, as rows of marks as tall as each other.
 
@@ -277,17 +259,20 @@ class Reader:
         seen, calm = (np.pad(one, _BORDER, mode="symmetric") for one in (seen, calm))
         all_of_it = (0, 0, *seen.shape)
         small = min(picture.shape) < _PLAIN_SIDE
-        level = seen if small else levelled(calm)
+        drawn = np.dstack([calm] * 3) if small else colours(calm)
+        level = drawn[..., 1]
         views: tuple[Grey, ...] = (seen,) if small else (seen, level)
-        colours = np.dstack([calm] * 3) if small else np.dstack([calm, level, thin(calm)])
+        noisy = noise_of(picture) > _NOISY
+        lettered = np.ones(seen.shape, dtype=np.float32) if small else self._lettered(drawn)
+        trace = np.ones_like(lettered) if noisy else lettered
         if closely:
             boxes = self._found(self._detector, seen, all_of_it, _DOUBLED)[0]
-            boxes += self._found(self._detector, colours, all_of_it, _ENLARGED)[0]
-            return [line for box in _apart(boxes) for line in self._read_in(box, views, picture.shape)]
-        boxes, whole = self._found(self._detector, colours, all_of_it, 1.0)
+            boxes += self._found(self._detector, drawn, all_of_it, _ENLARGED)[0]
+            return self._read_all(_apart(boxes), views, picture.shape, trace)
+        boxes, whole = self._found(self._detector, drawn, all_of_it, 1.0)
         if not whole and any(box.is_large(seen.shape) for box in boxes):
             boxes += self._found(self._detector, seen, all_of_it, 1.0)[0]
-        if noise_of(picture) > _NOISY:
+        if noisy:
             quiet = smoothed(seen)
             views = (seen, quiet, level)
             boxes += self._found(self._detector, quiet, all_of_it, _ENLARGED)[0]
@@ -300,27 +285,17 @@ class Reader:
                 found, whole = self._found(self._detector, seen, all_of_it, coarse)
                 boxes += found + (self._found(self._second, seen, all_of_it, coarse)[0] if whole else [])
         kept = _apart([box for box in boxes if not box.is_speck])
-        lines = [line for box in kept for line in self._read_in(box, views, picture.shape)]
-        if not small:
-            more = [box for box in self._lettered(colours) if not any(box.is_like(other) for other in kept)]
-            seen_too = [line for line in self._best_read(more, views, picture.shape) if line.is_clear]
-            lines += [line for line in seen_too if not any(line.lies_in(other) for other in lines)]
-        if small_too and not small:
-            plain = _unmirrored(seen)
-            closer = ((plain, _ENLARGED), (plain, _ENLARGED_MOST), (_unmirrored(colours), _DOUBLED))
-            again = [
-                box
-                for part in places(seen)
-                for drawn, larger in closer
-                for box in self._found(self._detector, drawn, part, max(1.0, larger / scale))[0]
-                if not box.is_speck and not any(box.is_like(other) for other in kept)
-            ]
-            for line in self._best_read(again, views, picture.shape):
-                if line.is_word:
-                    lines.append(line)
-                elif line.is_long_and_low:
-                    lines.append(replace(line, score=min(line.score, _UNREAD_MOST)))
-        return lines if small else lines + self._wide_apart(colours[..., 2], lines, picture.shape)
+        lines = self._read_all(kept, views, picture.shape, trace)
+        if small:
+            return lines
+        more = [
+            box
+            for box in _boxes(lettered, _CORE_UNCLIP, _CORE_ENDS)[0]
+            if not any(box.is_like(other) for other in kept)
+        ]
+        seen_too = [line for line in self._best_read(more, views, picture.shape) if line.is_clear]
+        lines += [line for line in seen_too if not any(line.lies_in(other) for other in lines)]
+        return lines + self._wide_apart(drawn[..., 2], lines, picture.shape)
 
     def _wide_apart(self, strokes: Grey, known: list[Line], original: tuple[int, ...]) -> list[Line]:
         """Lines of letters with gaps between them, which no detector takes for one line, but those that are `known`.
@@ -356,16 +331,15 @@ class Reader:
         boxes, whole = _boxes(self._map(session, view))
         return [box.scaled((bottom - top) / view.shape[0], top, left) for box in boxes], whole
 
-    def _lettered(self, colours: Colours) -> list[_Box]:
-        """Where the finder sees lines of letters, in the picture's own pixels; it is shown no border."""
-        inner = colours[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    def _lettered(self, drawn: Colours) -> Floats:
+        """For every pixel how sure the finder is that it is in the middle of a line; it is shown no border."""
+        inner = drawn[_BORDER:-_BORDER, _BORDER:-_BORDER]
         rows, columns = inner.shape[:2]
         even = np.pad(inner, ((0, -rows % _STEP), (0, -columns % _STEP), (0, 0)), mode="edge")
         planes = np.moveaxis(even, 2, 0)[None].astype(np.float32) / 255
         half = self._finder.run(None, {self._finder.get_inputs()[0].name: planes})[0][0, 0]
         sure = Image.fromarray(half).resize(even.shape[1::-1], Image.Resampling.BILINEAR)
-        boxes, _ = _boxes(np.asarray(sure)[:rows, :columns], _CORE_UNCLIP)
-        return [box.scaled(1.0, _BORDER, _BORDER) for box in boxes]
+        return np.pad(np.asarray(sure)[:rows, :columns], _BORDER)
 
     def _read_in(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
         """A box, read in each view until one is read well, as a line of the original picture; never smaller.
@@ -391,14 +365,17 @@ class Reader:
             lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
         return lines
 
+    def _read_all(
+        self, boxes: list[_Box], views: tuple[Grey, ...], original: tuple[int, ...], trace: Floats
+    ) -> list[Line]:
+        """The lines of the boxes in which the finder has seen a trace of letters, or that read well all the same."""
+        read = ((box, line) for box in boxes for line in self._read_in(box, views, original))
+        return [line for box, line in read if line.is_read_well or _strongest(trace, box) >= _AGREED]
+
     def _best_read(self, boxes: list[_Box], views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
         """The lines of the boxes; of boxes that are like each other those of the one that is seen and read best."""
         read = {box: self._read_in(box, views, original) for box in boxes}
-        sure = {
-            box: max((line.is_word, line.confidence + line.score) for line in lines)
-            for box, lines in read.items()
-            if lines
-        }
+        sure = {box: max(line.confidence + line.score for line in lines) for box, lines in read.items() if lines}
         return [line for box in _apart(list(sure), key=lambda box: sure[box]) for line in read[box]]
 
     def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
@@ -407,7 +384,7 @@ class Reader:
             best = max(best, self._read(_crop(view, box), askew=box.slant is not None), key=lambda known: known[1])
             if best[1] > _READ_WELL:
                 break
-        if best[1] < _MIRROR_READ and box.score >= _WORD_SCORE:
+        if best[1] < _MIRROR_READ and box.score >= _MIRROR_SCORE:
             behind = self._read(np.ascontiguousarray(_crop(views[0], box)[:, ::-1]), askew=box.slant is not None)
             if behind[1] >= _MIRROR_READ and sum(letter.isalnum() for letter in behind[0]) > 2:
                 return behind
@@ -476,7 +453,13 @@ def _close_together(strokes: Grey, row: list[Rectangle]) -> Grey:
     return np.concatenate([gap, *(part for mark in marks for part in (mark, gap))], axis=1)
 
 
-def _boxes(sure: Floats, unclip: float = _UNCLIP) -> tuple[list[_Box], bool]:
+def _strongest(sure: Floats, box: _Box) -> float:
+    """The mean of the highest fifth in a box of a map."""
+    inside = np.sort(_crop(sure, box), axis=None)
+    return float(inside[-max(1, inside.size // 5) :].mean()) if inside.size else 0.0
+
+
+def _boxes(sure: Floats, unclip: float = _UNCLIP, ends: float = 1.0) -> tuple[list[_Box], bool]:
     """The text lines of a detector's map, grown back to full height; and whether a component spans the picture."""
     labels, _ = ndimage.label(sure > _INK)
     boxes: list[_Box] = []
@@ -493,11 +476,13 @@ def _boxes(sure: Floats, unclip: float = _UNCLIP) -> tuple[list[_Box], bool]:
             continue
         length, height = (rows, columns) if slant is None else (slant.length, slant.height)
         grow = int(np.ceil(inside.sum() * unclip / (2 * (length + height)))) + 1
-        top, left = max(0, place[0].start - grow), max(0, place[1].start - grow)
-        bottom, right = min(sure.shape[0], place[0].stop + grow), min(sure.shape[1], place[1].stop + grow)
+        along = int(np.ceil(grow * ends))
+        down, across = (grow, along) if columns >= rows or slant is not None else (along, grow)
+        top, left = max(0, place[0].start - down), max(0, place[1].start - across)
+        bottom, right = min(sure.shape[0], place[0].stop + down), min(sure.shape[1], place[1].stop + across)
         if slant is not None:
             row, column = slant.row + place[0].start, slant.column + place[1].start
-            slant = Slant(row, column, slant.angle, slant.length + 2 * grow, slant.height + 2 * grow)
+            slant = Slant(row, column, slant.angle, slant.length + 2 * along, slant.height + 2 * grow)
         boxes.append(_Box(top, left, bottom, right, score, slant))
     return boxes, whole
 
@@ -525,7 +510,7 @@ def _slant(inside: npt.NDArray[np.bool_]) -> Slant | None:
     return Slant(float(row), float(column), float(angle), float(length), float(height))
 
 
-def _crop(picture: Grey, box: _Box) -> Grey:
+def _crop(picture: npt.NDArray[Any], box: _Box) -> npt.NDArray[Any]:
     """What a box shows; a line that runs askew is turned level."""
     if box.slant is None:
         return picture[max(0, box.top) : box.bottom, max(0, box.left) : box.right]
@@ -570,12 +555,6 @@ def _resized(picture: Grey, scale: float) -> Grey:
 
 def _resized_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
     return np.asarray(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
-
-
-def _unmirrored(drawn: Grey | Colours) -> Grey | Colours:
-    """The same picture in a border that repeats its outermost pixels."""
-    around = ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0))[: drawn.ndim]
-    return np.pad(drawn[_BORDER:-_BORDER, _BORDER:-_BORDER], around, mode="edge")
 
 
 def _weights(path: Path) -> bytes:

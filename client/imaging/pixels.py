@@ -145,7 +145,6 @@ def _looked_at(
             most=most,
             doubts_count=doubts_count and at < len(greys),
             doubts_go=ultrasound,
-            small_too=doubts_count and at == 0,
         ).mask
     shown = outside is not None and bool((array[outside] != array[outside][0]).any())
     return _Frame(drawn, text, shown)

@@ -45,7 +45,7 @@ def test_the_loss_is_least_where_the_lines_are() -> None:
     assert loss_of(elsewhere, core, elsewhere.gt(0) & ~core) < 0.1 < loss_of(elsewhere, core, nothing)
 
 
-def test_a_few_steps_make_the_loss_smaller(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_trained_is_finite_and_answers_at_half_the_size() -> None:
     torch.manual_seed(0)
     one = train([], [], steps=3)
     assert not one.training

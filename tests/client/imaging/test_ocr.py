@@ -4,9 +4,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from client.imaging.ocr import _BORDER, Line, _unmirrored, shipped
+from client.imaging.ocr import _BORDER, Line, Reader, _Box, _strongest, shipped
+from client.imaging.strokes import colours
 
 OPEN = "from client.imaging.ocr import shipped; shipped()"
 
@@ -54,17 +56,37 @@ def test_the_finder_sees_small_upright_and_faint_lines() -> None:
 
 def test_of_what_the_finder_sees_a_faint_box_that_reads_badly_is_not_believed() -> None:
     small, tall = (0, 0, 12, 40), (0, 0, 40, 160)
-    assert Line(*small, "Ng", 0.3, 0.92).is_clear and Line(*small, "Ng", 0.8, 0.45).is_clear
+    assert Line(*small, "Ng", 0.3, 0.92).is_clear and Line(*small, "Ng", 0.9, 0.5).is_clear
     assert not Line(*small, "TE", 0.59, 0.49).is_clear
     assert Line(*tall, "JOA", 0.7, 0.91).is_clear
     assert not Line(*tall, "0000", 0.68, 0.75).is_clear
 
 
-def test_the_border_of_the_search_for_small_letters_shows_no_line_twice() -> None:
-    picture = np.zeros((64, 80), dtype=np.uint8)
-    picture[58:62, 20:60] = 200
-    mirrored = np.pad(picture, _BORDER, mode="symmetric")
+def test_the_finder_is_sure_of_what_it_sees_in_the_dark() -> None:
+    layer = np.zeros((3, 120, 200), dtype=np.uint8)
+    names = ("Hollenstein", "Ćwikła Åse", "Ñandú Øst")
+    for plane, name in zip(layer, names, strict=True):
+        image = Image.fromarray(plane)
+        ImageDraw.Draw(image).text((20, 50), name, fill=250, font=ImageFont.load_default(20))
+        sure = shipped()._lettered(np.pad(colours(np.asarray(image)), ((_BORDER,) * 2, (_BORDER,) * 2, (0, 0))))
+        assert _strongest(sure, _Box(50 + _BORDER, 20 + _BORDER, 76 + _BORDER, 120 + _BORDER, 1.0)) > 0.9
 
-    assert (mirrored > 0).any(axis=1).sum() == 8
-    assert (_unmirrored(mirrored) > 0).any(axis=1).sum() == 4
-    assert _unmirrored(np.dstack([mirrored] * 3)).shape == (*mirrored.shape, 3)
+
+def test_what_a_detector_sees_and_the_finder_does_not_is_text_only_if_it_reads_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture = lettered("Hollenstein", 20, (60, 200), 255)
+    monkeypatch.setattr(Reader, "_lettered", lambda self, drawn: np.zeros(drawn.shape[:2], dtype=np.float32))
+    assert "Hollen" in read(picture)
+
+    monkeypatch.setattr(Line, "is_read_well", False)
+    monkeypatch.setattr(Reader, "_wide_apart", lambda *_: [])
+    assert read(picture) == ""
+
+
+def test_the_highest_fifth_of_a_box_counts() -> None:
+    sure = np.zeros((20, 20), dtype=np.float32)
+    sure[4:6, 2:12] = 0.8  # 20 of 100 pixels
+
+    assert _strongest(sure, _Box(0, 2, 10, 12, 0.5)) == pytest.approx(0.8)
+    assert _strongest(sure, _Box(10, 2, 20, 12, 0.5)) == 0.0
