@@ -142,19 +142,19 @@ def searched(
 
 
 def _told_apart(
-    seen: list[Line], mask: Mask, picture: Grey, said: frozenset[str] = MARKERS
+    seen: list[Line], mask: Mask, picture: Grey, markers: frozenset[str] = MARKERS
 ) -> tuple[list[Line], list[Line]]:
     """Of the lines outside of the mask, those that have to go, and those that may be text all the same."""
     seen = [line for line in seen if not is_mirage(line, mask.shape)]
-    markers = [line for line in seen if is_marker(line, said)]
+    kept = [line for line in seen if is_marker(line, markers)]
     others = seen
-    seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, markers)]
+    seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, kept)]
     seen = [line for line in seen if not is_one_stroke(line) and not is_repeated(line, picture)]
     seen = [line for line in seen if not is_ground(line, mask, picture)]
-    rests = [line for line in seen if _is_rest(line, mask, said)]
+    rests = [line for line in seen if _is_rest(line, mask, markers)]
     seen = [line for line in seen if not is_shading(line, picture) and not is_alone(line, others, mask, picture)]
-    found = [line for line in seen if identifies(line, mask.shape, said)]
-    return found, rests + [line for line in seen if doubtful(line, mask.shape, said)]
+    found = [line for line in seen if identifies(line, mask.shape, markers)]
+    return found, rests + [line for line in seen if doubtful(line, mask.shape, markers)]
 
 
 def identifies(line: Line, picture: tuple[int, ...], markers: frozenset[str] = MARKERS) -> bool:

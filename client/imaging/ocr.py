@@ -12,7 +12,7 @@ SVTR-LCNet with CTC decoding (Graves et al., ICML 2006).
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
@@ -293,7 +293,7 @@ class Reader:
             for box in _boxes(lettered, _CORE_UNCLIP, _CORE_ENDS)[0]
             if not any(box.is_like(other) for other in kept)
         ]
-        seen_too = [line for line in self._best_read(more, views, picture.shape) if line.is_clear]
+        seen_too = [line for box in more for line in self._read_in(box, views, picture.shape) if line.is_clear]
         lines += [line for line in seen_too if not any(line.lies_in(other) for other in lines)]
         return lines + self._wide_apart(drawn[..., 2], lines, picture.shape)
 
@@ -371,12 +371,6 @@ class Reader:
         """The lines of the boxes in which the finder has seen a trace of letters, or that read well all the same."""
         read = ((box, line) for box in boxes for line in self._read_in(box, views, original))
         return [line for box, line in read if line.is_read_well or _strongest(trace, box) >= _AGREED]
-
-    def _best_read(self, boxes: list[_Box], views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
-        """The lines of the boxes; of boxes that are like each other those of the one that is seen and read best."""
-        read = {box: self._read_in(box, views, original) for box in boxes}
-        sure = {box: max(line.confidence + line.score for line in lines) for box, lines in read.items() if lines}
-        return [line for box in _apart(list(sure), key=lambda box: sure[box]) for line in read[box]]
 
     def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
         best = ("", 0.0)
@@ -523,10 +517,10 @@ def _crop(picture: npt.NDArray[Any], box: _Box) -> npt.NDArray[Any]:
     return np.asarray(image.transform((wide, tall), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR))
 
 
-def _apart(boxes: list[_Box], key: Callable[[_Box], Any] = attrgetter("area")) -> list[_Box]:
-    """One box for one line, the one of the highest `key`, where two detectors have found the same."""
+def _apart(boxes: list[_Box]) -> list[_Box]:
+    """One box for one line, the larger one, where two detectors have found the same."""
     kept: list[_Box] = []
-    for box in sorted(boxes, key=key, reverse=True):
+    for box in sorted(boxes, key=attrgetter("area"), reverse=True):
         if not any(box.is_like(other) for other in kept):
             kept.append(box)
     return kept

@@ -135,13 +135,14 @@ def _looked_at(
     greys = [grey for _, grey in drawn]
     ultrasound = str(dataset.get("Modality", "")) == "US"
     most = ULTRASOUND_SHARE_MAX if ultrasound else SHARE_MAX
+    names = own_names(dataset)
     text = np.zeros(greys[0].shape, dtype=np.bool_)
     for at, view in enumerate((*greys, *(_undrawn(array, dataset, greys) if hidden else ()))):
         text = searched(
             view if outside is None else blanked(view, outside),
             reader,
             known=text,
-            names=own_names(dataset),
+            names=names,
             most=most,
             doubts_count=doubts_count and at < len(greys),
             doubts_go=ultrasound,

@@ -1,4 +1,4 @@
-"""The letter finder's drawings, its loss, and that what is shipped is what was trained."""
+"""The letter finder's drawings, its loss, and that a file of weights computes what was trained."""
 
 from pathlib import Path
 
