@@ -335,7 +335,7 @@ class Reader:
         """For every pixel how sure the finder is that it is in the middle of a line; it is shown no border."""
         inner = drawn[_BORDER:-_BORDER, _BORDER:-_BORDER]
         rows, columns = inner.shape[:2]
-        even = np.pad(inner, ((0, -rows % _STEP), (0, -columns % _STEP), (0, 0)), mode="edge")
+        even = np.pad(inner, ((0, -rows % _STEP), (0, -columns % _STEP), (0, 0)), mode="symmetric")
         planes = np.moveaxis(even, 2, 0)[None].astype(np.float32) / 255
         half = self._finder.run(None, {self._finder.get_inputs()[0].name: planes})[0][0, 0]
         sure = Image.fromarray(half).resize(even.shape[1::-1], Image.Resampling.BILINEAR)
