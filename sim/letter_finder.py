@@ -2,7 +2,7 @@
 
     python -m sim.letter_finder client/imaging/weights/letter_finder.onnx --fonts DIR --grounds DIR
 
-It sees a picture in the three colours that the other detectors see it in, and says for each square of 2 x 2 pixels how
+It sees a picture in the three colours that the detector sees it in, and says for each square of 2 x 2 pixels how
 sure it is that it is the middle of a line of letters: a small network of the form of Ronneberger et al., "U-Net", 2015,
 for letters of 5 to 40 pixels in any direction. An hour on two cores with bfloat16. Writing the file takes the
 `onnx` package, which nothing else here needs.

@@ -26,23 +26,21 @@ from scipy import ndimage
 
 from client.imaging.header import refusal
 from client.imaging.png import Grey
-from client.imaging.strokes import Mask, Rectangle, colours, filled, noise_of, places, rows, smoothed
+from client.imaging.strokes import Mask, Rectangle, colours, filled, noise_of, rows, smoothed
 
 WEIGHTS = {
-    "ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
     "ch_PP-OCRv4_rec_infer.onnx": "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
     "letter_finder.onnx": "2fbd94779f134cf37192b2b374d68f3c67e3de4728dae856a5876a152fb38a30",
     "PP-OCRv6_det_small.onnx": "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
 }
 """File in `weights/` -> SHA-256."""
 _FINDER = "letter_finder.onnx"
-_DETECTOR, _SECOND_DETECTOR = "PP-OCRv6_det_small.onnx", "ch_PP-OCRv4_det_infer.onnx"
-_RECOGNISER = "ch_PP-OCRv4_rec_infer.onnx"
+_DETECTOR, _RECOGNISER = "PP-OCRv6_det_small.onnx", "ch_PP-OCRv4_rec_infer.onnx"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
-_ENLARGED = 1.5  # how much more the second detector needs to see as small letters as the first
+_ENLARGED = 1.5  # how much larger a smoothed picture is searched
 _DOUBLED = 2.0  # how much larger letters of 5 to 8 pixels have to be
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
@@ -64,7 +62,7 @@ _MIRROR_READ, _MIRROR_SCORE = 0.8, 0.75  # of a reading, below which the mirror 
 _ROWS_READ, _ROW_READ, _ROW_LETTERS = 3, 0.9, 4  # rows of marks; of the reading of one that counts; letters in it
 _FINDER_TALL, _FINDER_TALL_BOTH = 24, 1.55  # pixels; of reading and detection together, of what is taller
 _FINDER_BOTH, _FINDER_FEW_BOTH, _FINDER_SCORE = 1.25, 1.35, 0.88  # of what is not; of two letters; detection alone
-_AGREED = 0.2  # of what the finder sees where another detector sees a line; of text, it sees 0.86 and more
+_AGREED = 0.2  # of what the finder sees where the detector sees a line; of text, it sees 0.86 and more
 _ROW_KNOWN = 0.5  # of the reading of a line that has the same letters
 _SLANTED, _LONG = 5.0, 2.5  # degrees off the edges of the picture; length over height from which a line has a direction
 _SAME = 0.7  # two boxes that share so much of the larger one are one line
@@ -204,10 +202,10 @@ def shipped() -> "Reader":
 
 
 class Reader:
-    """Four networks on one thread each: two detectors, a finder of letters and a recogniser."""
+    """Three networks on one thread each: a detector, a finder of letters and a recogniser."""
 
-    def __init__(self, detector: Any, second: Any, finder: Any, recogniser: Any) -> None:
-        self._detector, self._second, self._finder, self._recogniser = detector, second, finder, recogniser
+    def __init__(self, detector: Any, finder: Any, recogniser: Any) -> None:
+        self._detector, self._finder, self._recogniser = detector, finder, recogniser
         names = recogniser.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._letters = ["", *names, " "]
 
@@ -229,7 +227,7 @@ class Reader:
             if hashlib.sha256(data).hexdigest() != digest:
                 raise refusal("ocr-missing", "the weights of the text detector are not the ones that were shipped")
             sessions[name] = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return cls(*(sessions[name] for name in (_DETECTOR, _SECOND_DETECTOR, _FINDER, _RECOGNISER)))
+        return cls(*(sessions[name] for name in (_DETECTOR, _FINDER, _RECOGNISER)))
 
     def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
         """All that looks like text in a grey picture, read. What is `hidden` has been blanked.
@@ -237,16 +235,14 @@ class Reader:
         All of the picture is searched in three colours, of which one is the picture, one is levelled and one shows
         strokes only: letters stand out there that are fainter than the body around them. (A very small picture has no
         surroundings to stand out from, and is searched as it is.) Large letters are found in a small copy of the
-        picture; under strong noise a smoothed and enlarged one takes its place. The first detector sees more text than
-        the second, and sometimes takes a whole body for one letter. Only then is the second one asked, where the
-        picture has strokes: it is not misled but needs to see the picture larger. Where a part of the body is taken for
-        a letter, and may hide a line on it, the picture is searched as it is, too. A border in which the edges are
+        picture; under strong noise a smoothed and enlarged one takes its place. Where a part of the body is taken for a
+        letter, and may hide a line on it, the picture is searched as it is, too. A border in which the edges are
         mirrored makes letters whole that an edge has cut.
 
         A finder of our own, which has learned from radiographs with letters of 5 to 40 pixels, sees in the same colours
-        what the detectors do not: faint lines, small ones, upright ones, mirrored ones. It is shown no border. What the
-        detectors see and it does not is a line only if it reads well, or under strong noise, through which it does not
-        see.
+        what the detector does not: faint lines, small ones, upright ones, mirrored ones. It is shown no border. What
+        the detector sees and it does not is a line only if it reads well, or under strong noise, through which it does
+        not see.
 
         Letters that stand wide apart are looked for without a detector, as rows of marks as tall as each other.
 
@@ -257,7 +253,6 @@ class Reader:
         seen = _resized(picture, scale)
         calm = seen if hidden is None else filled(seen, _resized_mask(hidden, seen.shape))
         seen, calm = (np.pad(one, _BORDER, mode="symmetric") for one in (seen, calm))
-        all_of_it = (0, 0, *seen.shape)
         small = min(picture.shape) < _PLAIN_SIDE
         drawn = np.dstack([calm] * 3) if small else colours(calm)
         level = drawn[..., 1]
@@ -266,32 +261,24 @@ class Reader:
         lettered = np.ones(seen.shape, dtype=np.float32) if small else self._lettered(drawn)
         trace = np.ones_like(lettered) if noisy else lettered
         if closely:
-            boxes = self._found(self._detector, seen, all_of_it, _DOUBLED)[0]
-            boxes += self._found(self._detector, drawn, all_of_it, _ENLARGED)[0]
+            boxes = self._detected(seen, _DOUBLED) + self._detected(drawn, _ENLARGED)
             return self._read_all(_apart(boxes), views, picture.shape, trace)
-        boxes, whole = self._found(self._detector, drawn, all_of_it, 1.0)
-        if not whole and any(box.is_large(seen.shape) for box in boxes):
-            boxes += self._found(self._detector, seen, all_of_it, 1.0)[0]
+        boxes = self._detected(drawn)
+        if any(box.is_large(seen.shape) for box in boxes):
+            boxes += self._detected(seen)
+        coarse = _SIDE_MIN / min(seen.shape)
         if noisy:
             quiet = smoothed(seen)
             views = (seen, quiet, level)
-            boxes += self._found(self._detector, quiet, all_of_it, _ENLARGED)[0]
-            boxes += self._found(self._second, quiet, all_of_it, _ENLARGED)[0] if whole else []
-        else:
-            for part in places(seen) if whole else ():
-                boxes += self._found(self._second, seen, part, max(1.0, _ENLARGED / scale))[0]
-            coarse = _SIDE_MIN / min(seen.shape)
-            if coarse < _COARSE:
-                found, whole = self._found(self._detector, seen, all_of_it, coarse)
-                boxes += found + (self._found(self._second, seen, all_of_it, coarse)[0] if whole else [])
+            boxes += self._detected(quiet, _ENLARGED)
+        elif coarse < _COARSE:
+            boxes += self._detected(seen, coarse)
         kept = _apart([box for box in boxes if not box.is_speck])
         lines = self._read_all(kept, views, picture.shape, trace)
         if small:
             return lines
         more = [
-            box
-            for box in _boxes(lettered, _CORE_UNCLIP, _CORE_ENDS)[0]
-            if not any(box.is_like(other) for other in kept)
+            box for box in _boxes(lettered, _CORE_UNCLIP, _CORE_ENDS) if not any(box.is_like(other) for other in kept)
         ]
         seen_too = [line for box in more for line in self._read_in(box, views, picture.shape) if line.is_clear]
         lines += [line for line in seen_too if not any(line.lies_in(other) for other in lines)]
@@ -324,12 +311,10 @@ class Reader:
                     lines.append(line)
         return lines
 
-    def _found(self, session: Any, picture: Grey | Colours, part: Rectangle, scale: float) -> tuple[list[_Box], bool]:
-        """What a detector makes of a part of the picture at another scale, in the picture's own pixels."""
-        top, left, bottom, right = part
-        view = _resized(picture[top:bottom, left:right], min(scale, _SIDE_MAX / max(bottom - top, right - left)))
-        boxes, whole = _boxes(self._map(session, view))
-        return [box.scaled((bottom - top) / view.shape[0], top, left) for box in boxes], whole
+    def _detected(self, picture: Grey | Colours, scale: float = 1.0) -> list[_Box]:
+        """What the detector makes of a picture at another scale, in the picture's own pixels."""
+        view = _resized(picture, min(scale, _SIDE_MAX / max(picture.shape)))
+        return [box.scaled(picture.shape[0] / view.shape[0]) for box in _boxes(self._map(view))]
 
     def _lettered(self, drawn: Colours) -> Floats:
         """For every pixel how sure the finder is that it is in the middle of a line; it is shown no border."""
@@ -344,8 +329,8 @@ class Reader:
     def _read_in(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
         """A box, read in each view until one is read well, as a line of the original picture; never smaller.
 
-        One that reaches into the border is read twice, without and with what is mirrored there: a letter that stands
-        at the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
+        One that reaches into the border is read twice, without and with what is mirrored there: a letter that stands at
+        the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
         letters are read again without the outermost pixels: a marker and a clip beside it read as two.
         """
         tall, wide = views[0].shape
@@ -384,16 +369,15 @@ class Reader:
                 return behind
         return best
 
-    def _map(self, session: Any, picture: Grey | Colours) -> Floats:
+    def _map(self, picture: Grey | Colours) -> Floats:
         """For every pixel how sure the detector is that it is text; (rows, columns) of the picture."""
-        mean, std = (_MEAN, _STD) if session is self._detector else ((0.5,) * 3, (0.5,) * 3)
         rows, columns = picture.shape[:2]
         size = (max(32, round(columns / 32) * 32), max(32, round(rows / 32) * 32))
         image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
         shades = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # one plane of grey, or three
-        even = (shades - np.array(mean, dtype=np.float32)) / np.array(std, dtype=np.float32)
+        even = (shades - np.array(_MEAN, dtype=np.float32)) / np.array(_STD, dtype=np.float32)
         planes = np.moveaxis(even, 2, 0)
-        sure = session.run(None, {session.get_inputs()[0].name: planes[None]})[0][0, 0]
+        sure = self._detector.run(None, {self._detector.get_inputs()[0].name: planes[None]})[0][0, 0]
         return np.asarray(Image.fromarray(sure).resize((columns, rows), Image.Resampling.BILINEAR))
 
     def _read(self, crop: Grey, *, askew: bool = False) -> tuple[str, float]:
@@ -453,11 +437,10 @@ def _strongest(sure: Floats, box: _Box) -> float:
     return float(inside[-max(1, inside.size // 5) :].mean()) if inside.size else 0.0
 
 
-def _boxes(sure: Floats, unclip: float = _UNCLIP, ends: float = 1.0) -> tuple[list[_Box], bool]:
-    """The text lines of a detector's map, grown back to full height; and whether a component spans the picture."""
+def _boxes(sure: Floats, unclip: float = _UNCLIP, ends: float = 1.0) -> list[_Box]:
+    """The text lines of a map, grown back to full height."""
     labels, _ = ndimage.label(sure > _INK)
     boxes: list[_Box] = []
-    whole = False
     for number, place in _largest(labels):
         inside = labels[place] == number
         rows, columns = inside.shape
@@ -466,7 +449,6 @@ def _boxes(sure: Floats, unclip: float = _UNCLIP, ends: float = 1.0) -> tuple[li
             continue
         slant = _slant(inside)
         if slant is None and rows * columns > _WHOLE * sure.size and min(rows, columns) > 0.2 * min(sure.shape):
-            whole = True
             continue
         length, height = (rows, columns) if slant is None else (slant.length, slant.height)
         grow = int(np.ceil(inside.sum() * unclip / (2 * (length + height)))) + 1
@@ -478,7 +460,7 @@ def _boxes(sure: Floats, unclip: float = _UNCLIP, ends: float = 1.0) -> tuple[li
             row, column = slant.row + place[0].start, slant.column + place[1].start
             slant = Slant(row, column, slant.angle, slant.length + 2 * along, slant.height + 2 * grow)
         boxes.append(_Box(top, left, bottom, right, score, slant))
-    return boxes, whole
+    return boxes
 
 
 def _slant(inside: npt.NDArray[np.bool_]) -> Slant | None:
@@ -518,7 +500,7 @@ def _crop(picture: npt.NDArray[Any], box: _Box) -> npt.NDArray[Any]:
 
 
 def _apart(boxes: list[_Box]) -> list[_Box]:
-    """One box for one line, the larger one, where two detectors have found the same."""
+    """One box for one line, the larger one, where two searches have found the same."""
     kept: list[_Box] = []
     for box in sorted(boxes, key=attrgetter("area"), reverse=True):
         if not any(box.is_like(other) for other in kept):

@@ -18,10 +18,8 @@ _WINDOW = 7  # pixels; strokes up to 6 wide, which letters up to about 40 high h
 _CELL = 8
 _ABOVE_NOISE, _SILENCE, _LOUD = 2.5, 30.0, 600.0  # ratio; squares of shades: what is never, and what is always asked
 _NEIGHBOURS = 11  # cells on a side of the part of the picture that says how strong its noise is
-_ROOM, _PART_MIN = 3, 96  # cells around suspected ones; pixels
 _AROUND, _THIN = 63, 11  # pixels that a shade is compared with; pixels
 _CALM, _PLAIN = 0.7, 0.7  # pixels; shades: less is rounding, not noise
-_MOST = 0.7  # of the picture: parts that are more are no saving
 _STAND_OUT = (80, 45)  # shades of a `thin` picture: two standard deviations, nearly, and one
 _MARK_MIN, _MARK_MAX = 6, 48  # pixels
 _ALIKE, _LINED_UP, _GAP = 1.6, 0.3, 3.0  # of two marks' heights: their ratio, how far off the other, how far apart
@@ -36,24 +34,17 @@ Floats = npt.NDArray[np.float32]
 Rectangle = tuple[int, int, int, int]
 
 
-def places(picture: Grey) -> list[Rectangle]:
-    """(top, left, bottom, right) of the parts that may carry letters, with room around them; one for all if most may.
+def written(picture: Grey) -> Mask:
+    """Where something may be written, in squares of 8 x 8 pixels.
 
     Guarantees: where strokes up to 6 pixels wide differ by 25 shades or more from both of their sides and fill a fifth
-    of a window of 16 pixels, the window is inside of a part, whatever the noise; in quieter places fainter ones are.
+    of a window of 16 pixels, the window is in it, whatever the noise; in quieter places fainter ones are.
     """
-    rows, columns = picture.shape
-    labels, _ = ndimage.label(ndimage.binary_dilation(_suspected(picture), iterations=_ROOM), np.ones((3, 3)))
-    parts = [_pixels(down, across, picture.shape) for down, across in ndimage.find_objects(labels)]
-    if sum((part[2] - part[0]) * (part[3] - part[1]) for part in parts) > _MOST * rows * columns:
-        return [(0, 0, rows, columns)]
-    return parts
-
-
-def written(picture: Grey) -> Mask:
-    """The same places, pixel by pixel."""
-    rows, columns = picture.shape
-    return np.kron(_suspected(picture), np.ones((_CELL, _CELL), dtype=np.bool_))[:rows, :columns]
+    size = (_WINDOW, _WINDOW)
+    bright = picture - ndimage.grey_opening(picture, size)
+    dark = ndimage.grey_closing(picture, size) - picture
+    suspected = _stands_out(bright) | _stands_out(dark)
+    return np.kron(suspected, np.ones((_CELL, _CELL), dtype=np.bool_))[: picture.shape[0], : picture.shape[1]]
 
 
 def noise_of(picture: Grey) -> float:
@@ -266,26 +257,8 @@ def smoothed(picture: Grey) -> Grey:
     return np.asarray(np.clip(128 + (calm - calm.mean()) * (40 / spread), 0, 255).astype(np.uint8))
 
 
-def _suspected(picture: Grey) -> Mask:
-    """One answer per cell of 8 x 8 pixels."""
-    size = (_WINDOW, _WINDOW)
-    bright = picture - ndimage.grey_opening(picture, size)
-    dark = ndimage.grey_closing(picture, size) - picture
-    return _stands_out(bright) | _stands_out(dark)
-
-
-def _pixels(down: slice, across: slice, shape: tuple[int, ...]) -> Rectangle:
-    """Some cells as pixels, not smaller than a network needs to see what is around a letter."""
-    edges = []
-    for cells, most in ((down, shape[0]), (across, shape[1])):
-        start, stop = _CELL * int(cells.start), min(most, _CELL * int(cells.stop))
-        start = max(0, min(start, (start + stop - _PART_MIN) // 2, most - _PART_MIN))
-        edges.append((start, min(most, max(stop, start + _PART_MIN))))
-    (top, bottom), (left, right) = edges
-    return top, left, bottom, right
-
-
 def _stands_out(strokes: Grey) -> Mask:
+    """One answer per cell of 8 x 8 pixels."""
     rows, columns = strokes.shape
     down, across = -(-rows // _CELL), -(-columns // _CELL)
     squares = np.zeros((down * _CELL, across * _CELL), dtype=np.float32)
