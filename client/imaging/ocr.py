@@ -136,8 +136,8 @@ class Line:
         return _shared(self, other)
 
     def lies_in(self, other: "Line") -> bool:
-        """Whether half of it or more is in a line that could be read."""
-        return other.confidence >= _ROW_KNOWN and 2 * self.shared(other) >= self.area
+        """Whether half of it or more is in a line that could be read: a dot is none."""
+        return other.letters > 0 and other.confidence >= _ROW_KNOWN and 2 * self.shared(other) >= self.area
 
     def __repr__(self) -> str:
         return "<Line: hidden>"
@@ -175,6 +175,11 @@ class _Box:
         """As tall as parts of a body are, and hardly a letter."""
         low, long = sorted((self.bottom - self.top, self.right - self.left))
         return low > _PART * min(picture) and long < 3 * low
+
+    def grown(self, by: int) -> "_Box":
+        """The box with so many pixels more on each side, or less."""
+        edges = max(0, self.top - by), max(0, self.left - by), self.bottom + by, self.right + by
+        return replace(self, top=edges[0], left=edges[1], bottom=edges[2], right=edges[3])
 
     def within(self, top: int, left: int, bottom: int, right: int) -> "_Box":
         """What of the box is in a part of the picture."""
@@ -331,7 +336,8 @@ class Reader:
 
         One that reaches into the border is read twice, without and with what is mirrored there: a letter that stands at
         the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
-        letters are read again without the outermost pixels: a marker and a clip beside it read as two.
+        letters are read again with a pixel less and a pixel more around them: a marker and a clip beside it read as
+        two, and an AP upside down.
         """
         tall, wide = views[0].shape
         inner = box.within(_BORDER, _BORDER, tall - _BORDER, wide - _BORDER)
@@ -345,17 +351,24 @@ class Reader:
         for one in (inner, box) if cut else (inner if box.slant is None else box,):
             text, confidence = self._best(views, one)
             if len(text) == 2 and confidence > _PAIR and box.slant is None:
-                tight = one.within(one.top + 1, one.left + 1, one.bottom - 1, one.right - 1)
-                text, confidence = max((text, confidence), self._best(views, tight), key=lambda known: known[1])
+                others = [self._best(views, one.grown(by)) for by in (-1, 1)]
+                text, confidence = max((text, confidence), *others, key=lambda known: known[1])
             lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
         return lines
 
     def _read_all(
         self, boxes: list[_Box], views: tuple[Grey, ...], original: tuple[int, ...], trace: Floats
     ) -> list[Line]:
-        """The lines of the boxes in which the finder has seen a trace of letters, or that read well all the same."""
-        read = ((box, line) for box in boxes for line in self._read_in(box, views, original))
-        return [line for box, line in read if line.is_read_well or _strongest(trace, box) >= _AGREED]
+        """The lines of the boxes in which the finder has seen a trace of letters, or that read well all the same.
+
+        All readings of a box stay: an R at the edge reads as IR with what is mirrored there.
+        """
+        lines: list[Line] = []
+        for box in boxes:
+            read = self._read_in(box, views, original)
+            if any(line.is_read_well for line in read) or _strongest(trace, box) >= _AGREED:
+                lines += read
+        return lines
 
     def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
         best = ("", 0.0)

@@ -62,6 +62,34 @@ def test_of_what_the_finder_sees_a_faint_box_that_reads_badly_is_not_believed() 
     assert not Line(*tall, "0000", 0.68, 0.75).is_clear
 
 
+def test_a_box_that_reads_as_a_dot_hides_no_line() -> None:
+    small = Line(40, 10, 52, 90, "Hollenstein", 0.7, 0.8)
+
+    assert small.lies_in(Line(10, 0, 90, 160, "Hollenste", 0.76, 0.75))
+    assert not small.lies_in(Line(10, 0, 90, 160, ".", 0.76, 0.75))
+    assert not small.lies_in(Line(50, 0, 90, 160, "Hollenste", 0.76, 0.75))
+
+
+@pytest.mark.parametrize("side", [724, 728, 732])
+def test_the_finder_sees_nothing_at_the_edges_of_noise(side: int) -> None:
+    """Repeated to fill the last square, noise is stripes, and looks like a line of letters."""
+    slope = np.linspace(0, 255, side)[:, None] + np.linspace(-40, 40, side)[None, :]
+    noise = np.random.default_rng(side).normal(0, 5, (side, side))
+    drawn = colours(np.pad((slope + noise).clip(0, 255).astype(np.uint8), _BORDER, mode="symmetric"))
+
+    assert shipped()._lettered(drawn).max() < 0.5
+
+
+def test_two_letters_that_read_better_upside_down_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AP of a radiograph, in its noise: with a pixel more around it, it reads as what it is."""
+    picture = np.zeros((80, 80), dtype=np.uint8)
+    read_as = {10: ("dy", 0.89), 8: ("dy", 0.97), 12: ("AP", 0.99)}
+    monkeypatch.setattr(Reader, "_best", lambda self, views, box: read_as[box.bottom - box.top])
+
+    (line,) = shipped()._read_in(_Box(30, 20, 40, 40, 0.7), (picture,), (66, 66))
+    assert line.text == "AP"
+
+
 def test_the_finder_is_sure_of_what_it_sees_in_the_dark() -> None:
     layer = np.zeros((3, 120, 200), dtype=np.uint8)
     names = ("Hollenstein", "Ćwikła Åse", "Ñandú Øst")
@@ -82,6 +110,17 @@ def test_what_a_detector_sees_and_the_finder_does_not_is_text_only_if_it_reads_w
     monkeypatch.setattr(Line, "is_read_well", False)
     monkeypatch.setattr(Reader, "_wide_apart", lambda *_: [])
     assert read(picture) == ""
+
+
+def test_all_readings_of_a_box_stay_if_one_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An R at the edge, seen without what is mirrored there and with it."""
+    r = [Line(10, 0, 40, 18, text, confidence, 0.9) for text, confidence in (("R", 0.95), ("IR", 0.97))]
+    nothing = np.zeros((60, 60), dtype=np.float32)
+    monkeypatch.setattr(Reader, "_read_in", lambda *_: r)
+    assert shipped()._read_all([_Box(10, 0, 40, 18, 0.9)], (), (60, 60), nothing) == r
+
+    monkeypatch.setattr(Reader, "_read_in", lambda *_: r[:1])
+    assert shipped()._read_all([_Box(10, 0, 40, 18, 0.9)], (), (60, 60), nothing) == []
 
 
 def test_the_highest_fifth_of_a_box_counts() -> None:
