@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sim.letter_finder import LetterFinder, loss_of, save, train
-from sim.lettering import SIDE, Artist
+from sim.lettering import SIDE, Artist, _legibility
 
 
 def artist(seed: int) -> Artist:
@@ -30,6 +30,26 @@ def test_most_pictures_carry_lines_and_some_none() -> None:
     assert not any((one.core & one.unclear).any() for one in drawn)
     assert 25 < sum(one.core.any() for one in drawn) < 58
     assert 0.005 < np.mean([one.core.mean() for one in drawn]) < 0.15
+
+
+def test_a_line_longer_than_the_picture_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = artist(5)
+    monkeypatch.setattr(some, "_text", lambda: "Hollenstein " * 30)
+    drawn = [some.draw() for _ in range(12)]
+
+    assert any(one.core.any() for one in drawn)
+
+
+def test_a_line_is_legible_only_where_it_stands_out() -> None:
+    """It runs from a dark ground onto one of its own shade."""
+    ground = np.full((SIDE, SIDE), 20, dtype=np.float32)
+    ground[:, SIDE // 2 :] = 200
+    strokes = np.zeros_like(ground)
+    strokes[120:136, 8:-8:4] = 1
+    drawn = np.where(strokes > 0, np.float32(200), ground)
+    legible = _legibility(ground, drawn, strokes, 0.0, 12.0)[124:132]
+
+    assert legible[:, 30:100].min() > 20 and legible[:, 156:226].max() == 0
 
 
 def test_the_loss_is_least_where_the_lines_are() -> None:
