@@ -40,7 +40,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
 Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
-_ENLARGED = 1.5  # how much larger a smoothed picture is searched
+_ENLARGED = 1.5  # how much larger a smoothed picture is searched, and in the closer look the colours
 _DOUBLED = 2.0  # how much larger letters of 5 to 8 pixels have to be
 _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
@@ -154,12 +154,12 @@ class _Box:
     score: float
     slant: Slant | None = None
 
-    def scaled(self, ratio: float, down: int = 0, across: int = 0) -> "_Box":
-        """The same box in a picture `ratio` times as large, of which this one begins at (down, across)."""
-        low, left = int(self.top * ratio) + down, int(self.left * ratio) + across
-        high, right = int(np.ceil(self.bottom * ratio)) + down, int(np.ceil(self.right * ratio)) + across
-        slant = None if self.slant is None else self.slant.scaled(ratio, down, across)
-        return _Box(low, left, high, right, self.score, slant)
+    def scaled(self, ratio: float) -> "_Box":
+        """The same box in a picture `ratio` times as large."""
+        edges = int(self.top * ratio), int(self.left * ratio)
+        ends = int(np.ceil(self.bottom * ratio)), int(np.ceil(self.right * ratio))
+        slant = None if self.slant is None else self.slant.scaled(ratio)
+        return _Box(*edges, *ends, self.score, slant)
 
     @property
     def area(self) -> int:
