@@ -1,4 +1,4 @@
-"""Trains the letter finder of the pictures (client/imaging/ocr.py) on drawn ones (sim/lettering.py).
+"""Trains the letter finder of the pictures (client/imaging/networks.py) on drawn ones (sim/lettering.py).
 
     python -m sim.letter_finder client/imaging/weights/letter_finder.onnx --fonts DIR --grounds DIR
 

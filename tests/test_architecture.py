@@ -23,7 +23,7 @@ DOORS = {
     "pydicom": {"client/imaging/", "sim/phantoms.py", "sim/hostile.py", "sim/bench_deid.py"},
     "gdcm": {"client/imaging/jpeg12.py"},
     "pynetdicom": {"client/imaging/"},
-    "onnxruntime": {"client/imaging/ocr.py", "client/imaging/tagger.py"},
+    "onnxruntime": {"client/imaging/networks.py", "client/imaging/tagger.py"},
     "torch": {
         "client/training/", "sim/base_model.py", "sim/bench_privacy.py", "sim/letter_finder.py", "sim/second_reader.py",
     },

@@ -108,10 +108,11 @@ def searched(
         return Searched(mask)
     markers = frozenset(word for word in MARKERS if fold(word) not in names)
     picture = blanked(picture, mask)
-    seen = reader.lines(picture, mask)
+    look = reader.look(picture, mask)
+    seen = look.lines()
     if not any(_told_apart(seen, mask, picture, markers)):
         return Searched(mask)
-    found, doubts = _told_apart(seen + reader.lines(picture, mask, closely=True), mask, picture, markers)
+    found, doubts = _told_apart(seen + look.closer_lines(), mask, picture, markers)
     found += [line for line in doubts if doubts_count and _costs_little(line, mask, markers)]
     if not found and not doubts_count:
         return Searched(mask)
@@ -127,7 +128,7 @@ def searched(
             mask |= area
             page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
-        found, unsure = _told_apart(reader.lines(rest, mask), mask, rest, markers)
+        found, unsure = _told_apart(reader.look(rest, mask).lines(), mask, rest, markers)
         found += [line for line in unsure if doubts_count and _costs_little(line, mask, markers)]
         doubts += unsure
         if not found and not (doubts and doubts_go):

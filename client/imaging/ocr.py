@@ -1,17 +1,8 @@
-"""Finds and reads lines of text in a grey picture: PaddleOCR's detector and recogniser, run by ONNX Runtime.
+"""Finds and reads lines of text in a grey picture, with the networks of `networks.py`.
 
-The weights lie in `weights/`, are compared with their SHA-256 when they are opened, and are those of the RapidOCR
-packages, byte for byte. Nothing is fetched. What stands around the networks (scaling, shapes, decoding) is written here
-with numpy, pillow and scipy: the packages themselves would bring OpenCV, whose wheels carry LGPL libraries.
-
-The finder is ours, and its weights come from `sim/letter_finder.py`.
-
-Detector: Liao et al., "Real-time Scene Text Detection with Differentiable Binarization", AAAI 2020. Recogniser:
-SVTR-LCNet with CTC decoding (Graves et al., ICML 2006).
+One picture is looked at once, or, where it carries text, twice: the second look is closer.
 """
 
-import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,21 +15,10 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from client.imaging.header import refusal
+from client.imaging.networks import Colours, Floats, Networks
 from client.imaging.png import Grey
 from client.imaging.strokes import Mask, Rectangle, colours, filled, noise_of, rows, smoothed
 
-WEIGHTS = {
-    "ch_PP-OCRv4_rec_infer.onnx": "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
-    "letter_finder.onnx": "2fbd94779f134cf37192b2b374d68f3c67e3de4728dae856a5876a152fb38a30",
-    "PP-OCRv6_det_small.onnx": "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f",
-}
-"""File in `weights/` -> SHA-256."""
-_FINDER = "letter_finder.onnx"
-_DETECTOR, _RECOGNISER = "PP-OCRv6_det_small.onnx", "ch_PP-OCRv4_rec_infer.onnx"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Colours = npt.NDArray[np.uint8]  # (rows, columns, 3)
-Floats = npt.NDArray[np.float32]
 _SIDE_MIN, _SIDE_MAX = 384, 1600  # pixels that the detector sees; letters under about 8 pixels are not found
 _ENLARGED = 1.5  # how much larger a smoothed picture is searched, and in the closer look the colours
 _DOUBLED = 2.0  # how much larger letters of 5 to 8 pixels have to be
@@ -46,12 +26,10 @@ _NOISY = 12.0  # shades
 _INK, _SCORE_MIN = 0.3, 0.4  # DB: a pixel belongs to text; mean over a component
 _UNCLIP = 1.6  # DB shrinks a line by its area over its circumference; this grows it back (section 3.3 of the paper)
 _CORE_UNCLIP, _CORE_ENDS = 0.7, 2.0  # of the finder, which leaves half of the height; more at the ends of a line
-_LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
 _WHOLE = 0.15  # a component over more of the picture than this is anatomy taken for one letter
 _COMPONENTS_MAX = 300
 _PART = 0.12  # of the shorter side of a picture
 _SPECK, _SPECK_SCORE = 10, 0.6  # pixels; of the detection
-_STEP = 16  # pixels, of which a side that the finder sees is a multiple
 _BORDER = 7  # pixels; the detector sees sides in steps of 32, and a full one gets no step longer
 _MIRRORED, _CUT = 0.3, 0.9  # of a box that is in the picture: less is a mirrored copy; less is read both ways
 _COARSE = 0.67  # a copy that is no smaller shows nothing new
@@ -203,105 +181,149 @@ def _shared(one: Line | _Box, other: Line | _Box) -> int:
 @cache
 def shipped() -> "Reader":
     """The reader of this process. Raises DeidError ocr-missing when the runtime or the weights are not there."""
-    return Reader.open(Path(__file__).with_name("weights"))
+    return Reader(Networks.open(Path(__file__).with_name("weights")))
 
 
 class Reader:
-    """Three networks on one thread each: a detector, a finder of letters and a recogniser."""
+    """Looks at pictures with the networks that it was given."""
 
-    def __init__(self, detector: Any, finder: Any, recogniser: Any) -> None:
-        self._detector, self._finder, self._recogniser = detector, finder, recogniser
-        names = recogniser.get_modelmeta().custom_metadata_map["character"].splitlines()
-        self._letters = ["", *names, " "]
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
 
-    @classmethod
-    def open(cls, folder: Path) -> "Reader":
-        """Raises DeidError ocr-missing: no ONNX Runtime, or weights that are not the ones named in `WEIGHTS`."""
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read on import: disable_telemetry_events comes too late for some
-        try:
-            import onnxruntime
-        except ImportError:
-            raise refusal("ocr-missing", "the detector of burned-in text is not installed") from None
-        onnxruntime.disable_telemetry_events()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        sessions = {}
-        for name, digest in WEIGHTS.items():
-            data = _weights(folder / name)
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise refusal("ocr-missing", "the weights of the text detector are not the ones that were shipped")
-            sessions[name] = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return cls(*(sessions[name] for name in (_DETECTOR, _FINDER, _RECOGNISER)))
+    def look(self, picture: Grey, hidden: Mask | None = None) -> "Look":
+        """A look at a grey picture, in which what is `hidden` has been blanked."""
+        return Look(self.networks, picture, hidden)
 
-    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
-        """All that looks like text in a grey picture, read. What is `hidden` has been blanked.
 
-        All of the picture is searched in three colours, of which one is the picture, one is levelled and one shows
-        strokes only: letters stand out there that are fainter than the body around them. (A very small picture has no
-        surroundings to stand out from, and is searched as it is.) Large letters are found in a small copy of the
-        picture; under strong noise a smoothed and enlarged one takes its place. Where a part of the body is taken for a
-        letter, and may hide a line on it, the picture is searched as it is, too. A border in which the edges are
-        mirrored makes letters whole that an edge has cut.
+class Look:
+    """One picture, as it is searched for text.
 
-        A finder of our own, which has learned from radiographs with letters of 5 to 40 pixels, sees in the same colours
-        what the detector does not: faint lines, small ones, upright ones, mirrored ones. It is shown no border. What
-        the detector sees and it does not is a line only if it reads well, or under strong noise, through which it does
-        not see.
+    All of the picture is searched in three colours, of which one is the picture, one is levelled and one shows strokes
+    only: letters stand out there that are fainter than the body around them. (A very small picture has no surroundings
+    to stand out from, and is searched as it is.) A border in which the edges are mirrored makes letters whole that an
+    edge has cut.
 
-        Letters that stand wide apart are looked for without a detector, as rows of marks as tall as each other.
+    A finder of our own, which has learned from radiographs with letters of 5 to 40 pixels, sees in the same colours
+    what the detector does not: faint lines, small ones, upright ones, mirrored ones. It is shown no border. What the
+    detector sees and it does not is a line only if it reads well, or under strong noise, through which it does not see.
+    """
 
-        `closely`, the picture is searched enlarged, as it is and in its colours, and specks are read, too: that shows
-        more, and smaller, letters in pictures that carry text, and is no search for itself.
-        """
-        scale = _scale(picture)
-        seen = _resized(picture, scale)
+    def __init__(self, networks: Networks, picture: Grey, hidden: Mask | None) -> None:
+        self._networks, self._original = networks, picture.shape
+        seen = _resized(picture, _scale(picture))
         calm = seen if hidden is None else filled(seen, _resized_mask(hidden, seen.shape))
-        seen, calm = (np.pad(one, _BORDER, mode="symmetric") for one in (seen, calm))
-        small = min(picture.shape) < _PLAIN_SIDE
-        drawn = np.dstack([calm] * 3) if small else colours(calm)
-        level = drawn[..., 1]
-        views: tuple[Grey, ...] = (seen,) if small else (seen, level)
-        noisy = noise_of(picture) > _NOISY
-        lettered = np.ones(seen.shape, dtype=np.float32) if small else self._lettered(drawn)
-        trace = np.ones_like(lettered) if noisy else lettered
-        if closely:
-            boxes = self._detected(seen, _DOUBLED) + self._detected(drawn, _ENLARGED)
-            return self._read_all(_apart(boxes), views, picture.shape, trace)
-        boxes = self._detected(drawn)
-        if any(box.is_large(seen.shape) for box in boxes):
-            boxes += self._detected(seen)
-        coarse = _SIDE_MIN / min(seen.shape)
-        if noisy:
-            quiet = smoothed(seen)
-            views = (seen, quiet, level)
-            boxes += self._detected(quiet, _ENLARGED)
-        elif coarse < _COARSE:
-            boxes += self._detected(seen, coarse)
-        kept = _apart([box for box in boxes if not box.is_speck])
-        lines = self._read_all(kept, views, picture.shape, trace)
-        if small:
-            return lines
-        more = [
-            box for box in _boxes(lettered, _CORE_UNCLIP, _CORE_ENDS) if not any(box.is_like(other) for other in kept)
-        ]
-        seen_too = [line for box in more for line in self._read_in(box, views, picture.shape) if line.is_clear]
-        lines += [line for line in seen_too if not any(line.lies_in(other) for other in lines)]
-        return lines + self._wide_apart(drawn[..., 2], lines, picture.shape)
+        self._seen, calm = (np.pad(one, _BORDER, mode="symmetric") for one in (seen, calm))
+        self._small, self._noisy = min(picture.shape) < _PLAIN_SIDE, noise_of(picture) > _NOISY
+        self._drawn = np.dstack([calm] * 3) if self._small else colours(calm)
+        quiet = (smoothed(self._seen),) if self._noisy else ()
+        level = () if self._small else (self._drawn[..., 1],)
+        self._views: tuple[Grey, ...] = (self._seen, *quiet, *level)
+        self._lettered = np.zeros(self._seen.shape, dtype=np.float32)
+        if not self._small:
+            inner = self._drawn[_BORDER:-_BORDER, _BORDER:-_BORDER]
+            self._lettered[_BORDER:-_BORDER, _BORDER:-_BORDER] = networks.letter_map(inner)
 
-    def _wide_apart(self, strokes: Grey, known: list[Line], original: tuple[int, ...]) -> list[Line]:
+    def lines(self) -> list[Line]:
+        """All that looks like text, read.
+
+        Large letters are found in a small copy of the picture; under strong noise a smoothed and enlarged one takes its
+        place. Where a part of the body is taken for a letter, and may hide a line on it, the picture is searched as it
+        is, too. Letters that stand wide apart are looked for without a detector, as rows of marks as tall as each
+        other.
+        """
+        boxes = self._detected(self._drawn)
+        if any(box.is_large(self._seen.shape) for box in boxes):
+            boxes += self._detected(self._seen)
+        coarse = _SIDE_MIN / min(self._seen.shape)
+        if self._noisy:
+            boxes += self._detected(self._views[1], _ENLARGED)
+        elif coarse < _COARSE:
+            boxes += self._detected(self._seen, coarse)
+        kept = _apart([box for box in boxes if not box.is_speck])
+        lines = self._believed(kept)
+        if self._small:
+            return lines
+        found = _boxes(self._lettered, _CORE_UNCLIP, _CORE_ENDS)
+        more = [box for box in found if not any(box.is_like(other) for other in kept)]
+        seen_too = [line for box in more for line in self._read(box) if line.is_clear]
+        lines += [line for line in seen_too if not any(line.lies_in(other) for other in lines)]
+        return lines + self._wide_apart(lines)
+
+    def closer_lines(self) -> list[Line]:
+        """What shows in the enlarged picture and in its enlarged colours, specks too: more, and smaller, letters of
+        pictures that carry text. It is no search for itself."""
+        return self._believed(_apart(self._detected(self._seen, _DOUBLED) + self._detected(self._drawn, _ENLARGED)))
+
+    def _detected(self, picture: Grey | Colours, scale: float = 1.0) -> list[_Box]:
+        """What the detector makes of a picture at another scale, in the picture's own pixels."""
+        view = _resized(picture, min(scale, _SIDE_MAX / max(picture.shape)))
+        return [box.scaled(picture.shape[0] / view.shape[0]) for box in _boxes(self._networks.text_map(view))]
+
+    def _read(self, box: _Box) -> list[Line]:
+        """A box, read in each view until one is read well, as a line of the original picture; never smaller.
+
+        One that reaches into the border is read twice, without and with what is mirrored there: a letter that stands at
+        the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
+        letters are read again with a pixel less and a pixel more around them: a marker and a clip beside it read as
+        two, and an AP upside down.
+        """
+        tall, wide = self._seen.shape
+        inner = box.within(_BORDER, _BORDER, tall - _BORDER, wide - _BORDER)
+        if inner.area < _MIRRORED * box.area:
+            return []
+        top, left, bottom, right = _in_original(inner, (tall, wide), self._original)
+        down, across = self._original[0] / (tall - 2 * _BORDER), self._original[1] / (wide - 2 * _BORDER)
+        slant = box.slant and box.slant.scaled(1.0, -_BORDER, -_BORDER).scaled(max(down, across))
+        cut = box.slant is None and inner.area < _CUT * box.area
+        lines = []
+        for one in (inner, box) if cut else (inner if box.slant is None else box,):
+            text, confidence = self._best(one)
+            if len(text) == 2 and confidence > _PAIR and box.slant is None:
+                others = [self._best(one.grown(by)) for by in (-1, 1)]
+                text, confidence = max((text, confidence), *others, key=lambda known: known[1])
+            lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
+        return lines
+
+    def _believed(self, boxes: list[_Box]) -> list[Line]:
+        """The lines of the boxes in which the finder has seen a trace of letters, or that read well all the same.
+
+        All readings of a box stay: an R at the edge reads as IR with what is mirrored there.
+        """
+        blind = self._small or self._noisy
+        lines: list[Line] = []
+        for box in boxes:
+            read = self._read(box)
+            if blind or any(line.is_read_well for line in read) or _strongest(self._lettered, box) >= _AGREED:
+                lines += read
+        return lines
+
+    def _best(self, box: _Box) -> tuple[str, float]:
+        askew = box.slant is not None
+        best = ("", 0.0)
+        for view in self._views:
+            best = max(best, self._networks.read(_crop(view, box), askew=askew), key=lambda known: known[1])
+            if best[1] > _READ_WELL:
+                break
+        if best[1] < _MIRROR_READ and box.score >= _MIRROR_SCORE:
+            behind = self._networks.read(np.ascontiguousarray(_crop(self._seen, box)[:, ::-1]), askew=askew)
+            if behind[1] >= _MIRROR_READ and sum(letter.isalnum() for letter in behind[0]) > 2:
+                return behind
+        return best
+
+    def _wide_apart(self, known: list[Line]) -> list[Line]:
         """Lines of letters with gaps between them, which no detector takes for one line, but those that are `known`.
 
         The marks of a row are read as if they stood close together; upright rows from either end.
         """
+        strokes = self._drawn[..., 2]
         lines: list[Line] = []
         for upright, found in enumerate(rows(strokes)):
             view = np.ascontiguousarray(np.rot90(strokes)) if upright else strokes
             for row in found[:_ROWS_READ]:
                 close = _close_together(view, row)
-                text, confidence = self._recognised(close)
+                text, confidence = self._networks.recognised(close)
                 if upright and confidence < _ROW_READ:
-                    text, confidence = self._recognised(np.ascontiguousarray(close[::-1, ::-1]))
+                    text, confidence = self._networks.recognised(np.ascontiguousarray(close[::-1, ::-1]))
                 said = [letter for letter in text if letter.isalnum()]
                 ruler = len(set(said)) < 2
                 if confidence < _ROW_READ or len(said) < _ROW_LETTERS or ruler:
@@ -311,115 +333,10 @@ class Reader:
                 if upright:
                     top, left, bottom, right = left, view.shape[0] - bottom, right, view.shape[0] - top
                 box = _Box(int(top), int(left), int(bottom), int(right), confidence)
-                line = Line(*_in_original(box, strokes.shape, original), text, confidence, confidence)
+                line = Line(*_in_original(box, strokes.shape, self._original), text, confidence, confidence)
                 if not any(line.lies_in(other) for other in (*known, *lines)):
                     lines.append(line)
         return lines
-
-    def _detected(self, picture: Grey | Colours, scale: float = 1.0) -> list[_Box]:
-        """What the detector makes of a picture at another scale, in the picture's own pixels."""
-        view = _resized(picture, min(scale, _SIDE_MAX / max(picture.shape)))
-        return [box.scaled(picture.shape[0] / view.shape[0]) for box in _boxes(self._map(view))]
-
-    def _lettered(self, drawn: Colours) -> Floats:
-        """For every pixel how sure the finder is that it is in the middle of a line; it is shown no border."""
-        inner = drawn[_BORDER:-_BORDER, _BORDER:-_BORDER]
-        rows, columns = inner.shape[:2]
-        even = np.pad(inner, ((0, -rows % _STEP), (0, -columns % _STEP), (0, 0)), mode="symmetric")
-        planes = np.moveaxis(even, 2, 0)[None].astype(np.float32) / 255
-        half = self._finder.run(None, {self._finder.get_inputs()[0].name: planes})[0][0, 0]
-        sure = Image.fromarray(half).resize(even.shape[1::-1], Image.Resampling.BILINEAR)
-        return np.pad(np.asarray(sure)[:rows, :columns], _BORDER)
-
-    def _read_in(self, box: _Box, views: tuple[Grey, ...], original: tuple[int, ...]) -> list[Line]:
-        """A box, read in each view until one is read well, as a line of the original picture; never smaller.
-
-        One that reaches into the border is read twice, without and with what is mirrored there: a letter that stands at
-        the edge is whole without it, one that the edge has cut only with it. What is all mirrored is no line. Two
-        letters are read again with a pixel less and a pixel more around them: a marker and a clip beside it read as
-        two, and an AP upside down.
-        """
-        tall, wide = views[0].shape
-        inner = box.within(_BORDER, _BORDER, tall - _BORDER, wide - _BORDER)
-        if inner.area < _MIRRORED * box.area:
-            return []
-        top, left, bottom, right = _in_original(inner, (tall, wide), original)
-        down, across = original[0] / (tall - 2 * _BORDER), original[1] / (wide - 2 * _BORDER)
-        slant = box.slant and box.slant.scaled(1.0, -_BORDER, -_BORDER).scaled(max(down, across))
-        cut = box.slant is None and inner.area < _CUT * box.area
-        lines = []
-        for one in (inner, box) if cut else (inner if box.slant is None else box,):
-            text, confidence = self._best(views, one)
-            if len(text) == 2 and confidence > _PAIR and box.slant is None:
-                others = [self._best(views, one.grown(by)) for by in (-1, 1)]
-                text, confidence = max((text, confidence), *others, key=lambda known: known[1])
-            lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
-        return lines
-
-    def _read_all(
-        self, boxes: list[_Box], views: tuple[Grey, ...], original: tuple[int, ...], trace: Floats
-    ) -> list[Line]:
-        """The lines of the boxes in which the finder has seen a trace of letters, or that read well all the same.
-
-        All readings of a box stay: an R at the edge reads as IR with what is mirrored there.
-        """
-        lines: list[Line] = []
-        for box in boxes:
-            read = self._read_in(box, views, original)
-            if any(line.is_read_well for line in read) or _strongest(trace, box) >= _AGREED:
-                lines += read
-        return lines
-
-    def _best(self, views: tuple[Grey, ...], box: _Box) -> tuple[str, float]:
-        best = ("", 0.0)
-        for view in views:
-            best = max(best, self._read(_crop(view, box), askew=box.slant is not None), key=lambda known: known[1])
-            if best[1] > _READ_WELL:
-                break
-        if best[1] < _MIRROR_READ and box.score >= _MIRROR_SCORE:
-            behind = self._read(np.ascontiguousarray(_crop(views[0], box)[:, ::-1]), askew=box.slant is not None)
-            if behind[1] >= _MIRROR_READ and sum(letter.isalnum() for letter in behind[0]) > 2:
-                return behind
-        return best
-
-    def _map(self, picture: Grey | Colours) -> Floats:
-        """For every pixel how sure the detector is that it is text; (rows, columns) of the picture."""
-        rows, columns = picture.shape[:2]
-        size = (max(32, round(columns / 32) * 32), max(32, round(rows / 32) * 32))
-        image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BILINEAR)
-        shades = np.atleast_3d(np.asarray(image, dtype=np.float32) / 255)  # one plane of grey, or three
-        even = (shades - np.array(_MEAN, dtype=np.float32)) / np.array(_STD, dtype=np.float32)
-        planes = np.moveaxis(even, 2, 0)
-        sure = self._detector.run(None, {self._detector.get_inputs()[0].name: planes[None]})[0][0, 0]
-        return np.asarray(Image.fromarray(sure).resize((columns, rows), Image.Resampling.BILINEAR))
-
-    def _read(self, crop: Grey, *, askew: bool = False) -> tuple[str, float]:
-        """The best reading over the directions in which the line may run. One `askew` has been turned level."""
-        rows, columns = crop.shape
-        turns = (0, 2) if askew or columns >= 1.3 * rows else (1, 3) if rows >= 1.3 * columns else (0, 1, 2, 3)
-        best = ("", 0.0)
-        for turn in turns:
-            text, confidence = self._recognised(np.ascontiguousarray(np.rot90(crop, turn)))
-            if (confidence if text else 0.0) > best[1]:
-                best = (text, confidence)
-            if turn == turns[0] and confidence > 0.9:
-                break
-        return best
-
-    def _recognised(self, crop: Grey) -> tuple[str, float]:
-        """CTC: the likeliest letter at each step, repeats and blanks left out; their mean probability."""
-        low, high = np.percentile(crop, (1, 99))
-        clear = np.clip((crop - low) * (255.0 / max(high - low, 8.0)), 0, 255).astype(np.uint8)
-        columns = min(_LINE_COLUMNS_MAX, max(16, round(crop.shape[1] * _LINE_ROWS / crop.shape[0])))
-        line = Image.fromarray(clear).resize((columns, _LINE_ROWS), Image.Resampling.BICUBIC)
-        planes = np.zeros((1, 3, _LINE_ROWS, max(columns, _LINE_COLUMNS_MIN)), dtype=np.float32)
-        planes[0, :, :, :columns] = np.asarray(line, dtype=np.float32) / 127.5 - 1
-        steps = self._recogniser.run(None, {self._recogniser.get_inputs()[0].name: planes})[0][0]
-        likely, sure = steps.argmax(axis=1), steps.max(axis=1)
-        new = (likely != 0) & (likely != np.concatenate(([0], likely[:-1])))
-        if not new.any():
-            return "", 0.0
-        return "".join(self._letters[letter] for letter in likely[new]).strip(), float(sure[new].mean())
 
 
 def turned_level(picture: Grey, line: Line) -> Grey:
@@ -544,10 +461,3 @@ def _resized(picture: Grey, scale: float) -> Grey:
 
 def _resized_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
     return np.asarray(Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
-
-
-def _weights(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        raise refusal("ocr-missing", "the weights of the text detector are missing") from None

@@ -20,7 +20,8 @@ from client.imaging.burned_in import (
     searched,
     ultrasound_mask,
 )
-from client.imaging.ocr import Line, Reader
+from client.imaging.networks import Networks
+from client.imaging.ocr import Line, Look, Reader
 from client.imaging.png import Grey
 from federation.errors import DeidError
 
@@ -210,14 +211,27 @@ def smudged() -> Grey:
     return picture
 
 
+class Told(Look):
+    """A look that sees what it is told."""
+
+    def __init__(self, lines: list[Line]) -> None:
+        self._told = lines
+
+    def lines(self) -> list[Line]:
+        return self._told
+
+    def closer_lines(self) -> list[Line]:
+        return self._told
+
+
 class DoubtingReader(Reader):
     """Sees one and the same line, of which nobody can be sure, until it is hidden."""
 
     def __init__(self) -> None:
         pass
 
-    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
-        return [Line(40, 0, 50, 30, "", 0.0, 0.82)]
+    def look(self, picture: Grey, hidden: Mask | None = None) -> Look:
+        return Told([Line(40, 0, 50, 30, "", 0.0, 0.82)])
 
 
 def test_where_doubts_do_not_count_only_what_is_sure_holds_back() -> None:
@@ -233,9 +247,9 @@ class OneLineReader(DoubtingReader):
     def __init__(self, *seen: Line, later: tuple[Line, ...] = ()) -> None:
         self.seen, self.later = seen, later
 
-    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
+    def look(self, picture: Grey, hidden: Mask | None = None) -> Look:
         lines = (*self.seen, *(self.later if hidden is not None and hidden.any() else ()))
-        return [a for a in lines if hidden is None or not hidden[a.top : a.bottom, a.left : a.right].all()]
+        return Told([a for a in lines if hidden is None or not hidden[a.top : a.bottom, a.left : a.right].all()])
 
 
 def test_a_doubt_no_longer_than_a_letter_is_blanked_where_doubts_count() -> None:
@@ -264,9 +278,9 @@ class RulerReader(DoubtingReader):
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
+    def look(self, picture: Grey, hidden: Mask | None = None) -> Look:
         seen = [Line(row, 320, row + 20, 370, self.text, 0.97, 0.9) for row in range(10, 370, 28)]
-        return [line for line in seen if hidden is None or not hidden[line.top : line.bottom, 320:370].all()]
+        return Told([line for line in seen if hidden is None or not hidden[line.top : line.bottom, 320:370].all()])
 
 
 def test_the_numbers_of_a_ruler_are_no_page_of_text() -> None:
@@ -294,11 +308,11 @@ class TwoLineReader(DoubtingReader):
     def __init__(self, *, endless: bool = False) -> None:
         self.endless, self.asked = endless, 0
 
-    def lines(self, picture: Grey, hidden: Mask | None = None, *, closely: bool = False) -> list[Line]:
+    def look(self, picture: Grey, hidden: Mask | None = None) -> Look:
         self.asked += 1
         row = 100 + 40 * self.asked * self.endless
         seen = [Line(40, 40, 60, 140, "Meyer", 0.95, 0.9), Line(row, 40, row + 14, 90, "", 0.0, 0.82)]
-        return [line for line in seen if hidden is None or not hidden[line.top : line.bottom, 40:90].all()]
+        return Told([line for line in seen if hidden is None or not hidden[line.top : line.bottom, 40:90].all()])
 
 
 def test_a_doubt_beside_sure_text_goes_with_it_where_doubts_go() -> None:
@@ -440,6 +454,6 @@ def test_of_ultrasound_only_the_regions_of_the_header_stay() -> None:
 
 def test_without_the_weights_nothing_is_read(tmp_path: Path) -> None:
     with pytest.raises(DeidError) as refused:
-        Reader.open(tmp_path)
+        Networks.open(tmp_path)
 
     assert refused.value.code == "ocr-missing"

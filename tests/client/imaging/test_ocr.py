@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from client.imaging.ocr import _BORDER, Line, Reader, _Box, _strongest, shipped
+from client.imaging.networks import Networks
+from client.imaging.ocr import Line, Look, _Box, _strongest, shipped
 from client.imaging.strokes import colours
 
 OPEN = "from client.imaging.ocr import shipped; shipped()"
@@ -42,7 +43,7 @@ def lettered(
 
 
 def read(picture: np.ndarray) -> str:
-    return " ".join(line.text for line in shipped().lines(picture) if line.confidence > 0.6)
+    return " ".join(line.text for line in shipped().look(picture).lines() if line.confidence > 0.6)
 
 
 def test_a_line_that_is_seen_from_behind_is_read() -> None:
@@ -75,18 +76,18 @@ def test_the_finder_sees_nothing_at_the_edges_of_noise(side: int) -> None:
     """Repeated to fill the last square, noise is stripes, and looks like a line of letters."""
     slope = np.linspace(0, 255, side)[:, None] + np.linspace(-40, 40, side)[None, :]
     noise = np.random.default_rng(side).normal(0, 5, (side, side))
-    drawn = colours(np.pad((slope + noise).clip(0, 255).astype(np.uint8), _BORDER, mode="symmetric"))
+    drawn = colours((slope + noise).clip(0, 255).astype(np.uint8))
 
-    assert shipped()._lettered(drawn).max() < 0.5
+    assert shipped().networks.letter_map(drawn).max() < 0.5
 
 
 def test_two_letters_that_read_better_upside_down_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An AP of a radiograph, in its noise: with a pixel more around it, it reads as what it is."""
-    picture = np.zeros((80, 80), dtype=np.uint8)
+    look = shipped().look(np.zeros((386, 386), dtype=np.uint8))
     read_as = {10: ("dy", 0.89), 8: ("dy", 0.97), 12: ("AP", 0.99)}
-    monkeypatch.setattr(Reader, "_best", lambda self, views, box: read_as[box.bottom - box.top])
+    monkeypatch.setattr(Look, "_best", lambda self, box: read_as[box.bottom - box.top])
 
-    (line,) = shipped()._read_in(_Box(30, 20, 40, 40, 0.7), (picture,), (66, 66))
+    (line,) = look._read(_Box(30, 20, 40, 40, 0.7))
     assert line.text == "AP"
 
 
@@ -96,31 +97,31 @@ def test_the_finder_is_sure_of_what_it_sees_in_the_dark() -> None:
     for plane, name in zip(layer, names, strict=True):
         image = Image.fromarray(plane)
         ImageDraw.Draw(image).text((20, 50), name, fill=250, font=ImageFont.load_default(20))
-        sure = shipped()._lettered(np.pad(colours(np.asarray(image)), ((_BORDER,) * 2, (_BORDER,) * 2, (0, 0))))
-        assert _strongest(sure, _Box(50 + _BORDER, 20 + _BORDER, 76 + _BORDER, 120 + _BORDER, 1.0)) > 0.9
+        sure = shipped().networks.letter_map(colours(np.asarray(image)))
+        assert _strongest(sure, _Box(50, 20, 76, 120, 1.0)) > 0.9
 
 
 def test_what_a_detector_sees_and_the_finder_does_not_is_text_only_if_it_reads_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     picture = lettered("Hollenstein", 20, (60, 200), 255)
-    monkeypatch.setattr(Reader, "_lettered", lambda self, drawn: np.zeros(drawn.shape[:2], dtype=np.float32))
+    monkeypatch.setattr(Networks, "letter_map", lambda self, drawn: np.zeros(drawn.shape[:2], dtype=np.float32))
     assert "Hollen" in read(picture)
 
     monkeypatch.setattr(Line, "is_read_well", False)
-    monkeypatch.setattr(Reader, "_wide_apart", lambda *_: [])
+    monkeypatch.setattr(Look, "_wide_apart", lambda *_: [])
     assert read(picture) == ""
 
 
 def test_all_readings_of_a_box_stay_if_one_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """An R at the edge, seen without what is mirrored there and with it."""
     r = [Line(10, 0, 40, 18, text, confidence, 0.9) for text, confidence in (("R", 0.95), ("IR", 0.97))]
-    nothing = np.zeros((60, 60), dtype=np.float32)
-    monkeypatch.setattr(Reader, "_read_in", lambda *_: r)
-    assert shipped()._read_all([_Box(10, 0, 40, 18, 0.9)], (), (60, 60), nothing) == r
+    look = shipped().look(np.zeros((120, 120), dtype=np.uint8))
+    monkeypatch.setattr(Look, "_read", lambda *_: r)
+    assert look._believed([_Box(10, 0, 40, 18, 0.9)]) == r
 
-    monkeypatch.setattr(Reader, "_read_in", lambda *_: r[:1])
-    assert shipped()._read_all([_Box(10, 0, 40, 18, 0.9)], (), (60, 60), nothing) == []
+    monkeypatch.setattr(Look, "_read", lambda *_: r[:1])
+    assert look._believed([_Box(10, 0, 40, 18, 0.9)]) == []
 
 
 def test_the_highest_fifth_of_a_box_counts() -> None:
