@@ -18,7 +18,16 @@ from pydicom.dataset import Dataset
 
 from client.imaging.header import refusal
 from client.imaging.identifiers import fold
-from client.imaging.lookalikes import SMALL, is_alone, is_ground, is_mirage, is_one_stroke, is_repeated, is_shading
+from client.imaging.lookalikes import (
+    SMALL,
+    is_alone,
+    is_ground,
+    is_mirage,
+    is_one_stroke,
+    is_repeated,
+    is_shade_scale,
+    is_shading,
+)
 from client.imaging.ocr import Line, Reader, Slant
 from client.imaging.png import Grey
 from client.imaging.strokes import stroked
@@ -151,6 +160,7 @@ def _told_apart(
     others = seen
     seen = [line for line in seen if not mask[_area(line, mask.shape)].all() and not _is_any(line, kept)]
     seen = [line for line in seen if not is_one_stroke(line) and not is_repeated(line, picture)]
+    seen = [line for line in seen if not is_shade_scale(line, picture)]
     seen = [line for line in seen if not is_ground(line, mask, picture)]
     rests = [line for line in seen if _is_rest(line, mask, markers)]
     seen = [line for line in seen if not is_shading(line, picture) and not is_alone(line, others, mask, picture)]

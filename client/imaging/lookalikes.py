@@ -32,6 +32,12 @@ _ALIKE_SAID, _ALIKE_ELSE = 0.45, 0.7  # likeness of a line and itself, one mark 
 _AGAIN = 0.5  # of the smaller of two boxes, from which they are one glyph, seen twice
 _LEGIBLE, _STROKE_LONG = 16, 2.5  # pixels; heights
 _BETWEEN = 0.35  # and half a mark further
+_SCALE_LONG, _SCALE_RANGE, _SCALE_TURNS = (
+    4.0,
+    40.0,
+    4.2,
+)  # heights; shades; of the range, that the shades go up and down
+_SCALE_READ, _SCALE_EVEN = 0.8, 0.12  # of the reading; of the range, by which the shades may differ across
 
 
 def is_mirage(line: Line, picture: tuple[int, ...]) -> bool:
@@ -50,6 +56,19 @@ def is_shading(line: Line, picture: Grey) -> bool:
         return False
     bends = [np.abs(np.diff(inside, 2, axis=axis)) for axis in (0, 1)]
     return max(float(np.percentile(bend, 98)) for bend in bends) <= _SHADING
+
+
+def is_shade_scale(line: Line, picture: Grey) -> bool:
+    """Whether a long line reads badly, or as nothing, and is a bar that goes through the shades: ultrasound, maps of
+    flow and nuclear medicine show which shade stands for what. Letters go up and down with each stroke."""
+    if line.confidence >= _SCALE_READ or line.length < _SCALE_LONG * line.height:
+        return False
+    level = turned_level(picture, line).astype(np.float32)
+    inner = level[level.shape[0] * 3 // 8 : max(1, level.shape[0] * 5 // 8)]
+    along = ndimage.uniform_filter(np.median(inner, axis=0), max(3, level.shape[0] // 6))
+    reach, uneven = float(np.ptp(along)), float(np.std(inner - np.median(inner, axis=0), axis=0).mean())
+    turns = float(np.abs(np.diff(along)).sum())
+    return reach >= _SCALE_RANGE and turns <= _SCALE_TURNS * reach and uneven <= _SCALE_EVEN * reach
 
 
 def is_ground(line: Line, mask: Mask, picture: Grey) -> bool:

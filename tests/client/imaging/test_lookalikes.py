@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from client.imaging.lookalikes import is_alone, is_ground, is_one_stroke, is_repeated
+from client.imaging.lookalikes import is_alone, is_ground, is_one_stroke, is_repeated, is_shade_scale
 from client.imaging.ocr import Line
 from client.imaging.png import Grey
 
@@ -135,3 +135,27 @@ def test_text_on_a_grid_is_no_ground_however_badly_it_reads(text: str) -> None:
         right = 44 + int(np.nonzero((picture != empty).any(axis=0))[0].max()) - 40
 
         assert not is_ground(Line(top - 3, 36, top + 15, right, "", 0.0, 0.8), NOTHING, picture)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_bar_that_goes_through_the_shades_is_a_scale(both_ways: bool, upright: bool) -> None:
+    picture = np.random.default_rng(2).integers(0, 12, (256, 320)).astype(np.uint8)
+    shades = np.abs(np.linspace(-250, 250, 120)) if both_ways else np.linspace(250, 10, 120)
+    picture[60:70, 40:160] = shades
+    line = Line(55, 36, 76, 166, "", 0.0, 0.9)
+    if upright:
+        picture, line = picture.T, Line(36, 55, 166, 76, "", 0.0, 0.9)
+
+    assert is_shade_scale(line, picture)
+    assert not is_shade_scale(replace(line, text="Meyer", confidence=0.9), picture)
+
+
+@pytest.mark.parametrize("text", ["MEYER, HANS", "12.04.1950", "IIIIIIIIIII", "lilllijl", "__________", "- - - - -"])
+@pytest.mark.parametrize("size", [10, 16, 24, 40])
+def test_a_line_that_could_not_be_read_is_no_scale(text: str, size: int) -> None:
+    picture = lettered(text, (100, 20), size)
+    rows, columns = np.nonzero(picture > 120)
+    line = Line(rows.min() - 4, columns.min() - 4, rows.max() + 5, columns.max() + 5, "", 0.0, 0.9)
+
+    assert not is_shade_scale(line, picture)
