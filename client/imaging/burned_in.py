@@ -8,8 +8,9 @@ study back.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -56,12 +57,13 @@ _DOUBT_READ, _DOUBT_BOTH = 0.3, 1.05  # of one that reads as letters
 _DOUBT_LONG = 3  # heights of a small one: grains of noise stand side by side, but not so many in a row
 _DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
 _FOLLOWED = 8  # heights that a line is followed beyond its ends
+_PARTED, _PARTED_TALL, _IN_LINE = 4.0, 1.6, 0.6  # of the lower of two parts of a line: between, taller, shared height
 _ROUNDS = 3
 _HIDDEN = 0.5  # of a doubtful line, from which it is gone with a line that was sure
 _SMALLEST = 24  # pixels
 _MEASURE, _MEASURE_SURE = re.compile(r"[-–_|. ]*\d{1,3}[-–_|. ]*(?:[mc]m)?[-–_|. ]*"), 0.8
 _SCALE = 4  # numbers
-SHARE_MAX, ULTRASOUND_SHARE_MAX = 0.1, 0.3  # with more text it is a page; ultrasound has banners all around
+PAGE_SHARE, SHARE_MAX = 0.1, 0.3  # a capture with more text is a page, as dose reports are; any other picture, useless
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +90,7 @@ def searched(
     *,
     known: Mask | None = None,
     names: frozenset[str] = frozenset(),
-    most: float = SHARE_MAX,
+    most: float = PAGE_SHARE,
     doubts_count: bool = True,
     doubts_go: bool = False,
 ) -> Searched:
@@ -119,6 +121,7 @@ def searched(
     picture = blanked(picture, mask)
     look = reader.look(picture, mask)
     seen = look.lines()
+    stays = [line for line in seen if is_marker(line, markers)]
     if not any(_told_apart(seen, mask, picture, markers)):
         return Searched(mask)
     found, doubts = _told_apart(seen + look.closer_lines(), mask, picture, markers)
@@ -132,7 +135,7 @@ def searched(
     for _ in range(_ROUNDS):
         if doubts_go:
             found, doubts = found + doubts, []
-        for line in found:
+        for line in (*found, *_between(found, stays)):
             area = _area(longer(line, picture), picture.shape, margins=True)
             mask |= area
             page |= area & (not _on_a_ruler(line, found))
@@ -284,6 +287,24 @@ def longer(line: Line, picture: Grey) -> Line:
                 break
         ends.append(steps * lies.height)
     return line if not any(ends) else _stretched(line, lies, *ends)
+
+
+def _between(found: list[Line], stays: list[Line]) -> Iterator[Line]:
+    """What stands between two parts of one line, which reads as two: letters that neither part reaches to."""
+    for first, second in permutations([line for line in found if line.slant is None], 2):
+        upright, other = (line.bottom - line.top > line.right - line.left for line in (first, second))
+        low, tall = sorted((first.height, second.height))
+        if upright != other or tall > _PARTED_TALL * low:
+            continue
+        if upright:
+            gap = replace(first, top=first.bottom, bottom=second.top)
+            long, beside = gap.bottom - gap.top, min(first.right, second.right) - max(first.left, second.left)
+        else:
+            gap = replace(first, left=first.right, right=second.left)
+            long, beside = gap.right - gap.left, min(first.bottom, second.bottom) - max(first.top, second.top)
+        one = beside >= _IN_LINE * low and 0 < long <= _PARTED * low
+        if one and not any(gap.shared(line) for line in stays):
+            yield gap
 
 
 def blanked(picture: Grey, mask: Mask) -> Grey:

@@ -37,7 +37,7 @@ _SCALE_LONG, _SCALE_RANGE, _SCALE_TURNS = (
     40.0,
     4.2,
 )  # heights; shades; of the range, that the shades go up and down
-_SCALE_READ, _SCALE_EVEN = 0.8, 0.12  # of the reading; of the range, by which the shades may differ across
+_SCALE_READ, _SCALE_EVEN = 0.4, 0.12  # of the reading; of the range, by which the shades may differ across
 
 
 def is_mirage(line: Line, picture: tuple[int, ...]) -> bool:

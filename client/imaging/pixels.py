@@ -20,8 +20,8 @@ from pydicom.uid import JPEGExtended12Bit
 
 from client.imaging import jpeg12
 from client.imaging.burned_in import (
+    PAGE_SHARE,
     SHARE_MAX,
-    ULTRASOUND_SHARE_MAX,
     Mask,
     blanked,
     searched,
@@ -37,6 +37,7 @@ from client.imaging.strokes import written
 
 Floats = npt.NDArray[np.float64]
 _LOW, _HIGH = 0.005, 0.995  # without a window: these quantiles of the frame become black and white
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # secondary captures, of one frame and of many
 _FORMATS = ("PNG", "JPEG")
 
 
@@ -134,7 +135,7 @@ def _looked_at(
     drawn = list(_greys(array, dataset, index, profile.rendering))
     greys = [grey for _, grey in drawn]
     ultrasound = str(dataset.get("Modality", "")) == "US"
-    most = ULTRASOUND_SHARE_MAX if ultrasound else SHARE_MAX
+    most = PAGE_SHARE if _is_capture(dataset) else SHARE_MAX
     names = own_names(dataset)
     text = np.zeros(greys[0].shape, dtype=np.bool_)
     for at, view in enumerate((*greys, *(_undrawn(array, dataset, greys) if hidden else ()))):
@@ -149,6 +150,13 @@ def _looked_at(
         ).mask
     shown = outside is not None and bool((array[outside] != array[outside][0]).any())
     return _Frame(drawn, text, shown)
+
+
+def _is_capture(dataset: Dataset) -> bool:
+    """Whether an object is what a screen or a scanner of paper showed, or a picture computed from a series."""
+    modality = str(dataset.get("Modality", ""))
+    derived = modality in ("CT", "MR") and "DERIVED" in (dataset.get("ImageType") or ())
+    return derived or modality in ("OT", "SC") or f"{dataset.SOPClassUID}.".startswith(_CAPTURE)
 
 
 def _share(mask: Mask) -> float:

@@ -272,6 +272,19 @@ def test_what_shows_beside_text_when_that_is_blanked_goes_too() -> None:
         searched(smudged(), OneLineReader(name, later=(rest, far)))
 
 
+def test_what_stands_between_two_parts_of_a_line_goes_unless_a_marker_does() -> None:
+    first, second = Line(101, 40, 121, 110, "Kenji", 0.95, 0.9), Line(99, 180, 121, 260, "guyen", 0.95, 0.9)
+    far, large = replace(second, left=300, right=370), replace(second, top=80, bottom=130, left=200)
+    marker = Line(101, 130, 121, 150, "R", 0.99, 0.9)
+
+    assert searched(body(), OneLineReader(first, second)).mask[101:121, 40:260].all()
+    for other in (far, large, replace(second, top=140, bottom=160)):
+        assert not searched(body(), OneLineReader(first, other)).mask[101:121, 138:142].any()
+    assert not searched(body(), OneLineReader(first, second, marker)).mask[101:121, 132:148].any()
+    turned = [Line(a.left, a.top, a.right, a.bottom, a.text, a.confidence, a.score) for a in (first, second)]
+    assert searched(body(), OneLineReader(*turned)).mask[40:260, 101:121].all()
+
+
 class RulerReader(DoubtingReader):
     """Sees the numbers of a ruler along an edge, or the same number of years."""
 

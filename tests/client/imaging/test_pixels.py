@@ -275,6 +275,38 @@ def test_a_name_in_the_pixels_is_black_in_the_picture(make_chest: Make, profile:
     assert picture.pixels[10:22, 8:150].max() == 0 and picture.pixels[40:].min() > 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_page"),
+    [
+        ({}, False),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, True),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2"}, True),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.4"}, False),
+        ({"Modality": "OT"}, True),
+        ({"Modality": "CT", "ImageType": ["DERIVED", "PRIMARY", "MPR"]}, True),
+        ({"Modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY"]}, False),
+        ({"Modality": "DX", "ImageType": ["DERIVED", "PRIMARY"]}, False),
+    ],
+)
+def test_a_capture_may_carry_less_text_than_a_radiograph(
+    make_chest: Make, profile: DeidProfile, changes: dict[str, Any], is_page: bool
+) -> None:
+    """A sixth of it is text: a page, or a film with two name plates."""
+    pixels = np.full((240, 240), 1500, dtype="<u2")
+    for row in (60, 150):
+        line = lettered(text="Hollenstein Mathilda 1950", size=240)[:40]
+        pixels[row : row + 40] = np.where(line == INK, INK, 1500)
+    dataset = with_pixels(make_chest(), pixels, BitsStored=12)
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+
+    if is_page:
+        with pytest.raises(DeidError):
+            render(dataset, profile)
+    else:
+        assert 0.1 < render(dataset, profile)[0].blanked_share < 0.3
+
+
 @pytest.mark.parametrize(("name", "stays"), [("SCHMIDT^WEI", True), ("LAT^HO", False), ("Schmidt^Lat=李^丽", False)])
 def test_a_marker_stays_unless_it_is_the_name_of_the_patient(
     make_chest: Make, profile: DeidProfile, name: str, stays: bool
