@@ -34,7 +34,7 @@ class IngestCounts:
     accepted: int
     """Examples stored now."""
     already: int
-    """Examples that were in the store before."""
+    """Examples that were in the store before, or that an equal row of the folder gave."""
     quarantined: Mapping[str, int]
     """Reason -> studies, files and archives held back."""
     rejected: int

@@ -253,7 +253,8 @@ class Store:
         self._index.execute("BEGIN IMMEDIATE")
 
     def add(self, clean: CleanStudy) -> int:
-        """Store a study; returns how many of its examples were new. What is there already is left as it is.
+        """Store a study; returns how many of its examples were new. What is there already is left as it is, and what
+        the study holds twice (equal rows, copies of an image) is stored once.
 
         Raises: DeidError duplicate-differs when a picture of the same instance was stored with other pixels.
         """
@@ -262,19 +263,20 @@ class Store:
                 "store-version", "the study was cleaned under another profile", hint="ingest into a new store"
             )
         with self.batch():
-            new = [example for example in clean.examples if not self.has(example.example_key)]
+            new = {example.example_key: example for example in clean.examples if not self.has(example.example_key)}
             if not new:
                 return 0
-            fresh = [picture for picture in clean.pictures if self._is_new(picture)]
+            pictures = {picture.picture_key: picture for picture in clean.pictures}
+            fresh = [picture for picture in pictures.values() if self._is_new(picture)]
             self._index.execute("INSERT OR IGNORE INTO patient VALUES (?)", (clean.patient_key,))
             for picture in fresh:
                 self._put(picture, clean.patient_key)
-            keys = json.dumps([picture.picture_key for picture in clean.pictures])
-            for example in new:
+            keys = json.dumps(list(pictures))
+            for key, example in new.items():
                 turns = json.dumps([[turn.question, turn.answer] for turn in example.turns], ensure_ascii=False)
                 self._index.execute(
                     "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (example.example_key, clean.patient_key, clean.study_key, keys, turns, clean.sex, clean.age_years),
+                    (key, clean.patient_key, clean.study_key, keys, turns, clean.sex, clean.age_years),
                 )
             return len(new)
 

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -62,6 +63,32 @@ def test_ingesting_twice_adds_nothing(hospital: Path, store: Store, profile: Dei
     counts = ingest(hospital, store, profile, keys)
 
     assert (counts.accepted, counts.already) == (0, 3) and store.digest() == before
+
+
+@pytest.mark.parametrize("twice", ["row", "table", "image", "copy"])
+def test_what_a_folder_says_twice_is_stored_once(
+    tmp_path: Path, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make, twice: str
+) -> None:
+    folder = tmp_path / "hospital"
+    folder.mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        make_chest(1).save_as(folder / name, enforce_file_format=True)
+    make_chest(2).save_as(folder / "c.dcm", enforce_file_format=True)
+    table = "path,report\n" + "a.dcm,Clear lungs.\n" * (2 if twice == "row" else 1) + "c.dcm,Clear lungs.\n"
+    if twice in ("row", "table"):
+        (folder / "r.csv").write_text(table)
+    if twice == "table":
+        (folder / "r (copy).csv").write_text(table)
+    if twice in ("image", "copy"):
+        names = ["a.dcm", "a.dcm" if twice == "image" else "b.dcm"]
+        said = [{"from": "human", "value": "<image><image>Compare."}, {"from": "gpt", "value": "Clear lungs."}]
+        (folder / "r.jsonl").write_text(json.dumps({"image": names, "conversations": said}))
+    counts = ingest(folder, store, profile, keys)
+
+    assert (counts.accepted, counts.already) == {"row": (2, 1), "table": (2, 2)}.get(twice, (1, 0))
+    (example,) = store.examples(keys.patient_key("", "MRN-000001"))
+    assert counts.quarantined == {} and len(example.images) == 1
+    assert ingest(folder, store, profile, keys).accepted == 0
 
 
 def test_workers_give_the_same_store(

@@ -45,6 +45,15 @@ def test_adding_twice_adds_nothing(store: Store, profile: DeidProfile) -> None:
     assert store.add(study(1, profile)) == 0 and store.digest() == before
 
 
+def test_what_a_study_holds_twice_is_stored_once(store: Store, profile: DeidProfile) -> None:
+    one = study(1, profile)
+    twice = replace(one, examples=one.examples * 2, pictures=one.pictures * 2)
+
+    assert store.add(twice) == 1
+    (example,) = store.examples(one.patient_key)
+    assert len(example.images) == 1 and len(files(store)) == 1
+
+
 def test_the_digest_does_not_depend_on_the_order_of_rows(tmp_path: Path, profile: DeidProfile) -> None:
     digests = set()
     for name, order in (("a", (1, 2, 3)), ("b", (3, 1, 2))):
