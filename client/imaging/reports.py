@@ -5,6 +5,7 @@ A row comes with its place in the file, so that the text need not be kept: it is
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 DESCRIBE = "Describe the findings."
 """The question that a CSV report answers."""
 _LINE_BYTES_MAX = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a letter, which JSON can spell and no database takes
 _CSV_KEYS = ("path", "sop_instance_uid", "study_instance_uid", "accession_number")
 
 
@@ -53,7 +55,7 @@ def json_row(line: bytes) -> ReportRow | None:
         return None
     names = [row.get("image")] if isinstance(row.get("image"), str) else row.get("image")
     patient_id = row.get("patient_id", "")
-    if not isinstance(names, list) or not names or not isinstance(patient_id, str):
+    if not isinstance(names, list) or not names or not isinstance(patient_id, str) or _SURROGATE.search(patient_id):
         return None
     paths = [_inside(name) for name in names]
     turns = _turns(row.get("conversations"), len(names))

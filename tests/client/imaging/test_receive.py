@@ -88,7 +88,7 @@ def test_a_list_of_images_needs_as_many_image_marks(folder: Path) -> None:
         json.dumps(row([])), '{"image": "a.dcm", "image": "c", "conversations": []}', json.dumps(row(patient_id="x")),
         json.dumps(row(conversations=[{"from": "human", "value": "no mark"}, {"from": "gpt", "value": "y"}])),
         json.dumps(row(conversations=[{"from": "human", "value": "<image>q"}, {"from": "gpt", "value": " "}])),
-        "[" * 5000,
+        "[" * 5000, json.dumps(row(patient_id="K-\ud8001")),
     ],
 )  # fmt: skip
 def test_a_row_in_any_other_form_is_held_back_and_the_next_one_is_read(folder: Path, bad: str) -> None:
