@@ -16,6 +16,8 @@ from pydicom.tag import Tag
 from client.imaging.header import converted, refusal
 from client.imaging.profile import Limits
 
+UNDECODED = "\ufffd"
+"""What decoding leaves in the place of bytes that the declared character set does not have."""
 _ID_KEYWORDS = frozenset(
     "PatientID OtherPatientIDs AccessionNumber StudyID IssuerOfPatientID PatientTelephoneNumbers "
     "DeviceSerialNumber StationName PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest "
@@ -29,6 +31,7 @@ _PLACE_KEYWORDS = frozenset(
     "PersonAddress".split()
 )
 _NAME_KEYWORDS = frozenset({"PatientMotherBirthName", "PatientBirthName", "OtherPatientNames"})
+_WHOSE_KEYWORDS = frozenset({"PatientID", "IssuerOfPatientID"})
 _OWN_NAMES = _NAME_KEYWORDS | {"PatientName"}
 _SPLIT = re.compile(r"[\^=\s,.;/()\\_]+")
 _IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -57,7 +60,7 @@ class Identifiers:
 def collect(dataset: Dataset, limits: Limits) -> Identifiers:
     """All identifiers of a header, at any depth: person names of every group, ids, places, dates and own UIDs.
 
-    Raises: DeidError limit-nesting; charset when a name does not decode as declared.
+    Raises: DeidError limit-nesting; charset when a name, a place or a patient id does not decode as declared.
     """
     names: set[str] = set()
     ids: set[str] = set()
@@ -67,8 +70,8 @@ def collect(dataset: Dataset, limits: Limits) -> Identifiers:
     for element in _elements(dataset, limits, 0):
         keyword, vr = keyword_for_tag(element.tag), str(element.VR)
         for text in _texts(element):
-            if "\ufffd" in text and (vr == "PN" or keyword in _PLACE_KEYWORDS):
-                raise refusal("charset", "a name does not decode in the declared character set")
+            if UNDECODED in text and (vr == "PN" or keyword in _PLACE_KEYWORDS or keyword in _WHOSE_KEYWORDS):
+                raise refusal("charset", "a name or patient id does not decode in the declared character set")
             if vr == "PN" or keyword in _NAME_KEYWORDS:
                 names.update(name_words(text))
             elif keyword in _ID_KEYWORDS:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from client.imaging.header import border, class_code, kind_of, open_file, read
-from client.imaging.identifiers import name_words, parse_day
+from client.imaging.identifiers import UNDECODED, name_words, parse_day
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import normal_id
 from client.imaging.reports import RawTurn, ReportRow, csv_row, csv_rows, json_row, json_rows
@@ -315,8 +315,8 @@ class Intake:
             if len(known) < len(row.values):
                 raise _missing(file, number)
             identities, pictures = [identity for identity, _ in known], [kind == "picture" for _, kind in known]
-            if any(pictures) and not row.patient_id:
-                return identities, "no-patient-id"
+            if any(pictures) and (code := _identity_code(row.patient_id, "")) is not None:
+                return identities, code
             if any(pictures) != all(pictures) or (row.patient_id and not any(pictures)):
                 return identities, "report-format"
             return identities, None
@@ -436,7 +436,7 @@ def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
     staff = {word for keyword in _STAFF for word in name_words(str(dataset.get(keyword, "") or "")) if len(word) > 2}
     text = {keyword: str(dataset.get(keyword, "") or "") for keyword in _TAGS[:8]}
     facts = {
-        "code": object_code(text["SOPClassUID"], profile) or _identity_code(text["PatientID"]),
+        "code": object_code(text["SOPClassUID"], profile) or _identity_code(text["PatientID"], text["IssuerOfPatientID"]),
         "sop": text["SOPInstanceUID"],
         "study": text["StudyInstanceUID"],
         "accession": text["AccessionNumber"].strip(" \0"),
@@ -472,7 +472,10 @@ def _nameless_index(place: Path) -> sqlite3.Connection:
     return index
 
 
-def _identity_code(patient_id: str) -> str | None:
+def _identity_code(patient_id: str, issuer: str) -> str | None:
+    """Why this is nobody's id. Letters that do not decode all become one: two ids would be one person."""
+    if UNDECODED in patient_id + issuer:
+        return "charset"
     return None if normal_id(patient_id) else "no-patient-id"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 
 from client.imaging import deid
 from client.imaging.deid import clean, example_keys
@@ -19,6 +19,8 @@ from client.imaging.reports import RawTurn
 from federation.errors import DeidError
 
 Make = Callable[..., FileDataset]
+UNDECODED_ID = Dataset()
+UNDECODED_ID.PatientID = "K-\ufffd1"
 
 
 def raw(path: Path, answer: str = "Yes.", *, patient_id: str = "MRN-000001", issuer: str = "", **more: Any) -> RawStudy:
@@ -76,6 +78,7 @@ def test_the_same_input_gives_the_same_record(cleaned: Callable[..., CleanStudy]
         ({"SOPClassUID": "1.2.3.4"}, "class-unknown"),
         ({"PatientID": "someone-else"}, "patient-conflict"),
         ({"PixelData": None}, "class-refused"),
+        ({"SpecificCharacterSet": "ISO_IR 192", "OtherPatientIDsSequence": [UNDECODED_ID]}, "charset"),
     ],
 )
 def test_what_cannot_be_proven_clean_is_refused(

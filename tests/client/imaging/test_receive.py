@@ -163,6 +163,25 @@ def test_one_id_with_two_birth_dates_or_sexes_is_held_back(folder: Path, make_ch
     assert found == [None, "patient-conflict", "patient-conflict"]
 
 
+@pytest.mark.parametrize("charset", ["ISO_IR 192", "GB18030"])
+@pytest.mark.parametrize("keyword", ["PatientID", "IssuerOfPatientID"])
+def test_an_id_that_does_not_decode_is_nobodys(folder: Path, make_chest: Make, charset: str, keyword: str) -> None:
+    """Both would read as one and the same id."""
+    for name, letter in (("a.dcm", b"\xc4"), ("c", b"\xff")):
+        make_chest(1, SpecificCharacterSet=charset, **{keyword: "Z123456"}).save_as(folder / name)
+        (folder / name).write_bytes((folder / name).read_bytes().replace(b"Z123456", letter + b"123456"))
+    rows(folder, row("a.dcm"), row("c"))
+
+    assert [study.images[0].code for study in studies(folder)] == ["charset", "charset"]
+
+
+def test_the_id_of_a_picture_that_does_not_decode_is_nobodys(folder: Path) -> None:
+    (folder / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows(folder, row("p.png", patient_id="K-\ufffd1"), row("p.png", patient_id=" "))
+
+    assert codes(folder) == ["charset"]
+
+
 def test_one_birth_date_in_two_spellings_is_no_conflict(folder: Path, make_chest: Make) -> None:
     again = make_chest(2, SOPInstanceUID="1.7")
     again["PatientBirthDate"] = DataElement("PatientBirthDate", "DA", "1950.06.07", validation_mode=config.IGNORE)
