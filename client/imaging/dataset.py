@@ -48,6 +48,7 @@ DUMMIES: dict[str, object] = {
 }  # fmt: skip
 _BY_VALUE = frozenset({"X/Z/U*", "K", "U", "D"})  # actions that need to know what the element holds
 _CODE_VALUE = 0x00080100
+_WHO_ELSE = ("PatientName", "PatientBirthDate", "PatientSex")  # a digitiser may give all its patients one study
 _TAGS = {
     "SpecificCharacterSet": 0x00080005, "PatientID": 0x00100020, "PatientIdentityRemoved": 0x00120062,
     "DeidentificationMethod": 0x00120063, "DeidentificationMethodCodeSequence": 0x00120064,
@@ -67,7 +68,7 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
 
     | the file | the copy |
     |---|---|
-    | no PatientID | a pseudonym of its own per study: two unknown patients are never made one |
+    | no PatientID | a pseudonym per study, name, birth date and sex: two who differ in one are never made one |
     | pixels inside a sequence (icons) | dropped |
     | palettes, look-up tables and waveforms longer than they say | cut to their length |
     | more numbers than the dictionary allows, letters in their place | dropped; malformed if the pixels need them |
@@ -94,7 +95,8 @@ def _patient_key(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> str:
         issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
         return keys.patient_key(issuer, patient_id)
     study = str(dataset.get("StudyInstanceUID", "") or "") or str(dataset.get("SOPInstanceUID", "") or "")
-    return pseudonym(keys.patient, "no patient id", study, "")
+    who = (normal_id(str(dataset.get(keyword, "") or "")) for keyword in _WHO_ELSE)
+    return pseudonym(keys.patient, "no patient id", study, *who)
 
 
 class _Walk:

@@ -104,7 +104,8 @@ class DeidProfile:
     @cached_property
     def asked_tags(self) -> frozenset[int]:
         """Tags of which something may stay, or which say whose the object is: everything else is dropped unread."""
-        whose = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SOPInstanceUID", "SpecificCharacterSet")
+        whose = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SOPInstanceUID", "SpecificCharacterSet",
+                 "PatientName", "PatientBirthDate", "PatientSex")  # fmt: skip
         named = (tag_for_keyword(keyword) for keyword in (*self.allow, *self.dummies, *self.keep, *whose))
         acted = (int(tag, 16) for tag, action in self.actions.items() if action != "X")
         return frozenset(tag for tag in (*named, *acted) if tag is not None and tag >> 16 > 0x0002)

@@ -152,6 +152,19 @@ def test_two_patients_without_an_id_stay_two(make_chest: Make, profile: DeidProf
     assert one.PatientID == again.PatientID != other.PatientID
 
 
+@pytest.mark.parametrize("keyword", ["PatientName", "PatientBirthDate", "PatientSex"])
+def test_two_patients_without_an_id_stay_two_in_one_study(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys, keyword: str
+) -> None:
+    def patient(**changes: str | None) -> str:
+        return str(clean_dataset(make_chest(1, PatientID="", **changes), profile, keys).PatientID)
+
+    other = {"PatientName": "Smith^Mary", "PatientBirthDate": "19801212", "PatientSex": "M"}[keyword]
+    assert len({patient(), patient(**{keyword: other}), patient(**{keyword: ""})}) == 3
+    assert patient(**{keyword: None}) == patient(**{keyword: ""})
+    assert patient() == patient(PatientName="QUIXANOA^alonso ", SOPInstanceUID="1.2.3.4.1.9")
+
+
 def test_pixels_and_icons_inside_sequences_are_dropped(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
     icon = nested(0)
     icon.add_new(0x7FE00010, "OB", b"PLANTED ")

@@ -368,11 +368,12 @@ def test_a_folder_that_may_not_be_written_is_one_error(
     assert refused.value.code == "no-permission"
 
 
+@pytest.mark.parametrize("patient_id", ["MRN-1", ""])
 def test_both_ways_of_writing_give_one_file(
-    tmp_path: Path, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+    tmp_path: Path, make_chest: Make, profile: DeidProfile, keys: SiteKeys, patient_id: str
 ) -> None:
     path = tmp_path / "one.dcm"
-    make_chest().save_as(path, enforce_file_format=True)
+    make_chest(PatientID=patient_id).save_as(path, enforce_file_format=True)
     native = clean_native(path.read_bytes(), profile, keys)
     assert native is not None
     fast, slow = b"".join(native), _decoded(dcmread(path), "", profile, keys)
