@@ -85,6 +85,7 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
             quiet_s=wanted.quiet_s, keep_days=wanted.keep_days, stop=stop, workers=cores(), told=told,
             started=lambda actual: talk.line(f"{door.ae_title} listens on {door.host} port {actual}"),
             expired=lambda count: talk.line(f"{count} images waited too long for a report and were removed"),
+            busy=lambda: talk.line("another process is writing to the store; what was received waits until it ends"),
         )  # fmt: skip
     talk.line("stopped; what was acknowledged and has not come to rest is ingested at the next start")
 

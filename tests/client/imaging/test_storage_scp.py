@@ -1,5 +1,6 @@
 """A real sender against a real provider, over loopback."""
 
+import fcntl
 import os
 import stat
 import threading
@@ -171,3 +172,38 @@ def test_what_is_received_is_ingested_and_leaves_no_raw_file(
     assert [sum(counts.quarantined.values()) for counts in told if counts.quarantined] == [1]
     assert store.patients() == sorted(keys.patient_key("", f"MRN-00000{number}") for number in (1, 2))
     assert raw(spool) == [] and os.environ.get("TMPDIR") != str(spool.parts)
+
+
+def test_while_somebody_else_writes_to_the_store_what_was_received_waits(
+    tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("client.imaging.store._LOCK_TRIES", 1)
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (reports / "a.csv").write_text("accession_number,report\nACC0000001,FINDINGS: Clear lungs.\n")
+    make_chest(1).save_as(spool.parts / "x", enforce_file_format=True)
+    spool.accept(spool.parts / "x")
+    stop, said = threading.Event(), list[str]()
+    looks = 0
+
+    def now_s() -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            fcntl.flock(writer, fcntl.LOCK_UN)
+        return time.time() + 60
+
+    def told(counts: IngestCounts) -> None:
+        said.append(f"stored {counts.accepted}")
+        stop.set()
+
+    writer = os.open(store.folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(writer, fcntl.LOCK_EX)
+    receive(
+        DOOR, spool, store, reports, profile, keys, quiet_s=1, keep_days=1, stop=stop, workers=0, now_s=now_s,
+        told=told, busy=lambda: said.append("busy"),
+    )  # fmt: skip
+    os.close(writer)
+
+    assert said == ["busy", "stored 1"] and raw(spool) == []
