@@ -45,6 +45,9 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
     if raw.code is not None:
         raise refusal(raw.code, "the study, its report row or its patient cannot be used")
     images = _sampled(raw, profile)
+    codes = [image.code for image in images if image.code is not None]
+    if codes:  # asked before whose they are, which is often not known then
+        raise refusal(codes[0], "an image of the study cannot be used")
     reader = reader or shipped()
     tagger = tagger_at(profile.text.tagger, profile.text.tagger_sha256)
     found = Identifiers()
@@ -52,8 +55,6 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
     study_key, sex, age = "", "", None
     patient_key = _patient_key(images, keys)
     for image in images:
-        if image.code is not None:
-            raise refusal(image.code, "an image of the study cannot be used")
         if image.kind == "picture":
             found = found.plus(_of_picture(image))
             with open_file(image.path) as file:

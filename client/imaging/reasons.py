@@ -12,7 +12,7 @@ _NOTHING = "nothing: such objects are left out"
 REASONS = {
     "archive-refused": Reason("a zip that is damaged, encrypted or leads out of its folder", "unpack it and look"),
     "burned-in": Reason("text may be burned into the pixels", "leave it out, or export it without annotations"),
-    "charset": Reason("a name or id does not decode in the declared character set", "repair the character set at the source"),
+    "charset": Reason("a name or id does not decode as declared", "repair the character set at the source"),
     "class-refused": Reason("an object that is no image", _NOTHING),
     "class-unknown": Reason("an object class that the standard does not have", "ask the vendor for a standard export"),
     "codec-missing": Reason("a compression that no permitted decoder reads", "export it again, uncompressed"),

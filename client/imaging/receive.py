@@ -235,6 +235,7 @@ class Intake:
             rows = [self._row(number) for number in numbers]
             codes = [row["code"] for row in rows if row["code"]]
             found = [self._image(number, rows[0]["patient"]) for number in json.loads(images or "[]")]
+            codes += [image.code for image in found if image.code and not image.patient_id]  # before pairing
             conversations = [row["turns"] for row in rows]
             pictured = {normal_id(row["patient"]) for row in rows if row["patient"]}
             if len(pictured) > 1 or len({(image.issuer, image.patient_id) for image in found}) > 1:
@@ -315,6 +316,8 @@ class Intake:
             if len(known) < len(row.values):
                 raise _missing(file, number)
             identities, pictures = [identity for identity, _ in known], [kind == "picture" for _, kind in known]
+            if any(kind == "other" for _, kind in known):
+                return identities, None  # the file itself has the reason
             if any(pictures) and (code := _identity_code(row.patient_id, "")) is not None:
                 return identities, code
             if any(pictures) != all(pictures) or (row.patient_id and not any(pictures)):
@@ -436,7 +439,8 @@ def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
     staff = {word for keyword in _STAFF for word in name_words(str(dataset.get(keyword, "") or "")) if len(word) > 2}
     text = {keyword: str(dataset.get(keyword, "") or "") for keyword in _TAGS[:8]}
     facts = {
-        "code": object_code(text["SOPClassUID"], profile) or _identity_code(text["PatientID"], text["IssuerOfPatientID"]),
+        "code": object_code(text["SOPClassUID"], profile)
+        or _identity_code(text["PatientID"], text["IssuerOfPatientID"]),
         "sop": text["SOPInstanceUID"],
         "study": text["StudyInstanceUID"],
         "accession": text["AccessionNumber"].strip(" \0"),

@@ -114,6 +114,31 @@ def test_bad_files_are_counted_by_reason_and_the_rest_goes_on(
     assert store.held() == counts.quarantined == {"no-patient-id": 1, "truncated": 1}
 
 
+@pytest.mark.parametrize("beside", [[], ["IM0001"]])
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("x", b"", "not-dicom"), ("x", b"%PDF-1.4", "not-dicom"), ("x.png", b"", "not-dicom"),
+        ("x", 300, "truncated"), ("x", "class", "class-unknown"),
+    ],
+)  # fmt: skip
+def test_a_row_that_names_a_damaged_file_is_held_back_for_that(
+    hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make, beside: list[str], name: str,
+    content: Any, code: str,
+) -> None:  # fmt: skip
+    whole = (hospital / "pacs/1/IM0001").read_bytes()
+    if content == "class":
+        make_chest(9, SOPClassUID="1.2.3", PatientID="").save_as(hospital / "pacs/1" / name)
+    else:
+        (hospital / "pacs/1" / name).write_bytes(whole[:content] if content == 300 else content)
+    names = [f"pacs/1/{each}" for each in [name, *beside]]
+    said = [{"from": "human", "value": "<image>" * len(names) + "Q?"}, {"from": "gpt", "value": "Clear lungs."}]
+    more = {"patient_id": "K-1"} if name == "x.png" else {}
+    (hospital / "r.jsonl").write_text(json.dumps({"image": names, "conversations": said} | more))
+
+    assert ingest(hospital, store, profile, keys).quarantined == {code: 1}
+
+
 def test_an_item_that_was_repaired_leaves_quarantine(
     hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
 ) -> None:
