@@ -29,7 +29,9 @@ _CHUNK = 4
 
 @dataclass(frozen=True)
 class IngestCounts:
-    """What became of a folder. Every report row is accepted, already there, or quarantined."""
+    """What became of a folder. Every report row is accepted, already there, waiting, or in something quarantined: a
+    study, or a table that cannot be read at all. Rows behind a quote that nobody closes are quarantined line by line.
+    """
 
     accepted: int
     """Examples stored now."""

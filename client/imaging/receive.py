@@ -104,7 +104,8 @@ def scan(
     workers: int = 0, limits: WorkLimits | None = None, progress: Callable[[int, int], None] | None = None,
     every_row: bool = True,
 ) -> "Intake":  # fmt: skip
-    """List a source. Content decides what a file is, except that reports end in .jsonl or .csv.
+    """List a source. Content decides what a file is, except that reports end in .jsonl or .csv (and do not begin with
+    `._`, as what macOS writes beside a file does).
 
     Args:
         place: the scratch folder for the index.
@@ -199,7 +200,7 @@ class Intake:
 
     def _named_paths(self) -> Iterator[tuple[str, Path]]:
         for name in self._source.names():
-            if name.casefold().endswith((".jsonl", ".csv")):
+            if name.casefold().endswith((".jsonl", ".csv")) and not name.rpartition("/")[2].startswith("._"):
                 self._reports.append(name)
             else:
                 yield name, self._source.at(name)

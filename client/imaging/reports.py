@@ -15,6 +15,7 @@ DESCRIBE = "Describe the findings."
 """The question that a CSV report answers."""
 _LINE_BYTES_MAX = 1 << 20
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a letter, which JSON can spell and no database takes
+_BLANK = b', "\t\r\n'
 _CSV_KEYS = ("path", "sop_instance_uid", "study_instance_uid", "accession_number")
 
 
@@ -81,47 +82,51 @@ def _turns(conversation: object, image_count: int) -> tuple[RawTurn, ...] | None
 
 
 def csv_rows(file: BinaryIO) -> Iterator[tuple[int, int, int, ReportRow | None]]:
+    """Rows of a table. Rows without a letter, as Excel leaves them at the end, are none. What the reader takes in one
+    piece and cannot read, such as all rows after a quote that nobody closes, counts as one ill-formed row per line."""
     header = file.readline(_LINE_BYTES_MAX)
-    if _csv_header(header) is None:
-        yield 1, 0, len(header), None
+    columns = _csv_header(header)
+    if columns is None:
+        if header:
+            yield 1, 0, len(header), None
         return
-    lines = _Counted(file)
+    lines = _Lines(file)
     number, start = 1, len(header)
     while True:
+        lines.taken = []
         try:
             cells = next(csv.reader(lines, strict=True), None)
+            rows = [b"".join(lines.taken)]
         except (csv.Error, UnicodeDecodeError):
-            cells = []
-        length = lines.taken
-        lines.taken = 0
+            cells, rows = [], lines.taken
         if cells is None:
             return
-        number += 1
-        if cells or length > 2:
-            file_row = _cells_row(_csv_header(header) or [], cells)
-            yield number, start, length, file_row
-        start += length
+        for data in rows:
+            number += 1
+            if data.strip(_BLANK):
+                yield number, start, len(data), _cells_row(columns, cells)
+            start += len(data)
 
 
-class _Counted:
-    """Lines of a file as text for the csv reader, counting the bytes it took."""
+class _Lines:
+    """Lines of a file as text for the csv reader, keeping the bytes of those it took."""
 
     def __init__(self, lines: Iterator[bytes] | BinaryIO) -> None:
         self._lines = iter(lines)
-        self.taken = 0
+        self.taken: list[bytes] = []
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
         line = next(self._lines)
-        self.taken += len(line)
+        self.taken.append(line)
         return line.decode("utf-8")
 
 
 def csv_row(header: bytes, data: bytes) -> ReportRow | None:
     try:
-        cells = next(csv.reader(_Counted(iter(data.splitlines(keepends=True))), strict=True), [])
+        cells = next(csv.reader(_Lines(iter(data.splitlines(keepends=True))), strict=True), [])
     except (csv.Error, UnicodeDecodeError):
         return None
     return _cells_row(_csv_header(header) or [], cells)

@@ -148,6 +148,27 @@ def test_a_table_with_other_columns_is_held_back(folder: Path, header: str) -> N
     assert codes(folder) == ["report-format"]
 
 
+def test_rows_behind_a_quote_that_nobody_closes_are_all_counted(folder: Path) -> None:
+    table(folder, 'path,report\na.dcm,Clear.\na.dcm,"Clear.\n' + "c,Clear.\n" * 30)
+
+    assert codes(folder) == [None] + ["report-format"] * 31
+
+
+def test_a_field_of_several_lines_is_one_row(folder: Path) -> None:
+    table(folder, 'path,report\na.dcm,"FINDINGS:\n\nClear.\r\n"\nc,"Cle"ar.\nc,Clear.\n')
+
+    assert codes(folder) == [None, "report-format", None]
+
+
+def test_rows_and_tables_without_a_letter_are_none(folder: Path) -> None:
+    table(folder, 'path,report\r\na.dcm,Clear.\r\n,\r\n,,\r\n"",""\r\n   \r\n\t\r\n\r\nc,Clear.\r\n,')
+    (folder / "empty.csv").touch()
+    (folder / "deep" / "._reports.csv").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    (folder / "._r.jsonl").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+
+    assert codes(folder) == [None, None]
+
+
 def test_an_accession_number_of_two_patients_is_held_back(folder: Path, make_chest: Make) -> None:
     make_chest(3, AccessionNumber="ACC0000001").save_as(folder / "d", enforce_file_format=True)
     table(folder, "accession_number,report\nACC0000001,Clear.\n")
