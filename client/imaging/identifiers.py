@@ -34,7 +34,13 @@ _NAME_KEYWORDS = frozenset({"PatientMotherBirthName", "PatientBirthName", "Other
 _WHOSE_KEYWORDS = frozenset({"PatientID", "IssuerOfPatientID"})
 _OWN_NAMES = _NAME_KEYWORDS | {"PatientName"}
 _SPLIT = re.compile(r"[\^=\s,.;/()\\_]+")
-_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+UNSPACED = (  # letters of Thai to Burmese, Khmer, Han, kana and Hangul, for a class of characters
+    "\u0e00-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u318f\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7ff"
+    "\uf900-\ufaff\uff66-\uffdc\U00020000-\U0003ffff"
+)
+_UNSPACED_LETTER = re.compile(rf"[{UNSPACED}]")
+_HIRAGANA = {katakana: katakana - 0x60 for katakana in range(0x30A1, 0x30F7)}
+_KATAKANA = {hiragana: katakana for katakana, hiragana in _HIRAGANA.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,23 +105,31 @@ def own_names(dataset: Dataset) -> frozenset[str]:
 
 def name_words(text: str) -> set[str]:
     """The words of a person name in all its groups, folded; a hyphenated word counts whole and in parts, a name of
-    several words (`de la Cruz`) also as one.
+    several words (`de la Cruz`) also as one. So do family and given name in an unspaced script, where each may be one
+    letter; kana count as hiragana and as katakana.
 
     >>> sorted(name_words("Meyer-Lühr^Anna"))
     ['anna', 'luehr', 'luhr', 'meyer', 'meyerluehr', 'meyerluhr']
+    >>> sorted(name_words("王^明"))
+    ['明王', '王明']
     """
     words: set[str] = set()
     for form in _readings(text):
         for word in _SPLIT.split(form):
             for part in {word, *word.split("-")}:
-                for folded in (fold(part), fold(_german(part))):
-                    letters = re.sub(r"[^\w]|\d|_", "", folded)
-                    if len(letters) >= 2:
-                        words.add(letters)
-        for component in re.split(r"[\^=]", form):
-            if " " in component.strip():
-                words.add(re.sub(r"[\W\d_]", "", fold(component)))
-    return words - _TITLES - {""}
+                words.update(_letters(folded) for folded in (fold(part), fold(_german(part))))
+        for group in form.split("="):
+            components = group.split("^")
+            words.update(_letters(fold(each)) for each in components if re.search(r"\s", each.strip()))
+            if is_unspaced(group):
+                family, given = (_letters(fold(each)) for each in (*components, "")[:2])
+                words |= {family + given, given + family}
+    words |= {word.translate(kana) for word in words for kana in (_HIRAGANA, _KATAKANA)}
+    return {word for word in words if len(word) >= 2} - _TITLES
+
+
+def _letters(folded: str) -> str:
+    return re.sub(r"[\W\d_]", "", folded)
 
 
 _TITLES = frozenset(
@@ -128,7 +142,8 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     spread = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in spread if not unicodedata.combining(letter)).casefold()
+    bare = "".join(letter for letter in spread if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", bare.casefold())  # Hangul in syllables again
 
 
 def fold_id(text: str) -> str:
@@ -146,8 +161,9 @@ def parse_day(text: str) -> date | None:
         return None
 
 
-def is_ideographic(word: str) -> bool:
-    return _IDEOGRAPH.search(word) is not None
+def is_unspaced(word: str) -> bool:
+    """Whether a word has letters of a script in which no blank need stand before and behind a name."""
+    return _UNSPACED_LETTER.search(word) is not None
 
 
 def _german(text: str) -> str:

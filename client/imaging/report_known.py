@@ -1,12 +1,12 @@
 """This patient's own identifiers in report text: exact, mistyped and misread ones; and the check that none is left."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from enum import Enum
 from functools import cache
 
-from client.imaging.identifiers import Identifiers, fold, fold_id, is_ideographic
+from client.imaging.identifiers import UNSPACED, Identifiers, fold, fold_id, is_unspaced
 from client.imaging.patterns import DATE, ID, NAME, PLACE
 from client.imaging.report_clues import is_eponym
 from client.imaging.vocabulary import WORD, Span, is_caseless, is_common, starts_sentence, vocabulary
@@ -21,12 +21,12 @@ def residue(text: str, identifiers: Identifiers) -> str | None:
     """Which kind of this patient's identifiers is still in `text`, or None. Written apart from `scrub`, to check it."""
     folded = fold(text)
     squeezed = fold_id(text)
-    words = {re.sub(r"[^\w]", "", word) for word in re.split(r"[\s\d_]+|[^\w'’-]", folded)}
-    words |= {part for word in re.split(r"[\s\d_]+|[^\w'’-]", folded) for part in re.split(r"\W", word)}
+    parts = re.split(r"[\s\d_]+|[^\w'’-]", re.sub(rf"([{UNSPACED}]+)", r" \1 ", folded))
+    words = {re.sub(r"[^\w]", "", part) for part in parts} | {word for part in parts for word in re.split(r"\W", part)}
     rare = {name for name in identifiers.names if name not in vocabulary()}
-    if any(name in words for name in rare if len(name) >= 3 or is_ideographic(name)):
+    if any(name in words for name in rare if len(name) >= 3 or is_unspaced(name)):
         return "name"
-    if any(name in folded for name in rare if is_ideographic(name)):
+    if any(name in squeezed for name in rare if is_unspaced(name)):
         return "name"
     large = {fold(word) for word in re.findall(r"[^\W\d_]{3,}", re.sub(r"\[[A-Z]+\]", " ", text)) if word[0].isupper()}
     if large & identifiers.names:
@@ -60,18 +60,21 @@ def known(text: str, identifiers: Identifiers, staff: frozenset[str], found: lis
 
 def _known_ids(text: str, ids: frozenset[str]) -> Iterator[tuple[int, int]]:
     """Where an id stands, whatever its case and punctuation; one of fewer than six characters as a whole word only."""
+    for known, start, end in _squeezed_in(text, filter(_telling, ids)):
+        if len(known) >= 6 or not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
+            yield start, end
+
+
+def _squeezed_in(text: str, wanted: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+    """Where letters and digits stand in this order, whatever their case and what is between them."""
     squeezed, places = "", []
     for at, letter in enumerate(text):
         for plain in fold_id(letter):
             squeezed += plain
             places.append(at)
-    for known in ids:
-        if _telling(known):
-            for start in _starts(squeezed, known):
-                first, last = places[start], places[start + len(known) - 1]
-                before, after = text[first - 1 : first], text[last + 1 : last + 2]
-                if len(known) >= 6 or not (before.isalnum() or after.isalnum()):
-                    yield first, last + 1
+    for each in wanted:
+        for start in _starts(squeezed, each):
+            yield each, places[start], places[start + len(each) - 1] + 1
 
 
 def _known_place(text: str, place: str) -> Iterator[Span]:
@@ -102,8 +105,8 @@ def _known_names(text: str, names: frozenset[str], staff: frozenset[str], found:
     """A name is masked wherever it stands, mistyped and misread too. One that is also a plain word (Long, White) goes
     where it is written large, owns something or stands beside a name, a title or a person's verb, and everywhere in a
     text without case; a plain word that only `staff` has for a name, not at the start of a sentence."""
-    for name in filter(is_ideographic, names):
-        yield from (Span(*match.span(), NAME) for match in re.finditer(re.escape(name), text))
+    for _, start, end in _squeezed_in(text, filter(is_unspaced, names | staff)):
+        yield Span(start, end, NAME)
     for match in _MISREAD.finditer(text):
         if _resembles_any(_letters(match[0]), names):
             yield Span(*match.span(), NAME)
@@ -148,7 +151,7 @@ def _hit(word: str, names: frozenset[str], staff: frozenset[str]) -> _Hit | None
     forms = {re.sub(r"\W", "", fold(word)), *(fold(part) for part in re.split(r"[-’']", word) if len(part) > 1)}
     forms |= {re.sub(r"s$", "", form) for form in forms if re.search(r"[’']s$", word, re.IGNORECASE)}
     found = forms & (names | staff)
-    if any(len(name) >= 3 or is_ideographic(name) for name in found - vocabulary()):
+    if any(len(name) >= 3 or is_unspaced(name) for name in found - vocabulary()):
         return _Hit.RARE if found & names - vocabulary() else _Hit.STAFF
     if found & names:
         return _Hit.OWN if any(len(name) >= 3 for name in found & names) else _Hit.TINY

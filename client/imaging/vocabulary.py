@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from client.imaging.header import refusal
-from client.imaging.identifiers import fold
+from client.imaging.identifiers import UNSPACED, fold
 from client.imaging.patterns import DATE, ID, NAME, PLACE
 
-WORD = re.compile(r"[^\W\d_]+(?:(?:[’']|-\n?)[^\W\d_]+)*")  # a word that the end of a line divides is one
+_LETTERS = rf"[^\W\d_{UNSPACED}]+"
+WORD = re.compile(  # a word that the end of a line divides is one; it ends where a script without blanks begins
+    rf"{_LETTERS}(?:(?:[’']|-\n?){_LETTERS})*|[{UNSPACED}]+"
+)
 
 
 class Span(NamedTuple):

@@ -302,6 +302,26 @@ def test_a_header_name_misread_or_mistyped_is_masked(name: str, written: str) ->
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "clean"),
+    [
+        ("Hong^Gildong=洪^吉洞=홍^길동", "홍길동님 흉부", "[NAME]님 흉부"),
+        ("Kim^Minsu=김^민수", "민수는 정상입니다", "[NAME]는 정상입니다"),
+        ("Wang^Ming=王^明", "患者王明。", "患者[NAME]。"),
+        ("王^明", "患者明 王。", "患者[NAME]。"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "Yamadaさんの胸部", "[NAME]さんの胸部"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "やまださん。ヤマダ様。ﾀﾛｳ氏。", "[NAME]さん。[NAME]様。[NAME]氏。"),
+        ("สมชาย^ใจดี", "คุณสมชาย", "คุณ[NAME]"),
+    ],
+)  # fmt: skip
+def test_a_header_name_is_found_within_a_word_where_scripts_put_no_blanks(name: str, text: str, clean: str) -> None:
+    known = Identifiers(names=frozenset(name_words(name)))
+
+    assert residue(text, known) == "name"
+    assert scrub_by_rules(text, known) == clean
+    assert residue(clean, known) is None
+
+
+@pytest.mark.parametrize(
     ("text", "clean"),
     [
         ("READ BY MARK B. STONE AND AGREED BY A. BONE.", "READ BY [NAME] AND AGREED BY [NAME]."),
