@@ -138,12 +138,17 @@ _TITLES = frozenset(
 
 
 def fold(text: str) -> str:
-    """Without case, accents and compatibility forms, so that MÜLLER, müller and Muller are one word."""
+    """Without case, accents, strokes and compatibility forms, so that MÜLLER and Muller, Łoś and los are one."""
     if text.isascii():
         return text.lower()
     spread = unicodedata.normalize("NFKD", text)
     bare = "".join(letter for letter in spread if not unicodedata.combining(letter))
-    return unicodedata.normalize("NFC", bare.casefold())  # Hangul in syllables again
+    return unicodedata.normalize("NFC", bare.casefold().translate(_STROKED))  # Hangul in syllables again
+
+
+_STROKED = str.maketrans(  # letters that Unicode does not take apart
+    {"đ": "d", "ð": "d", "ħ": "h", "ı": "i", "ł": "l", "ø": "o", "ŧ": "t", "æ": "ae", "œ": "oe", "þ": "th"}
+)
 
 
 def fold_id(text: str) -> str:

@@ -290,7 +290,8 @@ def test_a_header_name_that_is_a_word_goes_wherever_it_is_written_large(text: st
         ("Storm^Ana", "Storrn"), ("Short^Ana", "Shrt"), ("Kane^Ana", "Kaane"), ("Olson^Ana", "0lson"),
         ("Al-Rashid^Ana", "Al -Rashid"), ("Vance^Lena", "LenaVance"), ("Brown^Ana", "8rown"),
         ("Al-Rashid^Ana", "A1-Rashid"),
-        ("Muller^Ana", "Muler"),
+        ("Muller^Ana", "Muler"), ("Nguyễn^Đức", "duc"), ("Łoś^Żaneta", "los"), ("Þór^Ævar", "thor"),
+        ("Sørby^Ana", "sorby"), ("Yıldız^Ana", "yildiz"),
     ],
 )  # fmt: skip
 def test_a_header_name_misread_or_mistyped_is_masked(name: str, written: str) -> None:
