@@ -37,8 +37,8 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
     """The training record of a study. Without a `reader` of burned-in text the shipped one is opened.
 
     Guarantees: pictures carry no metadata; every picture was searched for burned-in text, and what was found is blank;
-    field values are numbers or words of the profile's lists; no name, id, UID, date or place of the study's headers is
-    left in a question or an answer; one patient only.
+    field values are numbers or words of the profile's lists; of the names, ids, UIDs, dates and places of the study's
+    headers what `residue` looks for is not left in a question or an answer; one patient only.
 
     Raises: DeidError with the reason for quarantine; its message never holds a value.
     """

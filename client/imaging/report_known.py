@@ -9,7 +9,7 @@ from functools import cache
 from client.imaging.identifiers import UNSPACED, Identifiers, fold, fold_id, is_unspaced
 from client.imaging.patterns import DATE, ID, NAME, PLACE
 from client.imaging.report_clues import is_eponym
-from client.imaging.vocabulary import WORD, Span, is_caseless, is_common, starts_sentence, vocabulary
+from client.imaging.vocabulary import WORD, Span, is_caseless, is_common, listed_words, starts_sentence, vocabulary
 
 _MISREAD = re.compile(  # digits among letters, as scanners read them
     r"\b(?=[\w’'-]{3,30}\b)(?=[^\W\d_]{0,30}[’'-]?[^\W\d_]*\d)(?=(?:[\d’'-]*[^\W\d_]){2})[^\W_]+(?:[’'-][^\W_]+)?"
@@ -35,6 +35,8 @@ def residue(text: str, identifiers: Identifiers) -> str | None:
     for known in identifiers.ids:
         if _telling(known) and (known in tokens or (len(known) >= 6 and known in squeezed)):
             return "id"
+    if any(True for _ in _short_ids(text, identifiers.ids)):
+        return "id"
     if any(uid in text for uid in identifiers.uids):
         return "uid"
     if any(form in folded for day in identifiers.dates for form in _date_forms(day)):
@@ -61,8 +63,34 @@ def known(text: str, identifiers: Identifiers, staff: frozenset[str], found: lis
 def _known_ids(text: str, ids: frozenset[str]) -> Iterator[tuple[int, int]]:
     """Where an id stands, whatever its case and punctuation; one of fewer than six characters as a whole word only."""
     for known, start, end in _squeezed_in(text, filter(_telling, ids)):
-        if len(known) >= 6 or not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
+        if len(known) >= 6 or _stands_alone(text, start, end):
             yield start, end
+    yield from _short_ids(text, ids)
+
+
+def _short_ids(text: str, ids: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Where an id of two or three characters is a word behind one that announces it; wherever it is a word, if it has
+    the form of nothing that reports tell of (`AB7`)."""
+    plain = vocabulary() | listed_words("abbreviations")
+    for known, start, end in _squeezed_in(text, [each for each in ids if 2 <= len(each) <= 3 and each not in plain]):
+        if _stands_alone(text, start, end) and not re.search(r"\s", text[start:end]):
+            if _OF_FINDINGS.fullmatch(known) is None or _ANNOUNCES_ID.search(text, max(0, start - 30), start):
+                yield start, end
+
+
+_OF_FINDINGS = re.compile(  # letters or digits alone, sizes, levels, sequences, segments, scores
+    r"[^\W\d]+|\d+[^\W\d]*|[^\W\d]\d+[^\W\d]?|\d[^\W\d]\d"
+    r"|(?:br|cd|ck|cn|co|cs|ct|hb|il|im|lr|lw|mr|or|ph|pm|pn|po|pr|pt|se|so|sp|st|th|tr|us)\d"
+)
+_ANNOUNCES_ID = re.compile(
+    r"(?:\b(?:patient|pt|id|pid|mrn|case|record|chart|file|subject|number|acc|accession)\b[\s.:#(]*"
+    r"(?:(?:no|nr|number|id|is)\b[\s.:#]*)?|\bn[or][.:]\s*|#\s?)$",
+    re.IGNORECASE,
+)
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    return not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
 
 
 def _squeezed_in(text: str, wanted: Iterable[str]) -> Iterator[tuple[str, int, int]]:
@@ -281,7 +309,7 @@ def _within_typo(word: str, name: str) -> bool:
 
 
 def _telling(known: str) -> bool:
-    """Ids of one to three characters, or words of the vocabulary, would mask sizes and plain words."""
+    """Shorter ids, but for `_short_ids`, or words of the vocabulary would mask sizes and plain words."""
     return len(known) >= 4 and known not in vocabulary()
 
 

@@ -44,8 +44,10 @@ def scrub(
     """`text` without identifiers: those of the headers, of `staff` (name words of the site), those of patterns, what a
     site's own `tagger` marks, and what the second reader doubts.
 
-    Guarantees: no id, UID or date of `identifiers` is left, no name of it outside the vocabulary, and none written with
-    a capital (`residue` is None). Clinical words, sizes, fractions, spine levels and listed eponyms stay.
+    Guarantees: of `identifiers` no UID or date is left, no id of four characters or more that is no word of the
+    vocabulary (a shorter one goes behind a word like `patient` or `no.`, and wherever it has the form of no finding:
+    AB7, not T12), no name outside the vocabulary, and none written with a capital (`residue` is None). Clinical words,
+    sizes, fractions, spine levels and listed eponyms stay.
 
     Raises: DeidError text-residual when more than a few capitalised words are unknown, or doubtful.
 

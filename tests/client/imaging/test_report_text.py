@@ -204,6 +204,24 @@ def test_the_residual_scan_finds_a_header_name_that_is_a_word_by_its_capital() -
     assert residue("low volumes of a [NAME]", known) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Patient 417 shows a mass of 417 ml.", "Patient [ID] shows a mass of 417 ml."),
+        ("Lungs clear. AB7 and ab-7 noted.", "Lungs clear. [ID] and [ID] noted."),
+        ("pt is t12, collapse of T12", "pt is [ID], collapse of T12"),
+        ("Lungs clear in case no: 417.", "Lungs clear in [ID]."),
+        ("A 12 mm node, no 12 mm one, pt CT of 417", "A 12 mm node, no 12 mm one, pt CT of 417"),
+    ],
+)
+def test_a_short_id_goes_where_it_is_one(text: str, clean: str) -> None:
+    known = Identifiers(ids=frozenset({"417", "ab7", "t12", "12", "ct"}))
+
+    assert (residue(text, known) is None) == (text == clean)
+    assert scrub_by_rules(text, known) == clean
+    assert residue(clean, known) is None
+
+
 def test_names_of_staff_known_from_other_headers_are_masked() -> None:
     assert scrub_by_rules("images shown to vance", Identifiers(), frozenset({"vance"})) == "images shown to [NAME]"
 
