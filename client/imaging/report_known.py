@@ -9,7 +9,16 @@ from functools import cache
 from client.imaging.identifiers import UNSPACED, Identifiers, fold, fold_id, is_unspaced
 from client.imaging.patterns import DATE, ID, NAME, PLACE
 from client.imaging.report_clues import is_eponym
-from client.imaging.vocabulary import WORD, Span, is_caseless, is_common, listed_words, starts_sentence, vocabulary
+from client.imaging.vocabulary import (
+    WORD,
+    Span,
+    is_caseless,
+    is_common,
+    listed_words,
+    starts_sentence,
+    undisguised,
+    vocabulary,
+)
 
 _MISREAD = re.compile(  # digits among letters, as scanners read them
     r"\b(?=[\w’'-]{3,30}\b)(?=[^\W\d_]{0,30}[’'-]?[^\W\d_]*\d)(?=(?:[\d’'-]*[^\W\d_]){2})[^\W_]+(?:[’'-][^\W_]+)?"
@@ -27,6 +36,8 @@ def residue(text: str, identifiers: Identifiers) -> str | None:
     if any(name in words for name in rare if len(name) >= 3 or is_unspaced(name)):
         return "name"
     if any(name in squeezed for name in rare if is_unspaced(name)):
+        return "name"
+    if any(_is_inflected(word, name) for name in rare for word in words):
         return "name"
     large = {fold(word) for word in re.findall(r"[^\W\d_]{3,}", re.sub(r"\[[A-Z]+\]", " ", text)) if word[0].isupper()}
     if large & identifiers.names:
@@ -47,7 +58,9 @@ def residue(text: str, identifiers: Identifiers) -> str | None:
 
 
 def known(text: str, identifiers: Identifiers, staff: frozenset[str], found: list[Span]) -> Iterator[Span]:
-    yield from _known_names(text, identifiers.names, staff, [span for span in found if span.placeholder == NAME])
+    written = {form for name in identifiers.names for form in (name, name.title(), name.upper())}
+    names = identifiers.names | {fold(undisguised(form)) for form in written}  # `text` is undisguised, too
+    yield from _known_names(text, names, staff, [span for span in found if span.placeholder == NAME])
     yield from (Span(start, end, ID) for start, end in _known_ids(text, identifiers.ids))
     folded = text.lower()
     for uid in identifiers.uids:
@@ -202,7 +215,21 @@ def _resembles_any(word: str, names: frozenset[str]) -> bool:
             return True
         if len(name) >= 3 and word.startswith(name) and word[len(name) :] in names:
             return True
+        if _is_inflected(word, name):
+            return True
     return False
+
+
+def _is_inflected(word: str, name: str) -> bool:
+    """Whether a Cyrillic word is a longer name in a case or of the other sex (Иванова, Ивановым, Сергеем)."""
+    if len(name) < 5 or _CYRILLIC.fullmatch(name) is None:
+        return False
+    stem = _ENDING.sub("", name)
+    return word.startswith(stem) and len(word) - len(stem) <= 3
+
+
+_CYRILLIC = re.compile(r"[\u0400-\u052f]+")
+_ENDING = re.compile(r"(?<=\w{4})[аеиоуыьэюяі]{1,2}$")
 
 
 @cache

@@ -31,7 +31,7 @@ from client.imaging.report_initials import initials
 from client.imaging.report_known import known
 from client.imaging.second_reader import second_reader
 from client.imaging.tagger import Tagger
-from client.imaging.vocabulary import Span, blocks_of_one_case, is_caseless, normalised
+from client.imaging.vocabulary import Span, blocks_of_one_case, is_caseless, normalised, undisguised
 
 _UNKNOWN_WORDS_MAX = 6
 _DOUBTS_MAX = 4
@@ -119,17 +119,12 @@ def _plain(text: str) -> str:
     that look the same, and lines that only the margin ends joined, so that a name over two lines is one name."""
     if not text.isascii():
         half = (unicodedata.normalize("NFKC", each) if "\uff00" < each < "\uff5f" else each for each in text)
-        text = "".join(" " if unicodedata.category(each) == "Zs" else each for each in half).translate(_LOOKALIKES)
+        text = "".join(" " if unicodedata.category(each) == "Zs" else each for each in half).translate(_MARKS)
+        text = undisguised(text)
     return _WRAPPED.sub(r"\1 ", text)
 
 
-_LOOKALIKES = str.maketrans(
-    "\u2018\u2019\u02bc\u2032\u2010\u2011\u2012\u2013\u2014\u2212"
-    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0423"
-    "\u0430\u0441\u0435\u0456\u0458\u043e\u0440\u0455\u0445\u0443"
-    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
-    "'" * 4 + "-" * 6 + "ABESIJKMHOPCTXY" + "aceijopsxy" + "ABEZHIKMNOPTYXo",
-)  # apostrophes and dashes, then Cyrillic and Greek letters
+_MARKS = str.maketrans("\u2018\u2019\u02bc\u2032\u2010\u2011\u2012\u2013\u2014\u2212", "'" * 4 + "-" * 6)
 _WRAPPED = re.compile(r"^([^\n]{40,}[^\n.:;!?-])\n(?=[A-Za-z])", re.MULTILINE)
 
 

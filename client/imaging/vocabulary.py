@@ -63,6 +63,26 @@ def _is_unseen(letter: str) -> bool:
     return unicodedata.category(letter)[0] == "C" or "\u0300" <= letter <= "\u036f"
 
 
+def undisguised(text: str) -> str:
+    """Latin letters for the Cyrillic and Greek ones that look the same, in words that have no others of those."""
+    return _WITHOUT_DIGITS.sub(lambda word: _in_latin(word[0]), text)
+
+
+def _in_latin(word: str) -> str:
+    latin = word.translate(_LOOKALIKES)
+    return word if _GREEK_OR_CYRILLIC.search(latin) else latin
+
+
+_WITHOUT_DIGITS = re.compile(r"[^\W\d_]+")
+_GREEK_OR_CYRILLIC = re.compile(r"[\u0370-\u052f]")
+_LOOKALIKES = str.maketrans(
+    "\u0410\u0412\u0415\u0405\u0406\u0408\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0423"
+    "\u0430\u0441\u0435\u0456\u0458\u043e\u0440\u0455\u0445\u0443"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
+    "ABESIJKMHOPCTXY" + "aceijopsxy" + "ABEZHIKMNOPTYXo",
+)
+
+
 @cache
 def may_be_names() -> frozenset[str]:
     """Plain words that are names of people too, wherever or only beside other signs of a name."""

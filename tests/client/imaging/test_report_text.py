@@ -343,6 +343,23 @@ def test_a_header_name_is_found_within_a_word_where_scripts_put_no_blanks(name: 
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
+        ("Иванова лёгкие чистые", "[NAME] лёгкие чистые"),
+        ("с Сергеем", "с [NAME]"),
+        ("у Ивановой", "у [NAME]"),
+        ("ИВАНОВ. Росса, РОСС", "[NAME]. [NAME]"),
+    ],
+)
+def test_a_cyrillic_name_is_found_in_its_cases(text: str, clean: str) -> None:
+    known = Identifiers(names=frozenset(name_words("Иванов^Сергей") | name_words("Росс")))
+
+    assert residue(text, known) == "name"
+    assert scrub_by_rules(text, known) == clean
+    assert residue(clean, known) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
         ("READ BY MARK B. STONE AND AGREED BY A. BONE.", "READ BY [NAME] AND AGREED BY [NAME]."),
         ("WIFE, ROSE SHORT, AND THE TECHNOLOGIST MARK CAME.", "WIFE, [NAME], AND THE TECHNOLOGIST [NAME] CAME."),
         ("A STUDY FROM HOLY CROSS HOSPITAL IN READING.", "A STUDY FROM [PLACE]."),
