@@ -39,6 +39,8 @@ def residue(text: str, identifiers: Identifiers) -> str | None:
         return "name"
     if any(_is_inflected(word, name) for name in rare for word in words):
         return "name"
+    if any(True for _ in _letter_by_letter(text, identifiers.names)):
+        return "name"
     large = {fold(word) for word in re.findall(r"[^\W\d_]{3,}", re.sub(r"\[[A-Z]+\]", " ", text)) if word[0].isupper()}
     if large & identifiers.names:
         return "name"
@@ -148,6 +150,7 @@ def _known_names(text: str, names: frozenset[str], staff: frozenset[str], found:
     text without case; a plain word that only `staff` has for a name, not at the start of a sentence."""
     for _, start, end in _squeezed_in(text, filter(is_unspaced, names | staff)):
         yield Span(start, end, NAME)
+    yield from (Span(start, end, NAME) for start, end in _letter_by_letter(text, names))
     for match in _MISREAD.finditer(text):
         if _resembles_any(_letters(match[0]), names):
             yield Span(*match.span(), NAME)
@@ -166,6 +169,16 @@ def _known_names(text: str, names: frozenset[str], staff: frozenset[str], found:
             both = hit is _Hit.OWN and any(hits[other] is _Hit.OWN for other in near)
             if both or any(_is_beside(word, words[other], hits[other], named, caseless) for other in near):
                 yield Span(*word.span(), NAME)
+
+
+def _letter_by_letter(text: str, names: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Where a name is written with something between all of its letters: `J o n e s`, `J.o.n.e.s`."""
+    for run in _SPACED.finditer(text):
+        for _, start, end in _squeezed_in(run[0], [name for name in names if len(name) >= 3]):
+            yield run.start() + start, run.start() + end
+
+
+_SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[ \t.,*-]{1,2}[^\W\d_](?![^\W_])){2,}")
 
 
 class _Hit(Enum):

@@ -252,6 +252,7 @@ def test_capitals_tell_line_by_line() -> None:
     [
         "Jonsson-\nWhite", "Jons son", "J0nss0n", "Jo\u200bnsson", "Jonsson\u202e", "\uff2a\uff4fnsson",
         "Jon\u0455\u0455on", "Jonsso\u0336n", "Jon\u00adsson", "JONSSON",
+        "J o n s s o n", "J. O. N. S. S. O. N", "j-o-n-s-s-o-n",
         "jonsson’s", "Jonsson\r\nWhite", "DeLaCruz", "De La Cruz",
     ],
 )  # fmt: skip
