@@ -20,6 +20,7 @@ from client.imaging.vocabulary import (
     may_be_names_or_towns,
     spanned,
     starts_sentence,
+    undisguised,
     vocabulary,
 )
 
@@ -80,6 +81,22 @@ _NO_FIRST_NAMES = frozenset(
     "the and for from her his was were has had has this that our their with who not are via per team nurse doctor"
     " home general family referring attending on-call duty ward clinic".split()
 )
+
+
+def in_other_scripts(text: str) -> Iterator[Span]:
+    """Words of Cyrillic, Arabic, Han, Hangul, kana and the like in a text that has mostly Latin letters: in a report
+    they are names. One letter (β, µ) is none, and what only looks like Latin letters is read as such."""
+    runs = [match for match in _OTHER_SCRIPT.finditer(text) if undisguised(match[0]) == match[0]]
+    letters = [sum(map(str.isalpha, match[0])) for match in runs]
+    if 2 * sum(letters) < sum(map(str.isalpha, text)):
+        yield from (Span(*match.span(), NAME) for match, count in zip(runs, letters, strict=True) if count > 1)
+
+
+_OTHER = (  # letters and their marks: all but Latin ones, punctuation and symbols
+    "\u0370-\u1dff\u1f00-\u1fff\u2d00-\u2dff\u3005-\u3007\u3031-\u31ff\u3400-\ua6ff\ua800-\uab2f\uab70-\ud7ff"
+    "\uf900-\ufaff\ufb13-\ufdff\ufe70-\ufefc\uff66-\uffdc\U00010000-\U0001efff\U00020000-\U0003ffff"
+)
+_OTHER_SCRIPT = re.compile(rf"[{_OTHER}](?:[ .,・-]{{0,2}}[{_OTHER}])*")
 
 
 def unknown_names(text: str, caseless: bool) -> Iterator[Span]:

@@ -9,7 +9,9 @@ Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an age over 89 become
 
 This is careful, not perfect: a name that is a plain word (Long, Reading) and not of this header can stay where nothing
 beside it gives it away; so can a part of an address or of a firm's name. The vocabulary is English: other languages
-that capitalise nouns end in quarantine rather than in the store.
+that capitalise nouns end in quarantine rather than in the store. Words of another script in a text of Latin letters go
+as names. In a text mostly of such a script only what the headers name is sure to go; where it has no case, a few
+unknown words go and more hold it back.
 """
 
 import re
@@ -23,6 +25,7 @@ from client.imaging.report_clues import (
     announced,
     beside_placeholders,
     elsewhere,
+    in_other_scripts,
     in_told_sentences,
     unknown_names,
     without_case,
@@ -75,7 +78,9 @@ def _by_rules(
     """What the second reader reads: all that the rules find is masked, but words that go by their neighbours or for a
     capital alone, and are `not_cleared` away."""
     cleaned, found, unknown = [], set[str](), set[str]()
-    for block in blocks_of_one_case(normalised(text)):
+    text = normalised(text)
+    text = _replaced(text, in_other_scripts(text))
+    for block in blocks_of_one_case(text):
         clean, by_rule, by_capital = _scrub_block(block, identifiers, staff, tagger, not_cleared)
         cleaned.append(clean)
         found |= by_rule
