@@ -160,6 +160,7 @@ _NUMBERS = (
 )
 _DATES = (
     rf"\b{_YEAR}[-/.](?:0?[1-9]|1[0-2])[-/.]{_DAY}(?:[T\s]+{_CLOCK})?\b",
+    rf"(?<!\d){_YEAR}\s?[年년](?:\s?\d{{1,2}}\s?[月월](?:\s?\d{{1,2}}\s?[日일])?)?|(?<!\d)\d{{1,2}}\s?[月월]\s?\d{{1,2}}\s?[日일]",
     rf"(?<![\d.])\d{{1,2}}\s?[-/.]\s?\d{{1,2}}\s?[-/.]\s?(?:{_YEAR}|1[34]\d\d|['’]?\d{{2}})(?![\d/]|\.\d)" + _NO_UNIT,
     rf"(?<!\d){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{{6}})?(?!\d)",
     rf"\b{_DAY}(?:st|nd|rd|th|\.)?{_NOT_MAY_BE}[\s-]*(?:of\s+)?{_MONTH}(?![a-z])\.?"
@@ -346,6 +347,7 @@ _PLACES = (
     r"\b(?i:tower\s\d{1,2}(?:\s(?:north|south|east|west))?|(?:north|south|east|west)\stower(?:\s\d{1,2})?)\b",
 )
 _AGES = (
+    r"\b(?:nonagenarian|(?:super-?)?centenarian)s?\b",
     rf"\bninety(?:[-\s]{_ONES})?(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b)",
     rf"\b(?:one|a)?[-\s]?hundred(?:[-\s]and)?(?:[-\s]{_NUMBER_WORD})?(?=[\s-]years?[\s-]olds?\b)",
     r"(?<![\w.-])(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|/?[MF]\b)",

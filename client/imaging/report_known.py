@@ -365,6 +365,7 @@ def _date_forms(day: date) -> list[str]:
     y, m, d, short = day.year, day.month, day.day, day.year % 100
     name = _MONTHS[m - 1]
     forms = [f"{y}{m:02d}{d:02d}", f"{y}-{m:02d}-{d:02d}", f"{y}/{m:02d}/{d:02d}", f"{y}.{m:02d}.{d:02d}"]
+    forms += [f"{y}年{m}月{d}日", f"{y}年{m:02d}月{d:02d}日", f"{y}년 {m}월 {d}일", f"{y}년{m}월{d}일"]
     for first, second in ((d, m), (m, d)):
         for dash in "/.-":
             forms += [f"{first:02d}{dash}{second:02d}{dash}{y}", f"{first}{dash}{second}{dash}{y}"]

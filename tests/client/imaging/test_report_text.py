@@ -72,6 +72,7 @@ DATES = [
     "2019-03-04", "03/04/2019", "4.3.2019", "3/4/19", "20190304", "March 4, 2019", "4th of March 2019", "4 Mar 2019",
     "Mar 4th", "March 2019", "03/2019", "14:30", "2:30 pm", "Monday", "2017", "20190304143000", "4. März 2019",
     "3/4/'19", "Mar. 4, '19", "'19", "April", "12FEB2019", "15.42 hrs", "3 p.m.", "4th of March",
+    "2019年3月4日", "3月4日", "2019년 3월 4일",
 ]  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("lives at 12 Oak Street", "lives at [PLACE]"),
         ("a 93-year-old man", "a 90+-year-old man"),
         ("is 93 y.o. now", "is 90+ y.o. now"),
+        ("Centenarian, wife a nonagenarian.", "90+, wife a 90+."),
         ("dictated by k. vance md", "dictated by k. [NAME] md"),
         ("vance, j - consultant radiologist", "[NAME] - consultant radiologist"),
         ("the surgeon Ana Vance was present", "the surgeon [NAME] was present"),
@@ -190,7 +192,9 @@ def test_general_patterns_are_masked(text: str, clean: str) -> None:
     [
         ("dulcinea", "name"), ("Thurgau's", "name"), ("x山田x", "name"), ("MRN 00-4512", "id"),
         ("in 1.2.3.4.5 x", "uid"),
-        ("4 March 2019", "date"), ("20190304", "date"), ("toboso  general hospital", "place"), ("a long scar", None),
+        ("4 March 2019", "date"), ("20190304", "date"),
+        ("2019年3月4日", "date"), ("2019년 3월 4일", "date"),
+        ("toboso  general hospital", "place"), ("a long scar", None),
     ],
 )  # fmt: skip
 def test_the_residual_scan_finds_what_scrubbing_would_have_removed(text: str, kind: str | None) -> None:
