@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from client.imaging.dataset import DUMMIES
-from client.imaging.identifiers import Identifiers, fold, fold_id, name_words
+from client.imaging.identifiers import Identifiers, fold, fold_id, is_unspaced, name_words
 
 _TOKEN = re.compile(r"[^\W_]+")
 _RAW_BYTES_MIN, _RAW_DIGITS_MIN, _RAW_LETTERS_MIN = 6, 8, 3
@@ -50,6 +50,8 @@ def _in_text(text: str, found: Identifiers) -> str | None:
     folded = fold(text)
     tokens = {fold_id(token) for token in _TOKEN.findall(folded)} | {fold_id(text)}
     if any(len(word) >= 3 or not word.isascii() for word in found.names & (tokens | name_words(text))):
+        return "name"
+    if any(word in fold_id(text) for word in filter(is_unspaced, found.names)):
         return "name"
     if tokens & {word for word in found.ids if len(word) >= 3}:
         return "id"

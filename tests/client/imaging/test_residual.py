@@ -25,6 +25,7 @@ TERMS = DeidProfile.shipped().terms
         ("PatientComments", "seen by Alonso again", "name"),
         ("PatientComments", "QUIXANO", "name"),
         ("PatientComments", "山田", "name"),
+        ("PatientComments", "患者山田様", "name"),
         ("PatientComments", "mrn 004711, mrn004711", "id"),
         ("PatientComments", "at Toboso general hospital", "place"),
         ("PatientComments", "on 20190304", "date"),
