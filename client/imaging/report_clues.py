@@ -85,11 +85,13 @@ _NO_FIRST_NAMES = frozenset(
 
 def in_other_scripts(text: str) -> Iterator[Span]:
     """Words of Cyrillic, Arabic, Han, Hangul, kana and the like in a text that has mostly Latin letters: in a report
-    they are names. One letter (β, µ) is none, and what only looks like Latin letters is read as such."""
+    they are names. One letter or two Greek ones (β, γδ) are none; what only looks Latin is read so."""
     runs = [match for match in _OTHER_SCRIPT.finditer(text) if undisguised(match[0]) == match[0]]
     letters = [sum(map(str.isalpha, match[0])) for match in runs]
     if 2 * sum(letters) < sum(map(str.isalpha, text)):
-        yield from (Span(*match.span(), NAME) for match, count in zip(runs, letters, strict=True) if count > 1)
+        for match, count in zip(runs, letters, strict=True):
+            if count > (2 if "\u0370" <= match[0][0] < "\u0400" else 1):
+                yield Span(*match.span(), NAME)
 
 
 _OTHER = (  # letters and their marks: all but Latin ones, punctuation and symbols

@@ -360,7 +360,7 @@ def test_a_header_name_is_found_within_a_word_where_scripts_put_no_blanks(name: 
     ],
 )
 def test_a_word_of_another_script_is_a_name_in_a_text_of_latin_letters(name: str) -> None:
-    text = f"The lungs are clear and seen by {name} on the ward. β and γ, 4 μm, 37ﾟ, a 王 sign."
+    text = f"The lungs are clear and seen by {name} on the ward. β and γδ, 4 μm, 37ﾟ, a 王 sign."
 
     assert scrub_by_rules(text, Identifiers()) == text.replace(name, "[NAME]")
     assert scrub_by_rules("胸部正常 CT", Identifiers()) == "胸部正常 CT"
