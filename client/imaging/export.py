@@ -5,8 +5,8 @@ plain values without a spare bit, text that was found is covered in all frames, 
 for the patient's identifiers. A file that is there is whole and has passed.
 
 More is written than is trained on: segmentations, radiotherapy objects, waveforms, presentation states, images of which
-only the header is left; files without a patient id, under a pseudonym of their study's; and of several contents under
-one instance UID each one, the first under the UID's pseudonym and the others under their own.
+only the header is left; files without a patient id, under a pseudonym of study, name, birth date and sex; and of
+several contents under one instance UID each one, the first under the UID's pseudonym and the others under their own.
 """
 
 import errno
