@@ -11,6 +11,7 @@ several contents under one instance UID each one, the first under the UID's pseu
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")  # CID 7050: claimed of a f
 _WRITTEN, _THERE = "written", "there"
 _WRITTEN_ALL_THE_SAME = (None, "no-patient-id", "duplicate-differs")  # reasons that concern a training record only
 _WORTH_MAX = 10
+_LEFT = re.compile(r"[0-9a-f]{32}/[0-9.]+/[0-9.]+\.dcm\.part")  # what a killed run leaves of a file (durable.write)
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
@@ -295,12 +297,14 @@ def _claim(target: Path) -> None:
         names = os.listdir(target)
     except OSError:
         raise _FATAL["no-permission"] from None
-    for left in target.rglob("*.part"):
-        left.unlink(missing_ok=True)
     if any(len(name) != 32 or set(name) - set("0123456789abcdef") for name in names):
         raise StoreError(
             "output-exists", "the output folder holds other files", hint="name a new folder for the export"
         )
+    for place, _, files in os.walk(target):  # follows no link
+        for left in (Path(place, name) for name in files if name.endswith(".part")):
+            if _LEFT.fullmatch(left.relative_to(target).as_posix()) and not left.is_symlink():
+                left.unlink(missing_ok=True)
 
 
 def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> None:

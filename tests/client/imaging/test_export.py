@@ -358,6 +358,31 @@ def test_an_export_into_other_files_or_into_its_source_is_refused(
     assert (overlap.value.code, exists.value.code) == ("folder-overlap", "output-exists")
 
 
+def test_a_refused_export_removes_nothing(hospital: Path, tmp_path: Path, run: Callable[[Path], ExportCounts]) -> None:
+    """Somebody types `~` for the output."""
+    (tmp_path / "out/Downloads").mkdir(parents=True)
+    (tmp_path / "out/Downloads/iso.part").touch()
+    with pytest.raises(StoreError) as exists:
+        run(hospital)
+
+    assert exists.value.code == "output-exists" and (tmp_path / "out/Downloads/iso.part").exists()
+
+
+def test_an_export_removes_what_a_killed_one_has_left_and_no_other_part(
+    hospital: Path, tmp_path: Path, run: Callable[[Path], ExportCounts]
+) -> None:
+    run(hospital)
+    [whole, *_] = outputs(tmp_path)
+    left = whole.with_name(whole.name + ".part")
+    left.touch()
+    other, folder = whole.with_name("thesis.part"), whole.with_name("x.part")
+    other.touch()
+    folder.mkdir()
+
+    assert run(hospital).already == 3
+    assert not left.exists() and other.exists() and folder.exists()
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_may_not_be_written_is_one_error(
     hospital: Path, tmp_path: Path, run: Callable[[Path], ExportCounts]
