@@ -134,7 +134,7 @@ class DataError(FedError):
     codes = frozenset(
         {
             "folder-absent", "folder-empty", "folder-unreadable", "folder-overlap", "nothing-clean", "too-few-patients",
-            "site-name", "not-released", "receiver",
+            "site-name", "not-released", "receiver", "no-worker",
         }
     )  # fmt: skip
 

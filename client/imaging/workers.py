@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from federation.errors import DataError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -27,6 +30,7 @@ _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
 _PATIENCE = 10  # a worker that computes nothing may be silent for so many time limits
 _LOOK_EVERY_S = 1.0
 _START_S = 600.0
+_STARTS = 3  # so many have died per worker since the last answer, and none had begun: the next would as well
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -54,7 +58,9 @@ def each(
     Guarantees: an item whose worker dies is answered by `failed("decode-failed")`, one over the time limit by
     `failed("limit-time")`, one over the memory limit by `failed("limit-size")`; no other is touched by it, or by what
     those before it have left in memory. A worker prints nothing, ignores Ctrl-C (its parent ends it), leaves no core
-    dump, and dies with its parent.
+    dump, and dies with its parent. An item whose worker dies before it has begun with it goes to another one.
+
+    Raises: DataError no-worker when one after the other does not start.
     """
     if workers <= 0:
         for item in items:
@@ -80,7 +86,11 @@ class _Hand(Generic[T]):
     todo: list[tuple[int, T]]
     since: float = 0.0
     cpu_s: float = 0.0
+    taught: bool = False
+    """It has said that it is there, and was sent the work: a process that starts is sent nothing large, or a death
+    would leave us with a full pipe that nobody reads."""
     awake: bool = False
+    """It has understood the work, and was sent its items."""
 
 
 class _Full:
@@ -95,6 +105,7 @@ class _Crew(Generic[T, R]):
         self._work, self._failed, self._workers, self._limits, self._files = work, failed, workers, limits, files
         self._hands: list[_Hand[T]] = []
         self._answers: dict[int, R] = {}
+        self._stillborn = 0
 
     def __enter__(self) -> "_Crew[T, R]":
         return self
@@ -135,10 +146,13 @@ class _Crew(Generic[T, R]):
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_labour, args=(theirs, self._work, self._failed, self._limits.memory_bytes, os.getpid()), daemon=True
-        )
-        with _quiet_start():
-            process.start()
+            target=_labour, args=(theirs, self._limits.memory_bytes, os.getpid()), daemon=True
+        )  # fmt: skip
+        try:
+            with _quiet_start():
+                process.start()
+        except OSError:  # no memory, process or descriptor left
+            raise _no_worker() from None
         theirs.close()
         hand: _Hand[T] = _Hand(process, ours, [])
         self._hands.append(hand)
@@ -147,10 +161,14 @@ class _Crew(Generic[T, R]):
     def _give(self, hand: _Hand[T], numbered: list[tuple[int, T]]) -> None:
         hand.todo = numbered
         self._start_clock(hand)
+        if hand.awake:
+            self._send(hand, [item for _, item in numbered])
+
+    def _send(self, hand: _Hand[T], told: object) -> None:
         try:
-            hand.pipe.send([item for _, item in numbered])
+            hand.pipe.send(told)
         except (BrokenPipeError, ConnectionResetError):
-            self._bury(hand, "decode-failed")
+            self._replace(hand)
 
     def _listen(self) -> None:
         """Take every answer that is there. Only a worker with nothing to say is judged by the clock."""
@@ -160,6 +178,8 @@ class _Crew(Generic[T, R]):
             if hand.pipe in ready:
                 self._hear(hand)
             elif not ready and self._is_over(hand):
+                if not hand.awake:
+                    raise _no_worker()
                 self._bury(hand, "limit-time")
 
     def _start_clock(self, hand: _Hand[T]) -> None:
@@ -176,19 +196,33 @@ class _Crew(Generic[T, R]):
         try:
             answer = hand.pipe.recv()
         except (EOFError, ConnectionResetError):
-            self._bury(hand, "decode-failed")
+            self._bury(hand, "decode-failed") if hand.awake else self._replace(hand)
             return
         if isinstance(answer, _Full):
             self._dismiss(hand)
             self._give(self._hired(), hand.todo)
             return
-        if not hand.awake:  # its first word is that it is there: starting is not counted against an item
-            hand.awake = True
+        if not hand.awake:  # starting is not counted against an item
             self._start_clock(hand)
+            if hand.taught:
+                hand.awake = True
+                self._send(hand, [item for _, item in hand.todo])
+            else:
+                hand.taught = True
+                self._send(hand, (self._work, self._failed))
             return
         number, _ = hand.todo.pop(0)
         self._answers[number] = answer
+        self._stillborn = 0
         self._start_clock(hand)
+
+    def _replace(self, hand: _Hand[T]) -> None:
+        """The worker died before it began: none of its items is to blame."""
+        self._dismiss(hand)
+        self._stillborn += 1
+        if self._stillborn >= _STARTS * self._workers:
+            raise _no_worker()
+        self._give(self._hired(), hand.todo)
 
     def _bury(self, hand: _Hand[T], code: str) -> None:
         """The first unanswered item is the one that the worker died of; the rest goes to a new worker."""
@@ -206,9 +240,15 @@ class _Crew(Generic[T, R]):
         self._hands.remove(hand)
 
 
-def _labour(
-    pipe: Connection, work: Callable[[T], R], failed: Callable[[str], R], memory_bytes: int, parent: int
-) -> None:
+def _no_worker() -> DataError:
+    return DataError(
+        "no-worker",
+        "a worker process does not start",
+        hint="free some memory, take fewer --workers, and run as a user who may run the Python of this installation",
+    )
+
+
+def _labour(pipe: Connection, memory_bytes: int, parent: int) -> None:
     """The life of a worker."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -217,12 +257,14 @@ def _labour(
     for stream in (1, 2):  # what a decoder prints may quote a header
         os.dup2(silence, stream)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pipe.send(None)
+    work, failed = pipe.recv()
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     pipe.send(None)
     fresh = True
     while True:
         try:
-            items: list[T] = pipe.recv()
+            items = pipe.recv()
         except EOFError:
             return
         for item in items:
@@ -255,12 +297,14 @@ def _cpu_s(pid: int | None) -> float:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """A child that starts now has Ctrl-C blocked and one thread for its mathematics."""
+    """A child that starts now has Ctrl-C blocked and one thread for its mathematics; Python says nothing about it."""
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(_ONE_THREAD)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "resource_tracker")  # it begins beside the first child, and may die too
+            yield
     finally:
         for name, value in before.items():
             if value is None:

@@ -1,13 +1,21 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
+from client.imaging import workers
 from client.imaging.workers import WorkLimits, each
+from federation.errors import DataError
 
 LIMITS = WorkLimits(seconds=30.0, memory_bytes=2**30)
 HOARD: list[bytearray] = []
@@ -69,6 +77,88 @@ def test_an_item_that_hangs_is_stopped_by_the_clock(item: str) -> None:
     found = [text for _, text in each(answer, ["a", "b", item, "c"], failed=failed, workers=1, limits=short)]
 
     assert found == ["A", "B", "limit-time", "C"]
+
+
+def answer_with(load: bytes, item: str) -> str:
+    return f"{len(load)} {item}"
+
+
+def killed_while_it_starts(pipe: Connection, *rest: int) -> None:
+    """The first one only: the mark is a file that outlives it."""
+    mark = Path(os.environ["WORKER_MARK"])
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    real_labour(pipe, *rest)
+
+
+def silent(pipe: Connection, *rest: int) -> None:
+    time.sleep(600)
+
+
+real_labour = workers._labour
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_file_whose_worker_died_before_it_began_is_given_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKER_MARK", str(tmp_path / "mark"))
+    monkeypatch.setattr(workers, "_labour", killed_while_it_starts)
+
+    assert answers(["a", "b"], 1) == ["A", "B"] and (tmp_path / "mark").exists()
+
+
+def test_a_file_whose_worker_died_while_it_had_nothing_to_do_is_given_to_another() -> None:
+    found = each(answer, ["a", "b"], failed=failed, workers=1, limits=LIMITS, chunk=1)
+    assert next(found) == ("a", "A")
+    for worker in multiprocessing.active_children():
+        worker.kill()
+        worker.join()
+
+    assert list(found) == [("b", "B")]
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/no/such/python"])
+def test_workers_that_never_start_are_one_error_whatever_the_work_weighs(
+    program: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spawn, "_python_exe", os.fsencode(program))
+    work = partial(answer_with, bytes(1 << 20))
+    with at_most(60), pytest.raises(DataError) as caught:
+        list(each(work, ["a", "b"], failed=failed, workers=2, limits=LIMITS))
+
+    assert caught.value.code == "no-worker" and capfd.readouterr().err == ""
+
+
+def test_a_worker_that_never_says_a_word_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_START_S", 1.0)
+    monkeypatch.setattr(workers, "_labour", silent)
+    with at_most(60), pytest.raises(DataError) as caught:
+        answers(["a"], 1)
+
+    assert caught.value.code == "no-worker"
+
+
+def test_work_may_weigh_more_than_a_pipe_holds() -> None:
+    work = partial(answer_with, bytes(1 << 20))
+    with at_most(60):
+        found = list(each(work, ["a"], failed=failed, workers=1, limits=LIMITS))
+
+    assert found == [("a", "1048576 a")]
 
 
 def test_a_worker_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
