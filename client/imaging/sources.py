@@ -4,7 +4,9 @@ A zip is unpacked into the scratch folder and read like a folder of its name. It
 and one bad member refuses the whole archive: a zip can lead out of its folder, grow a thousandfold, and hold zips.
 """
 
+import errno
 import os
+import re
 import shutil
 import stat
 import zipfile
@@ -21,6 +23,8 @@ _MEMBERS_MAX = 1_000_000
 _DEPTH_MAX = 2  # a zip, and a zip in it
 _PARTS_MAX = 40
 _NAME_BYTES_MAX = 255
+_PATH_BYTES_MAX = 2048  # Linux takes 4096, of which the scratch folder needs some
+_NOT_THE_ARCHIVE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 _COPY_BYTES = 1 << 20
 _ELSEWHERE = "//reports"  # no name in a folder looks like this
 _ROOM_LEFT_BYTES = 256 * 2**20
@@ -142,7 +146,7 @@ def unpacked(path: Path, folder: Path, limits: Limits) -> Path:
     Guarantees: nothing is written outside of the folder; no link is made; neither one file nor all together grow past
     the limits, whatever the archive says about itself; an archive that is refused leaves nothing.
 
-    Raises: DeidError archive-refused, limit-size; StoreError disk-full comes from the caller's guard.
+    Raises: DeidError archive-refused, limit-size; OSError when the disk is full or may not be written to.
     """
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
@@ -156,6 +160,11 @@ def unpacked(path: Path, folder: Path, limits: Limits) -> Path:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
         raise refusal("archive-refused", "the archive is damaged, encrypted or packed in an unknown way") from None
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if error.errno in _NOT_THE_ARCHIVE:
+            raise
+        raise refusal("archive-refused", "the archive does not read, or a name in it cannot be a file here") from None
     except DeidError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -169,13 +178,13 @@ def _checked(archive: zipfile.ZipFile, size_bytes: int, limits: Limits) -> list[
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for member in listed:
         kind = stat.S_IFMT(member.external_attr >> 16)
-        if member.is_dir() or kind == stat.S_IFLNK:
+        if member.is_dir() or (member.filename.endswith("\\") and not member.file_size) or kind == stat.S_IFLNK:
             continue
         if kind not in (0, stat.S_IFREG) or member.flag_bits & 0x1:
             raise refusal("archive-refused", "the archive holds a member that is no plain file")
         place = _inside(member.filename)
-        if place is None or place in members:
-            raise refusal("archive-refused", "a name in the archive leads out of it or stands twice")
+        if place in members:
+            raise refusal("archive-refused", "a name in the archive stands twice")
         if member.file_size > limits.file_bytes:
             raise refusal("limit-size", "a file in the archive is larger than the limit")
         members[place] = member
@@ -184,15 +193,20 @@ def _checked(archive: zipfile.ZipFile, size_bytes: int, limits: Limits) -> list[
     return list(members.items())
 
 
-def _inside(name: str) -> PurePosixPath | None:
-    """The name as a path below the folder, or None for one that leads elsewhere or that no file system takes."""
-    if not name or "\\" in name or any(ord(letter) < 32 for letter in name) or name.startswith("/"):
-        return None
-    parts = name.split("/")
-    if len(parts) > _PARTS_MAX or any(part in ("", ".", "..") or ":" in part for part in parts):
-        return None
-    if any(len(part.encode("utf-8", "replace")) > _NAME_BYTES_MAX for part in parts):
-        return None
+def _inside(name: str) -> PurePosixPath:
+    """The name as a path below the folder. Some packers write `./` before it, and old ones of Windows `\\` for `/`.
+
+    Raises: DeidError archive-refused for one that leads elsewhere or that no file system takes.
+    """
+    name = name.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in parts:
+        raise refusal("archive-refused", "a name in the archive leads out of it")
+    sizes = [len(part.encode("utf-8", "replace")) for part in parts]
+    if not 1 <= len(parts) <= _PARTS_MAX or max(sizes) > _NAME_BYTES_MAX or sum(sizes) + len(parts) > _PATH_BYTES_MAX:
+        raise refusal("archive-refused", "a name in the archive is empty or too long")
+    if any(ord(letter) < 32 for letter in name):
+        raise refusal("archive-refused", "a name in the archive holds a control character")
     return PurePosixPath(*parts)
 
 

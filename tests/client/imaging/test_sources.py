@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import stat
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from client.imaging import sources
 from client.imaging.profile import DeidProfile
 from client.imaging.sources import Source, unpacked
 from federation.errors import DataError, DeidError
@@ -63,10 +65,51 @@ def test_archives_are_nested_at_most_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../a", "/etc/a", "a/../../b", "..", "a\\..\\b", "C:a", "a\x01b", "a//b", "n" * 300, "d/" * 60 + "a"]
-)
+    "name",
+    [
+        "../a", "/etc/a", "a/../../b", "..", "./../a", "a\\..\\b", "\\a", "\\\\host\\a", "C:a", "C:\\a", ".", "a\x01b",
+        "n" * 300, "d/" * 60 + "a", "/".join(["d" * 250] * 20) + "/a", "./good",
+    ],
+)  # fmt: skip
 def test_a_name_that_leads_out_refuses_the_archive(name: str, tmp_path: Path) -> None:
     assert refused(packed(("good", b"one"), (name, b"two")), tmp_path) == "archive-refused"
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
+def test_a_file_and_a_folder_of_one_name_refuse_the_archive_and_no_more(names: tuple[str, str], tmp_path: Path) -> None:
+    archive = packed(*((name, b"one") for name in names))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/x.zip").write_bytes(archive)
+    (tmp_path / "site/y").write_bytes(b"two")
+    source = Source(tmp_path / "site", LIMITS, tmp_path / "scratch")
+
+    assert list(source.names()) == ["y"] and source.refused == {"archive-refused": 1}
+    assert refused(archive, tmp_path) == "archive-refused"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("./a.dcm", "a.dcm"), ("x//a.dcm", "x/a.dcm"), ("2024-01-01 10:30/a.dcm", "2024-01-01 10:30/a.dcm"),
+        ("export\\1\\a.dcm", "export/1/a.dcm"),
+    ],
+)  # fmt: skip
+def test_names_that_real_packers_write_are_taken(name: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(packed(("export\\", b""), (name, b"one")))
+    source = Source(tmp_path / "x.zip", LIMITS, tmp_path / "scratch")
+
+    assert list(source.names()) == [found] and source.at(found).read_bytes() == b"one"
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sources, "_extract", full)
+    (tmp_path / "x.zip").write_bytes(packed(("a", b"one")))
+
+    with pytest.raises(OSError, match="No space"):
+        unpacked(tmp_path / "x.zip", tmp_path / "out", LIMITS)
 
 
 def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path) -> None:
