@@ -49,12 +49,11 @@ class Inspection:
             owner = inspection
 
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            self._server = _Server(("127.0.0.1", port), Handler)
         except OSError:
             raise DataError(
                 "receiver", f"nothing can listen on port {port}", hint="leave out --port: the system finds a free one"
             ) from None
-        self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
 
     @property
@@ -80,6 +79,13 @@ class Inspection:
         return hmac.compare_digest(session.encode(), self._session.encode())
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: browsers hang up in the middle of an answer, and a traceback may show data."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     owner: Inspection
     protocol_version = "HTTP/1.1"
@@ -90,7 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
         if len(self.path) > _TARGET_LETTERS_MAX or not self._is_local():
             self._refuse(403, "this page is for one browser on this machine")
             return
-        target = urlsplit(self.path)
+        try:
+            target = urlsplit(self.path)
+        except ValueError:
+            self._refuse(400, "this is no address of a page")
+            return
         asked = {name: values[-1] for name, values in parse_qs(target.query).items()}
         if (token := asked.pop("token", None)) is not None:
             self._welcome(token, target.path, asked)

@@ -3,6 +3,8 @@
 import http.client
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -108,6 +110,22 @@ def test_the_address_works_once_and_for_one_browser(page: Inspection, browser: B
 )
 def test_requests_that_another_page_makes_are_refused(browser: Browser, header: dict[str, str]) -> None:
     assert browser.get("/", **header)[0] == 403
+
+
+def test_a_browser_that_hangs_up_or_writes_nonsense_leaves_no_traceback(
+    page: Inspection, browser: Browser, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rest = f" HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nCookie: {browser.cookie}\r\n\r\n".encode()
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", page.port)) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() says RST
+            line.sendall(b"GET /" + rest)
+    with socket.create_connection(("127.0.0.1", page.port), timeout=10) as line:
+        line.sendall(b"GET http://[::1/x" + rest)
+        assert line.recv(100).startswith(b"HTTP/1.1 400")
+
+    assert browser.get("/")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
