@@ -119,7 +119,8 @@ class StoreError(FedError):
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
             "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
-            "checkpoint-damaged", "checkpoint-other-run", "output-exists", "disk-full", "bundle-failed",
+            "checkpoint-damaged", "checkpoint-other-run", "output-exists", "output-failed",
+            "disk-full", "bundle-failed",
         }
     )  # fmt: skip
 

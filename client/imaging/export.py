@@ -52,7 +52,7 @@ from client.imaging.scratch import scratch
 from client.imaging.sources import Source
 from client.imaging.workers import WorkLimits, cores, each
 from federation import durable
-from federation.errors import DataError, DeidError, StoreError
+from federation.errors import DeidError, StoreError
 
 Progress = Callable[[int, int], None]
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
@@ -87,8 +87,8 @@ def export(
     has passed the residual scan, or not at all; its UIDs are those that every other export of this site gives. Nothing
     else is written there. Killed and started again, it goes on.
 
-    Raises: DataError folder-absent, folder-unreadable, folder-overlap; StoreError output-exists, disk-full,
-    no-permission.
+    Raises: DataError folder-absent, folder-empty, folder-unreadable, folder-overlap, no-worker; StoreError
+    output-exists, output-failed, disk-full, no-permission.
     """
     limits = limits or WorkLimits()
     hands = cores() if workers is None else workers
@@ -98,6 +98,8 @@ def export(
     with scratch(spool) as place:
         source = Source(folder, profile.limits, place)
         require_apart(source.top, target)
+        if place not in source.top.parents:  # an unpacked zip lies there
+            require_apart(source.top, spool)
         _claim(target)
         intake = scan(
             source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False
@@ -106,7 +108,7 @@ def export(
             reasons |= source.refused
             total = intake.image_count
             if not total:
-                raise DataError("folder-empty", "the folder has no image", hint="give the folder with the DICOM files")
+                raise source.lacks("image", hint="give the folder with the DICOM files")
             outcomes = each(
                 partial(_exported, profile, keys, target), intake.images(),
                 failed=str, workers=hands, limits=limits, files=_worth,
@@ -114,10 +116,10 @@ def export(
             pictures = 0
             with closing(outcomes):
                 for done, (image, outcome) in enumerate(outcomes, 1):
+                    if isinstance(outcome, StoreError):
+                        raise outcome
                     if outcome in done_with:
                         done_with[outcome] += 1
-                    elif outcome in _FATAL:
-                        raise _FATAL[outcome]
                     elif image.kind == "picture":
                         pictures += 1
                     else:
@@ -223,8 +225,8 @@ def _covered(data: bytes, mask: Mask, dark: tuple[int, int], profile: DeidProfil
     return data
 
 
-def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImage) -> str:
-    """In a worker: write one file; what happened, as a word."""
+def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImage) -> str | StoreError:
+    """In a worker: write one file; what happened, as a word, or as the error that ends the export."""
     if image.code not in _WRITTEN_ALL_THE_SAME or image.kind != "dicom":
         return image.code or "not-dicom"
     try:
@@ -235,22 +237,33 @@ def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImag
         return "unreadable"
     try:
         return _put(target / made.name, made.data)
+    except StoreError as error:
+        return error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return "disk-full"
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return "no-permission"
-        raise
+        return _stopped(error)
 
 
-_FATAL = {
-    "disk-full": StoreError(
-        "disk-full", "the disk of the output is full", hint="free some space and run the same command again"
-    ),
-    "no-permission": StoreError(
-        "no-permission", "no permission to write the output", hint="choose a folder that you may write to"
-    ),
-}
+def _stopped(error: OSError) -> StoreError:
+    """Why nothing more can be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreError(
+            "disk-full", "the disk of the output is full", hint="free some space and run the same command again"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            "no-permission", "no permission to write the output", hint="choose a folder that you may write to"
+        )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+        return StoreError(
+            "output-exists",
+            "the output folder, or one below it, is no folder: a file or a broken link has its name",
+            hint="name a new folder for the export",
+        )
+    return StoreError(
+        "output-failed",
+        f"the output cannot be written: {os.strerror(error.errno or errno.EIO).lower()}",
+        hint="choose another folder, or repair its disk, and run the same command again",
+    )
 
 
 def _worth(image: RawImage) -> int:
@@ -295,8 +308,8 @@ def _claim(target: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
         names = os.listdir(target)
-    except OSError:
-        raise _FATAL["no-permission"] from None
+    except OSError as error:
+        raise _stopped(error) from None
     if any(len(name) != 32 or set(name) - set("0123456789abcdef") for name in names):
         raise StoreError(
             "output-exists", "the output folder holds other files", hint="name a new folder for the export"

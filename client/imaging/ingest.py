@@ -4,6 +4,7 @@ Cleaning runs in worker processes, because decoders are C code that may crash or
 this process, in the order of the folder, so that the store does not depend on the number of workers.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -93,10 +94,12 @@ def ingest(
 
 def require_apart(one: Path, other: Path) -> None:
     """Raises DataError folder-overlap when one folder lies in the other: what we write would be read again."""
-    first, second = one.resolve(), other.resolve()
+    first, second = (Path(os.path.realpath(folder)) for folder in (one, other))  # takes a link to itself, as it is
     if first == second or first in second.parents or second in first.parents:
         raise DataError(
-            "folder-overlap", "the folder to read and the folder to write lie in one another", hint="keep them apart"
+            "folder-overlap",
+            "the folder to read and the folder to write lie in one another",
+            hint="keep what is read apart from the output, and from the site's own folder",
         )
 
 

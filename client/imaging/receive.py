@@ -111,15 +111,15 @@ def scan(
         place: the scratch folder for the index.
         every_row: a row whose image is not there stops the work; otherwise it is left for another time.
 
-    Raises: DataError folder-empty; DeidError pairing for a row that names an image that is not there.
+    Raises: DataError folder-empty, folder-unreadable; DeidError pairing for a row that names an image that is not
+    there.
     """
     intake = Intake(source, profile, place, every_row=every_row)
     intake.list_images(workers, limits or WorkLimits(), progress)
     intake.list_rows()
     if every_row and (not intake.image_count or not intake.row_count):
-        raise DataError(
-            "folder-empty",
-            "the folder has no image" if not intake.image_count else "the folder has no report row",
+        raise source.lacks(
+            "report row" if intake.image_count else "image",
             hint="put DICOM files and a .jsonl or .csv file with reports into it",
         )
     return intake
@@ -315,7 +315,7 @@ class Intake:
         if row.key == "path":
             known = [image for name in row.values if (image := self._by_path(name, file)) is not None]
             if len(known) < len(row.values):
-                raise _missing(file, number)
+                raise _missing(file, number, self._source.refused["unreadable"])
             identities, pictures = [identity for identity, _ in known], [kind == "picture" for _, kind in known]
             if any(kind == "other" for _, kind in known):
                 return identities, None  # the file itself has the reason
@@ -333,7 +333,7 @@ class Intake:
         if not found:
             if self._one("SELECT count(*) FROM image WHERE kind = 'dicom' AND sop IS NULL"):
                 return [], "pairing"  # it may be one of the files whose header could not be read
-            raise _missing(file, number)
+            raise _missing(file, number, self._source.refused["unreadable"])
         several = (
             len({(issuer, patient) for _, _, issuer, patient, _ in found}) > 1
             or len({study for _, study, *_ in found}) > 1
@@ -386,11 +386,12 @@ class Intake:
         return self._index.execute(query).fetchone()[0]
 
 
-def _missing(file: str, number: int) -> DeidError:
+def _missing(file: str, number: int, unreadable: int) -> DeidError:
     kind = "jsonl" if file.casefold().endswith(".jsonl") else "csv"
+    where = "in the folder, or may not be read" if unreadable else "in the folder"
     return DeidError(
         "pairing",
-        f"row {number} of a .{kind} report file names an image that is not in the folder",
+        f"row {number} of a .{kind} report file names an image that is not {where}",
         hint="copy the missing image into the folder, or remove the row; nothing was stored",
     )
 

@@ -65,8 +65,19 @@ class Source:
                     return self._roots[prefix].joinpath(*parts[end:])
         return self.top / name
 
+    def lacks(self, what: str, *, hint: str) -> DataError:
+        """The error of a source without one such file. What may not be read is named: it may be all that there is."""
+        if self.refused["unreadable"]:
+            return DataError(
+                "folder-unreadable",
+                f"no {what} in the folder can be read, and some files or folders may not be",
+                hint="run as a user who may read the whole folder",
+            )
+        return DataError("folder-empty", f"the folder has no {what}", hint=hint)
+
     def _opened(self, top: Path) -> Path:
         try:
+            top = Path(os.path.realpath(top))  # the person may point at a link; those in the folder are not followed
             if top.is_dir():
                 os.listdir(top)
                 return top

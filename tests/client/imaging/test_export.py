@@ -1,3 +1,4 @@
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,13 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
-from client.imaging.export import ExportCounts, _decoded, export
+from client.imaging.export import ExportCounts, _decoded, _exported, export
 from client.imaging.header_path import clean_native
 from client.imaging.ocr import Reader
 from client.imaging.pixels import render
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
-from client.imaging.receive import object_code
+from client.imaging.receive import RawImage, object_code
 from federation.errors import DataError, StoreError
 
 Make = Callable[..., FileDataset]
@@ -381,6 +382,67 @@ def test_an_export_removes_what_a_killed_one_has_left_and_no_other_part(
 
     assert run(hospital).already == 3
     assert not left.exists() and other.exists() and folder.exists()
+
+
+def test_an_export_of_the_folder_that_its_spool_lies_in_is_refused(
+    hospital: Path, tmp_path: Path, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    """What is unpacked there would be read a second time."""
+    with pytest.raises(DataError) as overlap:
+        export(hospital, tmp_path / "out", profile, keys, hospital / "site" / "spool", workers=0)
+
+    assert overlap.value.code == "folder-overlap"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("file", "output-exists"), ("dangling", "output-exists"), ("loop", "output-exists"), ("long", "output-failed")],
+)
+def test_an_output_that_is_no_folder_is_said_to_be_none(
+    kind: str, code: str, hospital: Path, tmp_path: Path, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    target = tmp_path / ("n" * 300 if kind == "long" else kind)
+    if kind == "file":
+        target.touch()
+    elif kind != "long":
+        target.symlink_to(target if kind == "loop" else tmp_path / "nowhere")
+    with pytest.raises(StoreError) as refused:
+        export(hospital, target, profile, keys, tmp_path / "spool", workers=0)
+
+    assert refused.value.code == code
+
+
+def test_a_file_in_the_place_of_a_folder_ends_the_export(
+    hospital: Path, tmp_path: Path, run: Callable[[Path], ExportCounts], keys: SiteKeys
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / keys.patient_key("", "MRN-000001")).touch()
+    with pytest.raises(StoreError) as refused:
+        run(hospital)
+
+    assert refused.value.code == "output-exists"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "output-failed"),
+        (StoreError("disk-full", "the disk is full", hint="free some space"), "disk-full"),
+    ],
+)
+def test_what_hinders_the_output_is_no_fault_of_a_file(
+    error: Exception, code: str, tmp_path: Path, profile: DeidProfile, keys: SiteKeys, make_chest: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def hindered(*_: object) -> str:
+        raise error
+
+    path = tmp_path / "one.dcm"
+    make_chest().save_as(path, enforce_file_format=True)
+    monkeypatch.setattr("client.imaging.export._put", hindered)
+    outcome = _exported(profile, keys, tmp_path, RawImage(path, "dicom", "1.2.3", "", "MRN-000001"))
+
+    assert isinstance(outcome, StoreError) and outcome.code == code
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")

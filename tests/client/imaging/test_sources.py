@@ -56,6 +56,13 @@ def test_a_zip_may_be_the_source_itself(tmp_path: Path) -> None:
     assert list(Source(tmp_path / "x.zip", LIMITS, tmp_path / "scratch").names()) == ["folder/a"]
 
 
+def test_the_source_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(packed(("folder/a", b"one")))
+    (tmp_path / "link").symlink_to(tmp_path / "x.zip")
+
+    assert list(Source(tmp_path / "link", LIMITS, tmp_path / "scratch").names()) == ["folder/a"]
+
+
 def test_archives_are_nested_at_most_twice(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site/x").write_bytes(packed(("y", packed(("z", packed(("a", b"one")))))))
@@ -141,8 +148,9 @@ def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
     assert refused(bytes(data), tmp_path) == "archive-refused"
 
 
-@pytest.mark.parametrize("kind", ["absent", "text", "pipe"])
+@pytest.mark.parametrize("kind", ["absent", "text", "pipe", "loop"])
 def test_a_wrong_path_is_told_apart(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "text").write_text("hello")
     os.mkfifo(tmp_path / "pipe")
 
