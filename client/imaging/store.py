@@ -128,7 +128,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> "Store":
-        """An existing store. Raises StoreError store-damaged, store-version."""
+        """An existing store. Raises StoreError store-damaged, store-version, no-permission."""
         try:
             with _guarded_disk():
                 head = json.loads((folder / "store.json").read_text(encoding="utf-8"))
@@ -140,8 +140,9 @@ class Store:
         if not (folder / "index.sqlite").is_file():
             raise _damaged("the index of the store is missing")
         try:
-            index = _connect(folder)
-            index.execute("SELECT count(*) FROM decision").fetchone()
+            with _guarded_disk():
+                index = _connect(folder)
+                index.execute("SELECT count(*) FROM decision").fetchone()
         except sqlite3.Error:
             raise _damaged("the index of the store does not open") from None
         return cls(folder, index, str(profile_digest), str(key_id))

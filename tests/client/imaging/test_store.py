@@ -1,4 +1,5 @@
 import os
+import sqlite3
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -240,3 +241,18 @@ def test_memory_does_not_grow_with_the_store(store: Store, profile: DeidProfile)
     store.digest()
 
     assert resident_mb() - before < 20  # of 18,000 more examples; their rows alone have 10 MB
+
+
+def test_a_store_that_may_not_be_written_is_not_called_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SQLite says of a folder in which it cannot make its journal."""
+
+    def refusing(folder: Path) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        raise error
+
+    monkeypatch.setattr("client.imaging.store._connect", refusing)
+    with pytest.raises(StoreError) as refused:
+        Store.open(store.folder)
+
+    assert refused.value.code == "no-permission"
