@@ -121,7 +121,9 @@ def rotate(
 
 @app.command("ingest", epilog="Example: wardround site ingest /data/export --dir /srv/wardround")
 def ingest(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="a folder, a DICOMDIR or a zip, with reports in it")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", readable=False, help="a folder, a DICOMDIR or a zip, with reports in it")
+    ],
     folder: Folder = Path("."),
     workers: Workers = None,
     as_json: AsJson = False,
@@ -142,8 +144,10 @@ def ingest(
 
 @app.command("deidentify", epilog="Example: wardround site deidentify /data/export /data/clean --dir /srv/wardround")
 def deidentify(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="a folder, a DICOMDIR or a zip")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="a new folder, or one of an earlier run to go on with")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", readable=False, help="a folder, a DICOMDIR or a zip")],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", readable=False, help="a new folder, or one of an earlier run to go on with")
+    ],
     folder: Folder = Path("."),
     workers: Workers = None,
     as_json: AsJson = False,

@@ -97,6 +97,10 @@ def main() -> None:
 
 def call(arguments: list[str]) -> int:
     try:
+        os.getcwd()
+    except FileNotFoundError:
+        return _tell("the working folder is gone", "change to another folder and start the command again", 2)
+    try:
         with durable.disk_full_is_ours():
             status = typer.main.get_command(app).main(arguments, prog_name="wardround", standalone_mode=False)
         if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
@@ -108,7 +112,8 @@ def call(arguments: list[str]) -> int:
         print(error.format_message(), file=sys.stderr)
         return 2
     except click.UsageError as error:
-        return _tell(error.format_message().rstrip(".").lower(), "see wardround --help", 2)
+        where = "wardround" if error.ctx is None else error.ctx.command_path
+        return _tell(_usage(error), f"see {where} --help", 2)
     except (KeyboardInterrupt, click.Abort):
         return _tell("interrupted", "start the same command again to go on; sim run with --resume", _INTERRUPTED)
     except PermissionError:
@@ -119,6 +124,19 @@ def call(arguments: list[str]) -> int:
         if os.environ.get("WARDROUND_DEBUG") == "1":
             raise
         return _tell(f"internal error ({type(error).__name__})", hint, 1)
+
+
+def _usage(error: click.UsageError) -> str:
+    """What is wrong with the words that were typed, without their values: many are paths of patients' folders."""
+    if isinstance(error, click.BadParameter) and error.param is not None and error.ctx is not None:
+        if not isinstance(error, click.MissingParameter):
+            return f"invalid value for {error.param.get_error_hint(error.ctx)} ({error.param.type.name})".lower()
+    if isinstance(error, (click.BadParameter, click.BadOptionUsage, click.NoSuchOption)):  # they name options only
+        shown = error.format_message().rstrip(".").lower()
+        return "".join(letter if letter.isprintable() else "?" for letter in shown)
+    if error.ctx is not None and isinstance(error.ctx.command, click.Group):
+        return f"no such command; there are {', '.join(error.ctx.command.list_commands(error.ctx))}"
+    return "more arguments than the command takes; a path with blanks needs quotes around it"
 
 
 def _tell(message: str, hint: str, status: int) -> int:

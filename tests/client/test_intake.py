@@ -5,6 +5,7 @@ import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -156,6 +157,66 @@ def test_a_folder_without_reports(run: Run, source: Path) -> None:
     status, _, err = run("ingest", source)
 
     assert status == 19 and "no report row" in told(err)[0] and "reports" in told(err)[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "failed", "said"),
+    [
+        ("deidentify", ("1", "2"), 19, "no image in the folder can be read"),
+        ("ingest", (".csv",), 19, "no report row in the folder can be read"),
+        ("ingest", ("1", "2"), 13, "not in the folder, or may not be read"),
+    ],
+)
+def test_files_that_may_not_be_read_are_not_said_to_be_absent(
+    command: str, closed: tuple[str, ...], failed: int, said: str, run: Run, source: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def opened(path: Path) -> BinaryIO:
+        if path.name.endswith(closed):
+            raise PermissionError
+        return open(path, "rb")
+
+    monkeypatch.setattr("client.imaging.sources.open_file", opened)
+    status, _, err = run(command, source, *([tmp_path / "clean"] if command == "deidentify" else []))
+
+    assert status == failed and said in told(err)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("deidentify", "/data/Doe", "/out", "Quixano\x1b[31m\n19500607"), "needs quotes"),
+        (("ingest", "/data", "--workers", "Quixano\x1b[31m\n19500607"), "'--workers' (integer range)"),
+        (("quixano\x1b[31m\n19500607",), "no such command"),
+    ],
+)
+def test_what_was_typed_wrong_is_not_repeated(words: tuple[str, ...], said: str, run: Run) -> None:
+    """An unquoted path is often that of a patient's folder."""
+    status, _, err = run(*words)
+
+    assert status == 2 and said in told(err)[0]
+    assert len(err.splitlines()) == 2 and not [word for word in ("quixano", "1950", "\x1b") if word in err]
+
+
+def test_a_path_that_may_not_be_listed_is_no_matter_of_the_command_line(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line's own check would print the path."""
+    monkeypatch.setattr("click.types.os.access", lambda path, mode: "Quixano" not in str(path))
+
+    (tmp_path / "out-Quixano").mkdir()
+
+    assert run("deidentify", source, tmp_path / "out-Quixano")[0] == run("ingest", source)[0] == 0
+
+
+def test_a_working_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert call(["site", "quarantine"]) == 2 and "working folder is gone" in told(capfd.readouterr().err)[0]
 
 
 def test_a_place_that_is_no_site(source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
