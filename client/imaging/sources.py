@@ -24,7 +24,10 @@ _DEPTH_MAX = 2  # a zip, and a zip in it
 _PARTS_MAX = 40
 _NAME_BYTES_MAX = 255
 _PATH_BYTES_MAX = 2048  # Linux takes 4096, of which the scratch folder needs some
-_NOT_THE_ARCHIVE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_THE_ARCHIVE = (  # but the machine
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM,
+)  # fmt: skip
 _COPY_BYTES = 1 << 20
 _ELSEWHERE = "//reports"  # no name in a folder looks like this
 _ROOM_LEFT_BYTES = 256 * 2**20
