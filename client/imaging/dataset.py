@@ -34,6 +34,10 @@ _NUMBER = r" *[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-
 """A number in words. Ten digits before the point are a record or telephone number, and no quantity of an image."""
 _NUMBER_TEXT = re.compile(_NUMBER)
 _NUMBER_BYTES = re.compile(rf"{_NUMBER}(?:\\{_NUMBER})*".encode())
+_ORDER_NUMBER = r" *[+-]?0*[0-9]{1,5}(?:\.0*)? *"
+"""A number that only says which comes first. With six digits and more it may be a record number, a date or a time."""
+_IN_ORDER = frozenset({"SeriesNumber", "AcquisitionNumber", "InstanceNumber"})
+_ORDER_TEXT, _ORDER_BYTES = re.compile(_ORDER_NUMBER), re.compile(_ORDER_NUMBER.encode())
 _DECIMAL_MAX = 16  # characters of a DS, PS3.5 section 6.2
 _SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8}
 _CODES = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
@@ -72,6 +76,7 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     | pixels inside a sequence (icons) | dropped |
     | palettes, look-up tables and waveforms longer than they say | cut to their length |
     | more numbers than the dictionary allows, letters in their place | dropped; malformed if the pixels need them |
+    | series, acquisition or instance number of six digits and more | dropped: it may be a record number or a date |
 
     Raises: DeidError limit-nesting, limit-size, malformed.
     """
@@ -181,6 +186,8 @@ class _Walk:
                 out[element.tag] = DataElement(element.tag, "LO", name)
         elif _value_may_stay(element, keyword, vr, self.profile):
             out[element.tag] = DataElement(element.tag, vr, _decimals(element) if vr in ("DS", "IS") else element.value)
+        elif keyword in _TYPE_2:
+            out[element.tag] = DataElement(element.tag, vr, None)
 
     def _sequence(self, element: DataElement, out: Dataset, depth: int) -> None:
         if element.VR != "SQ" or not isinstance(element.value, Sequence):
@@ -241,7 +248,8 @@ def _may_stay_unread(element: RawDataElement, keyword: str, vr: str, profile: De
     if vr in ("DS", "IS"):
         words = value.split(b"\\")
         short = max(len(word.strip()) for word in words) <= _DECIMAL_MAX
-        return short and len(words) <= _most_values(int(element.tag)) and _NUMBER_BYTES.fullmatch(value) is not None
+        pattern = _ORDER_BYTES if keyword in _IN_ORDER else _NUMBER_BYTES
+        return short and len(words) <= _most_values(int(element.tag)) and pattern.fullmatch(value) is not None
     if vr == "CS" and keyword in profile.terms and keyword != "ImageType":
         terms = value.decode("latin-1").split("\\")
         return all(term.strip(" \0").upper() in profile.terms[keyword] for term in terms)
@@ -264,7 +272,8 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
         except (struct.error, OverflowError):
             return False
     if vr in ("DS", "IS"):
-        return all(_NUMBER_TEXT.fullmatch(str(value)) for value in values)
+        pattern = _ORDER_TEXT if keyword in _IN_ORDER else _NUMBER_TEXT
+        return all(pattern.fullmatch(str(value)) for value in values)
     if vr == "UI":
         return all(str(value) in UID_dictionary for value in values)
     if vr in _TABLE_DATA:

@@ -14,13 +14,16 @@ from pydicom.multival import MultiValue
 from client.imaging.dataset import DUMMIES
 from client.imaging.identifiers import Identifiers, fold, fold_id, is_unspaced, name_words
 
-_TOKEN = re.compile(r"[^\W_]+")
+_TOKEN, _DIGITS = re.compile(r"[^\W_]+"), re.compile(r"[0-9]{5,}")
 _RAW_BYTES_MIN, _RAW_DIGITS_MIN, _RAW_LETTERS_MIN = 6, 8, 3
 _CLOSED_LISTS = frozenset({"CS", "AS"})  # words that profile.toml lists, whoever has such a name
 _OUR_OWN = frozenset({"DeidentificationMethod", "LongitudinalTemporalInformationModified", "CodeMeaning", "CodeValue"})
 _OUR_UIDS = "2.25."  # random digits, in which a date may turn up by chance
 _DUMMIES = frozenset(str(value) for value in DUMMIES.values())
-_DECIMALS = frozenset({"DS", "IS"})
+_NO_QUANTITIES = frozenset({"US", "SS", "AT"})  # two bytes, thousands in a table; tags
+_WHOLE_MIN, _FRACTION_MIN, _LARGEST = 10**4, 10**6, 10**18
+"""From which size on a number may be someone's. One dose histogram has thousands of volumes with a fraction."""
+_DAY_FORMS = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")
 _ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "gb18030", "euc-kr", "iso2022_jp")
 
 
@@ -35,13 +38,33 @@ def residue_in(header: Dataset, data: bytes, found: Identifiers, terms: Mapping[
             (`Philips`, `Patient`): it may stand in the bytes as often as we wrote it, and not once more.
     """
     ours = [str(element.value) for element in getattr(header, "file_meta", None) or [] if element.VR == "SH"]
-    for element, text in _texts(header):
+    numbers = _numbers(found)
+    for element, value in _values(header):
+        if isinstance(value, int | float):
+            if element.VR not in _NO_QUANTITIES and (kind := numbers.get(_whole(value))) is not None:
+                return kind
+            continue
+        text = str(value)
         if element.keyword in _OUR_OWN or text in _DUMMIES or text in terms.get(element.keyword, ()):
             ours.append(text)
         elif element.VR not in _CLOSED_LISTS and (kind := _in_text(text, found)) is not None:
             return kind
     head_bytes = len(data) - len(header.get("PixelData", b""))
     return _in_bytes(data, head_bytes, found, "\\".join(ours).encode("utf-8").lower())
+
+
+def _numbers(found: Identifiers) -> dict[str, str]:
+    """The patient's ids and dates as the digits that a number would have, without leading zeros, beside their kind."""
+    ids = {run.lstrip("0"): "id" for word in found.ids for run in _DIGITS.findall(word)}
+    return ids | {day.strftime(form).lstrip("0"): "date" for day in found.dates for form in _DAY_FORMS}
+
+
+def _whole(number: float) -> str:
+    """The digits before the point; 0 for a number that is too short to be anyone's."""
+    size = abs(number)
+    if not _WHOLE_MIN <= size < _LARGEST or (size < _FRACTION_MIN and size != int(size)):
+        return "0"
+    return str(int(size))
 
 
 def _in_text(text: str, found: Identifiers) -> str | None:
@@ -90,18 +113,13 @@ def _needles(word: str) -> set[bytes]:
     return needles
 
 
-def _texts(dataset: Dataset) -> Iterator[tuple[DataElement, str]]:
-    """Every element that is text beside each of its values. Numbers are, if they have the digits of a date or an id."""
+def _values(dataset: Dataset) -> Iterator[tuple[DataElement, object]]:
+    """Every element that is not bytes beside each of its values, at any depth."""
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
-                yield from _texts(item)
+                yield from _values(item)
         elif not isinstance(element.value, bytes) and element.value is not None:
             value = element.value
             for one in list(value) if isinstance(value, MultiValue | list | tuple) else [value]:
-                text = str(one)
-                if element.VR in _DECIMALS:
-                    if len(text) >= _RAW_DIGITS_MIN and text.isdigit():
-                        yield element, text
-                elif not isinstance(one, int | float):
-                    yield element, text
+                yield element, one

@@ -257,6 +257,25 @@ def test_a_number_longer_than_its_vr_is_shortened_not_lost(
     assert clean.PixelSpacing == [0.703125, 0.5]
 
 
+@pytest.mark.parametrize("keyword", ["SeriesNumber", "AcquisitionNumber", "InstanceNumber"])
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_number_that_only_orders_is_no_longer_than_one(
+    keyword: str, is_read: bool, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    """Six digits may be a date or a time, seven a record number."""
+    for text, stays in (
+        ("7", True), ("30501", True), ("000000000012", True), ("-1", True), ("143000", False), ("07061950", False),
+        ("1234567", False), ("190304.5", False),
+    ):  # fmt: skip
+        dataset = make_chest()
+        dataset[keyword] = RawDataElement(Tag(keyword), "IS", len(text), text.encode(), 0, not is_read, True)
+        with border("malformed", ""):
+            clean = clean_dataset(dataset, profile, keys)
+
+            assert str(clean.get(keyword, "") or "") == (text if stays else "")
+        assert keyword in clean or keyword == "AcquisitionNumber"
+
+
 def test_a_separator_too_many_costs_no_number_and_a_bad_rescale_the_object(
     make_chest: Make, profile: DeidProfile, keys: SiteKeys
 ) -> None:

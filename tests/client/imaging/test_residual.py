@@ -71,13 +71,34 @@ def test_a_patient_may_be_called_like_a_word_that_we_write_ourselves() -> None:
     assert residue_in(header, data + b" philips", found, TERMS) == "name"
 
 
-@pytest.mark.parametrize(("value", "kind"), [("20190304", "date"), ("48291734", "id"), ("150", None)])
-def test_a_number_with_the_digits_of_a_date_or_an_id_is_found(value: str, kind: str | None) -> None:
+@pytest.mark.parametrize(
+    ("keyword", "value", "kind"),
+    [
+        ("SeriesNumber", "44721", "id"), ("KVP", "44721.0", "id"), ("KVP", "12345678", "id"),
+        ("KVP", "1.2345678e7", "id"), ("KVP", "-12345678.5", "id"), ("ExposureInuAs", "0044721", "id"),
+        ("KVP", "19500607.143", "date"), ("KVP", "20190304", "date"), ("KVP", "7061950", "date"),
+        ("ExposureInuAs", "190304", "date"), ("DVHMinimumDose", "06071950", "date"),
+        ("KVP", "44721.5", None), ("KVP", "4472", None), ("ExposureInuAs", "44722", None), ("KVP", "1e30", None),
+    ],
+)  # fmt: skip
+def test_a_number_with_the_digits_of_a_date_or_an_id_is_found(keyword: str, value: str, kind: str | None) -> None:
+    """A quantity with a fraction must have the digits of a whole date or a long id: there are thousands in a table."""
     dataset, header = original(), Dataset()
-    dataset.PatientID = "48291734"
-    header.SeriesNumber, header.ExposureTime = value, "1"
+    dataset.PatientID, dataset.AccessionNumber, dataset.PatientBirthDate = "MRN 0012345678", "A44721", "19500607"
+    setattr(header, keyword, value)
 
     assert residue_in(header, b"", collect(dataset, DeidProfile.shipped().limits), TERMS) == kind
+
+
+def test_a_binary_number_can_be_an_id_and_a_sample_of_two_bytes_is_none() -> None:
+    dataset, header, samples = original(), Dataset(), Dataset()
+    dataset.PatientID = "44721"
+    found = collect(dataset, DeidProfile.shipped().limits)
+    header.DimensionIndexValues, samples.LargestImagePixelValue = [1, 44721], 44721
+    samples["LargestImagePixelValue"].VR = "US"
+
+    assert residue_in(header, b"", found, TERMS) == "id"
+    assert residue_in(samples, b"", found, TERMS) is None
 
 
 def test_dark_pixels_are_no_record_number() -> None:
