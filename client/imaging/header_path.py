@@ -2,7 +2,9 @@
 
 An uncompressed little-endian object is cut at its elements by their tags and lengths only (PS3.5 section 7.1). Elements
 that the profile drops whatever they hold are left out; the rest, a few kilobytes, goes through `clean_dataset` as
-always, so both ways decide by one engine and give the same object. Any other object takes the ordinary way.
+always, so both ways decide by one engine and give the same object. Any other object takes the ordinary way, and so does
+one that cannot be cut: with an element in implicit form among explicit ones, or VR UN of undefined length, whose items
+pydicom reads in the form that they show.
 """
 
 import struct
@@ -47,7 +49,10 @@ def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[byt
     Raises: DeidError as `clean_dataset`; truncated when the pixels end early.
     """
     with border("malformed", "the object does not parse"):
-        found = _cut(data, profile)
+        try:
+            found = _cut(data, profile)
+        except (ValueError, struct.error):  # pydicom reads more than this
+            found = None
         if found is None:
             return None
         kept, implicit, pixels = found
@@ -168,7 +173,10 @@ def _head(data: bytes, at: int, implicit: bool) -> tuple[int, int, int]:
         return tag, at + 8, struct.unpack_from("<I", data, at + 4)[0]
     vr = data[at + 4 : at + 6]
     if vr in _LONG:
-        return tag, at + 12, struct.unpack_from("<I", data, at + 8)[0]
+        length = struct.unpack_from("<I", data, at + 8)[0]
+        if vr == b"UN" and length == _UNDEFINED:  # implicit within, PS3.5 section 6.2.2
+            raise ValueError("VR UN of undefined length")
+        return tag, at + 12, length
     if not vr.isalpha() or not vr.isupper():
         raise ValueError("no VR")
     return tag, at + 8, struct.unpack_from("<H", data, at + 6)[0]

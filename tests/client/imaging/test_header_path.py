@@ -1,5 +1,7 @@
 import io
+import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 
 from client.imaging.dataset import clean_dataset
+from client.imaging.export import clean_file
 from client.imaging.header_path import clean_native
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
+from client.imaging.receive import RawImage
 from federation.errors import DeidError
 
 Make = Callable[..., FileDataset]
@@ -75,6 +79,33 @@ def test_other_objects_take_the_ordinary_way(make_chest: Make, profile: DeidProf
 
     assert clean_native(written(packed), profile, keys) is None
     assert clean_native(b"no dicom at all", profile, keys) is None
+
+
+_SECRET = struct.pack("<HHI", 0x0029, 0x1001, 6) + b"SECRET"
+_ITEM_END, _SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE00D, 0), struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+@pytest.mark.parametrize(
+    "odd_one",
+    [
+        b"UN" + struct.pack("<HIHHI", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) + _SECRET + _ITEM_END + _SEQUENCE_END,
+        b"UN" + struct.pack("<HIHHI", 0, 0xFFFFFFFF, 0xFFFE, 0xE000, 14) + _SECRET + _SEQUENCE_END,
+        struct.pack("<I", 6) + b"SECRET",
+    ],
+    ids=["items without lengths", "items with lengths", "no VR"],
+)
+def test_what_only_pydicom_can_read_takes_the_ordinary_way(
+    make_chest: Make, profile: DeidProfile, keys: SiteKeys, tmp_path: Path, odd_one: bytes
+) -> None:
+    """VR UN of undefined length holds implicit VR (PS3.5 section 6.2.2), and some devices write elements without VR."""
+    data, before = written(make_chest()), struct.pack("<HH", 0x7FE0, 0x0010)
+    at = data.index(before)
+    data = data[:at] + struct.pack("<HH", 0x0029, 0x1010) + odd_one + data[at:]
+    (tmp_path / "x").write_bytes(data)
+
+    assert clean_native(data, profile, keys) is None
+    made = clean_file(RawImage(tmp_path / "x", "dicom", "1.2.3.4.1.1", "", "MRN-000001"), profile, keys)
+    assert b"SECRET" not in made.data and dcmread(io.BytesIO(made.data)).Rows
 
 
 def test_pixels_that_end_early_are_refused(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
