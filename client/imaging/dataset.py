@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 from functools import cache, lru_cache
 
+import numpy as np
+import numpy.typing as npt
 from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
@@ -41,8 +43,18 @@ _ORDER_TEXT, _ORDER_BYTES = re.compile(_ORDER_NUMBER), re.compile(_ORDER_NUMBER.
 _DECIMAL_MAX = 16  # characters of a DS, PS3.5 section 6.2
 _SIZES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8}
 _CODES = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
-_LETTERS = re.compile(rb"[ -~]{6,}[ \0]*")
-_FLOAT_TEXT = re.compile(rb"[A-Za-z0-9 ^=.,'-]{6,}[ \0]*|[ -~]{12,}[ \0]*|[\0-\xff]*[A-Za-z0-9^=.'-]{16}[\0-\xff]*")
+_LETTER = r"(?:[\t\r\n -~]|[\xc3-\xdf][\x80-\xbf]|[\xe3-\xed\xef][\x80-\xbf]{2})".encode("latin-1")
+"""One letter in ASCII or, of two or three bytes, in UTF-8."""
+_LETTERS = re.compile(rb"(?=[^\0]{6})" + _LETTER + rb"++[ \0]*")
+_RUN_BYTES = 24  # of text in a table that are a line of it
+_RUN = re.compile(_LETTER + b"{%d,4096}+" % (_RUN_BYTES // 3))
+_BETWEEN_WORDS, _IN_WORDS = (
+    np.array([bool(re.match(pattern, bytes([byte]))) for byte in range(256)])
+    for pattern in (rb"[\s\x80-\xff]", rb"[0-9A-Za-z\s\x80-\xff]")
+)
+_FLOAT_TEXT = re.compile(
+    rb"[A-Za-z0-9 ^=.,'-]{6,}[ \0]*|[\t\r\n -~]{12,}[ \0]*|[\0-\xff]*[A-Za-z0-9^=.'-]{16}[\0-\xff]*"
+)
 """Narrower than `_LETTERS`: every byte of a fraction may by chance be a sign, and eight of them make one number."""
 _LARGEST = 1e15  # no quantity of an image is larger, or smaller than its inverse: eight letters read as a number are
 DUMMIES: dict[str, object] = {
@@ -74,7 +86,7 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     |---|---|
     | no PatientID | a pseudonym per study, name, birth date and sex: two who differ in one are never made one |
     | pixels inside a sequence (icons) | dropped |
-    | palettes, look-up tables and waveforms longer than they say | cut to their length |
+    | palettes, look-up tables and waveforms longer than they say, or with text in them | cut to their length; dropped |
     | more numbers than the dictionary allows, letters in their place | dropped; malformed if the pixels need them |
     | series, acquisition or instance number of six digits and more | dropped: it may be a record number or a date |
 
@@ -305,7 +317,7 @@ def _decimals(element: DataElement) -> list[str] | None:
 
 
 def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
-    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); without one, or if it is text, it goes."""
+    """A table with as many entries as its descriptor says (PS3.3 C.11.1.1); it goes without one, or with text in it."""
     try:
         count, _, bits = (int(number) for number in item[descriptor].value)
     except (KeyError, TypeError, ValueError):
@@ -315,16 +327,48 @@ def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
     entries = count or 65536
     if isinstance(value, bytes):
         size = entries * (2 if bits > 8 or len(value) >= 2 * entries else 1)
-        item[data].value = value[: size + size % 2]
-        if _LETTERS.fullmatch(item[data].value):
-            del item[data]
+        item[data].value = packed = value[: size + size % 2]
     elif isinstance(value, MultiValue | list):
-        item[data].value = list(value)[:entries]
+        item[data].value = words = list(value)[:entries]
+        packed = b"".join((int(word) & 0xFFFF).to_bytes(2, "little") for word in words)
+    else:
+        return
+    if _holds_text(packed):
+        del item[data]
+
+
+def _holds_text(data: bytes) -> bool:
+    """Whether a table or samples are text, or carry a line of it. Not found: text of less than `_RUN_BYTES` beside real
+    entries, in UTF-16, or in an old double-byte character set."""
+    if _LETTERS.fullmatch(data):
+        return len(data) < _RUN_BYTES or not any(_is_ramp(data, form) for form in ("u1", "<u2", ">u2"))
+    return any(_has_words(run[0]) for run in _RUN.finditer(data) if len(run[0]) >= _RUN_BYTES)
+
+
+def _is_ramp(data: bytes, form: str) -> bool:
+    entries = np.frombuffer(data[: len(data) // 2 * 2], form)
+    return bool((entries[1:] >= entries[:-1]).all() or (entries[1:] <= entries[:-1]).all())
+
+
+def _has_words(run: bytes) -> bool:
+    """Whether somewhere in a run of letters there are blanks and few signs, and the bytes go up and down as in words:
+    all of them, and those at even and at odd places too, for one of the two is smooth in numbers of 16 bits."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(run, np.uint8), _RUN_BYTES)
+    found = _BETWEEN_WORDS[windows].any(1) & (_IN_WORDS[windows].mean(1) >= 0.8)
+    for places in (windows, windows[:, ::2], windows[:, 1::2]):
+        found &= _turns(places) >= 0.25
+    return bool(found.any())
+
+
+def _turns(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The share of a row's inner values at which it turns from up to down, or back."""
+    steps = np.sign(np.diff(rows.astype(np.int16)))
+    return np.asarray((steps[:, 1:] * steps[:, :-1] < 0).mean(1))
 
 
 def _cut_waves(group: Dataset) -> None:
     """As many samples as the group declares (PS3.3 C.10.9.1), and padding of one; nothing where no size is declared,
-    or where samples are nothing but text."""
+    or where the samples hold text."""
     sizes = [group.get(name) for name in ("NumberOfWaveformChannels", "NumberOfWaveformSamples")]
     bits = group.get("WaveformBitsAllocated")
     data = bytes(group[_WAVES].value or b"") if _WAVES in group else b""
@@ -333,7 +377,7 @@ def _cut_waves(group: Dataset) -> None:
     size = sizes[0] * sizes[1] * bits // 8 if data else 0
     if len(data) < size:
         raise refusal("truncated", "fewer samples than declared")
-    if not data or _LETTERS.fullmatch(data[:size]):
+    if not data or _holds_text(data[:size]):
         for tag in (_WAVES, _WAVE_PADDING):
             group.pop(tag, None)
         return

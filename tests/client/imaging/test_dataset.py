@@ -194,6 +194,98 @@ def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: De
     assert "GreenPaletteColorLookupTableData" not in clean and "BluePaletteColorLookupTableData" not in clean
 
 
+NOTE = b"PT: KIM LEE\r\nDOB 1950-06-07 MRN 44721\r\nWard 3B"
+GRAYS = np.arange(256, dtype="<u2")
+
+
+def looked_up(table: bytes, bits: int, vr: str = "OW") -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(table) // (1 + (bits > 8)) % 65536, 0, bits])
+    words = np.frombuffer(table, "<u2").tolist() if vr == "US" else table
+    item.add_new("LUTData", vr, words)
+    return item
+
+
+def samples(data: bytes) -> Dataset:
+    group = Dataset()
+    group.NumberOfWaveformChannels, group.WaveformBitsAllocated = 1, 16
+    group.NumberOfWaveformSamples = len(data) // 2
+    group.add_new("WaveformData", "OW", data)
+    return group
+
+
+@pytest.mark.parametrize("vr", ["OW", "US"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        NOTE, GRAYS.tobytes() + NOTE, NOTE + GRAYS.tobytes(), NOTE.ljust(512, b"\0"),
+        np.frombuffer(NOTE, ">u2").astype("<u2").tobytes(), GRAYS.tobytes() + "患者王明，科隆市立医院".encode(),
+        GRAYS.tobytes() + "Jürgen Müller, Köln, 1. März".encode() + b"\0\0",
+    ],
+)  # fmt: skip
+def test_a_line_of_text_costs_the_table_or_the_samples(
+    table: bytes, vr: str, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    table += b"\0" * (len(table) % 2)
+    dataset = make_chest(
+        VOILUTSequence=Sequence([looked_up(table, 16, vr)]), WaveformSequence=Sequence([samples(table)])
+    )
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert "LUTData" not in clean.VOILUTSequence[0] and "WaveformData" not in clean.WaveformSequence[0]
+
+
+def curves() -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Curves of look-up tables and palettes from 0 to 1."""
+    made: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    for size in (64, 256, 4096, 65536):
+        x = np.linspace(0, 1, size)
+        cube, hue = np.arange(size) // 6 % 6 / 5, 0.5 + 0.5 * np.sin(8 * np.pi * x)
+        window, steps = np.clip(3 * x - 1, 0, 1), np.floor(20 * x) / 20
+        shapes = (x, 1 - x, x**0.45, x**2.2, 1 / (1 + np.exp(5 - 10 * x)), window, steps, 0 * x, cube, hue)
+        made |= {f"{size}-{number}": shape for number, shape in enumerate(shapes)}
+    return made
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_ramp_is_no_text(bits: int, make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    """Entries of 8 bits run through all letters, and words of 16 bits have letters in both bytes: ` `, `!!`, `""`."""
+    top = (1 << bits) - 1
+    for curve in curves().values():
+        for least in (0, 0x20, 0x2020):
+            entries = np.round(min(least, top) + curve * (top - min(least, top))).astype(np.int64)
+            forms = [entries.astype("<u2"), entries.astype(">u2"), (entries * (top + 2) % 65536).astype("<u2")]
+            forms += [entries.astype("u1")] if bits == 8 else []
+            for table in (form.tobytes() for form in forms):
+                dataset = make_chest(
+                    VOILUTSequence=Sequence([looked_up(table, 8 if len(table) == entries.size else 16)])
+                )
+                assert clean_dataset(dataset, profile, keys).VOILUTSequence[0].LUTData == table
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_ramp_of_letters_only_is_no_text(bits: int, make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    up = np.arange(0x20, 0x60, dtype=np.uint8)
+    for entries in (up, up[::-1]):
+        table = (entries if bits == 8 else entries * np.uint16(257)).tobytes()
+        dataset = make_chest(VOILUTSequence=Sequence([looked_up(table, bits)]))
+
+        assert clean_dataset(dataset, profile, keys).VOILUTSequence[0].LUTData == table
+
+
+@pytest.mark.parametrize(("size", "around"), [(200, 0), (8000, 0), (6000, 16384), (4000, 20000), (1000, 24000)])
+def test_samples_of_many_channels_are_no_text(
+    size: int, around: int, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    """Interleaved channels jump from sample to sample, and a shifted zero makes letters of the upper bytes."""
+    random, time = np.random.default_rng(size), np.arange(5000)
+    beats = [np.sin(time / random.uniform(5, 80)) + random.normal(0, 0.05, 5000) for _ in range(12)]
+    data = (np.stack(beats, 1) * size + around).astype("<i2").tobytes()
+    clean = clean_dataset(make_chest(WaveformSequence=Sequence([samples(data)])), profile, keys)
+
+    assert clean.WaveformSequence[0].WaveformData == data
+
+
 @pytest.mark.parametrize(
     ("keyword", "vr", "value"),
     [
@@ -206,6 +298,8 @@ def test_nothing_hides_behind_the_end_of_a_palette(make_chest: Make, profile: De
         ("VolumeToTableMappingMatrix", "FD", [1.5, *np.frombuffer(b"QUIXANOAALONSO^A", "<f8")]),
         ("TableOfYBreakPoints", "FD", float(np.frombuffer(b"QUIXANOA", "<f8")[0])),
         ("FrameIncrementPointer", "AT", 0x4F445E45),
+        ("DimensionIndexValues", "UL", list(np.frombuffer("王明李 ab".encode(), "<u4"))),
+        ("DimensionIndexValues", "UL", list(np.frombuffer(b"LEE\r\nKIM", "<u4"))),
     ],
 )  # fmt: skip
 def test_letters_and_too_many_values_are_no_numbers(
