@@ -1,10 +1,12 @@
 """The last gate of an export: every byte that would be written, searched for what the original said about the patient.
 
 The engine removes by rules; this search does not know them. It takes the identifiers of the original header and looks
-for them in every decoded value and, where a chance hit is out of the question, in the raw bytes in several encodings.
+for them in every decoded value, in every number and, where a chance hit is out of the question, in the raw bytes in
+several encodings.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from pydicom.dataelem import DataElement
@@ -16,14 +18,21 @@ from client.imaging.identifiers import Identifiers, fold, fold_id, is_unspaced, 
 
 _TOKEN, _DIGITS = re.compile(r"[^\W_]+"), re.compile(r"[0-9]{5,}")
 _RAW_BYTES_MIN, _RAW_DIGITS_MIN, _RAW_LETTERS_MIN = 6, 8, 3
+_HEAD_BYTES_MIN, _HEAD_DIGITS_MIN = 4, 5  # where no pixels are
+_BORDER = rb"[\0\s,:;=^\\/'\"()-]"
+_WORD = re.compile(rb"(?:^|(?<=" + _BORDER + rb"))[0-9a-z]{3,}(?=$|" + _BORDER + rb")")
+_DAY = re.compile(rb"(?<![0-9.])(?:\d{8}|\d{4}([-/.])\d\d\1\d\d|\d\d([-/.])\d\d\2\d{4})(?![0-9])")
+_WIDE = re.compile(rb"(?:[ -~]\0){5,}[ -~]")
 _CLOSED_LISTS = frozenset({"CS", "AS"})  # words that profile.toml lists, whoever has such a name
-_OUR_OWN = frozenset({"DeidentificationMethod", "LongitudinalTemporalInformationModified", "CodeMeaning", "CodeValue"})
+_OUR_OWN = frozenset({"DeidentificationMethod", "LongitudinalTemporalInformationModified", "PatientIdentityRemoved"})
+_OUR_OWN |= {"CodeMeaning", "CodeValue"}
 _OUR_UIDS = "2.25."  # random digits, in which a date may turn up by chance
 _DUMMIES = frozenset(str(value) for value in DUMMIES.values())
 _NO_QUANTITIES = frozenset({"US", "SS", "AT"})  # two bytes, thousands in a table; tags
 _WHOLE_MIN, _FRACTION_MIN, _LARGEST = 10**4, 10**6, 10**18
 """From which size on a number may be someone's. One dose histogram has thousands of volumes with a fraction."""
-_DAY_FORMS = ("%Y%m%d", "%d%m%Y", "%m%d%Y", "%y%m%d", "%d%m%y", "%m%d%y")
+_LONG_DAYS = ("%Y%m%d", "%d%m%Y", "%m%d%Y")
+_DAY_FORMS = (*_LONG_DAYS, "%y%m%d", "%d%m%y", "%m%d%y")
 _ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "gb18030", "euc-kr", "iso2022_jp")
 
 
@@ -45,7 +54,7 @@ def residue_in(header: Dataset, data: bytes, found: Identifiers, terms: Mapping[
                 return kind
             continue
         text = str(value)
-        if element.keyword in _OUR_OWN or text in _DUMMIES or text in terms.get(element.keyword, ()):
+        if element.keyword in _OUR_OWN or text in _DUMMIES or text.upper() in terms.get(element.keyword, ()):
             ours.append(text)
         elif element.VR not in _CLOSED_LISTS and (kind := _in_text(text, found)) is not None:
             return kind
@@ -86,29 +95,45 @@ def _in_text(text: str, found: Identifiers) -> str | None:
 
 
 def _in_bytes(data: bytes, head_bytes: int, found: Identifiers, ours: bytes) -> str | None:
-    """Two bytes a letter are looked for before the pixels only: dark pixels of 16 bits read like digits in UTF-16."""
+    """Two bytes a letter are looked for before the pixels only: dark pixels of 16 bits read like digits in UTF-16. So
+    are dates and short words, which must stand alone there."""
     lowered = data.lower()
     head = lowered[:head_bytes]
     for kind, words in (("uid", found.uids), ("id", found.ids), ("name", found.names), ("place", found.places)):
         for word in words:
             for needle in _needles(word):
-                where = head if b"\0" in needle else lowered
+                where = head if b"\0" in needle or len(needle) < _RAW_BYTES_MIN else lowered
                 if needle in where and where.count(needle) > ours.count(needle):
                     return kind
-    return None
+    return _alone(b" ".join([head, *(run[::2] for run in _WIDE.findall(head))]), found, ours)
+
+
+def _alone(head: bytes, found: Identifiers, ours: bytes) -> str | None:
+    """An id, a name or a date that stands in the bytes as a word, and not because we wrote it."""
+    words = Counter(_WORD.findall(head)) - Counter(_WORD.findall(ours))
+    said = {word.decode("ascii") for word in words if not word.isdigit() or len(word) >= _HEAD_DIGITS_MIN}
+    if said & found.ids:
+        return "id"
+    if said & found.names:
+        return "name"
+    days = Counter(day[0] for day in _DAY.finditer(head)) - Counter(day[0] for day in _DAY.finditer(ours))
+    written = {re.sub(rb"\D", b"", day).decode("ascii") for day in days}
+    return "date" if any(day.strftime(form) in written for day in found.dates for form in _LONG_DAYS) else None
 
 
 def _needles(word: str) -> set[bytes]:
-    """The word in the encodings that a header may have, if it is too long and too varied to turn up in pixels."""
+    """The word in the encodings that a header may have, if it is too long and too varied to turn up in pixels; beyond
+    ASCII, where a name has two letters, in what comes before them."""
     needles: set[bytes] = set()
-    if len(set(word)) < _RAW_LETTERS_MIN or (word.isdigit() and len(word) < _RAW_DIGITS_MIN):
+    letters_min, bytes_min = (_RAW_LETTERS_MIN, _RAW_BYTES_MIN) if word.isascii() else (2, _HEAD_BYTES_MIN)
+    if len(set(word)) < letters_min or (word.isdigit() and len(word) < _RAW_DIGITS_MIN):
         return needles
     for encoding in _ENCODINGS:
         try:
-            needle = word.lower().encode(encoding)
+            needle = word.lower().encode(encoding).lower()
         except UnicodeError:
             continue
-        if len(needle) >= _RAW_BYTES_MIN:
+        if len(needle) >= bytes_min:
             needles.add(needle)
     return needles
 

@@ -1,4 +1,5 @@
 import pytest
+from pydicom import config
 from pydicom.dataset import Dataset
 
 from client.imaging.identifiers import collect
@@ -108,3 +109,49 @@ def test_dark_pixels_are_no_record_number() -> None:
 
     assert residue_in(header, b"head" + header.PixelData, found, TERMS) is None
     assert residue_in(header, header.PixelData + b"head" + header.PixelData, found, TERMS) == "id"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("PT: Lee", "name"), ("lee^kim", "name"), ("MRN 44721", "id"), ("id=A44", "id"), ("DOB 1950-06-07", "date"),
+        ("DOB 07.06.1950,", "date"), ("born 06/07/1950", "date"), ("DOB 19500607", "date"), ("DOB 07061950", "date"),
+        ("fleece", None), ("sleek or leek", None), ("144721", None), ("2.25.44721.19500607.1", None),
+        ("44721.5 119500607", None), ("DOB 1950-07-08", None), ("1950-06.07", None),
+    ],
+)  # fmt: skip
+def test_a_short_word_or_a_date_is_found_where_it_stands_alone(text: str, kind: str | None, encoding: str) -> None:
+    dataset = Dataset()
+    dataset.PatientName, dataset.PatientBirthDate, dataset.PatientID = "Lee", "19500607", "44721"
+    dataset.AccessionNumber = "A-44"
+    found, header = collect(dataset, DeidProfile.shipped().limits), Dataset()
+    words = b"\1\2\0\0" + text.encode(encoding) + b"\0\0\3\4"
+    header.PixelData = words
+
+    assert residue_in(header, words + words, found, TERMS) == kind
+    assert residue_in(header, b"head" + words, found, TERMS) is None
+
+
+def test_a_name_of_two_ideographs_is_found_before_the_pixels() -> None:
+    dataset, header = Dataset(), Dataset()
+    dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 192", "Wang^Ming=王^明"
+    dataset.OtherPatientNames = "王明"
+    found = collect(dataset, DeidProfile.shipped().limits)
+    header.PixelData = "王明".encode("gb18030")
+
+    assert residue_in(header, header.PixelData + b"\1\2" + header.PixelData, found, TERMS) == "name"
+    assert residue_in(header, b"head" + header.PixelData, found, TERMS) is None
+
+
+def test_a_short_word_of_our_own_is_no_hit() -> None:
+    dataset, header = Dataset(), Dataset()
+    dataset.PatientName, dataset.PatientBirthDate = "Head^Yes", "19000101"
+    found = collect(dataset, DeidProfile.shipped().limits)
+    with config.disable_value_validation():
+        header.BodyPartExamined, header.PatientIdentityRemoved, header.ContentDate = "head", "YES", "19000101"
+    data = b"\4\0head\4\0YES \x08\x0019000101"
+
+    assert residue_in(header, data, found, TERMS) is None
+    assert residue_in(header, data + b" YES", found, TERMS) == "name"
+    assert residue_in(header, data + b" 01.01.1900", found, TERMS) == "date"
