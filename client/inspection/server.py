@@ -6,6 +6,7 @@ web page that the same person has open cannot read it. Nothing is loaded from el
 """
 
 import hmac
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -83,7 +84,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: browsers hang up in the middle of an answer, and a traceback may show data."""
+        """Nothing, unless asked for: browsers hang up in the middle of an answer, and a traceback may show data."""
+        if os.environ.get("WARDROUND_DEBUG") == "1":
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):
