@@ -113,8 +113,11 @@ def _kept(text: str, headings: list["_Heading"], state: "_Kind") -> Iterator[tup
 
 def _prose(text: str, headings: list["_Heading"]) -> Iterator[tuple[int, int]]:
     """Paragraphs of sentences under no heading, or behind the first paragraph under a heading to drop; none behind a
-    signature."""
-    signed = min((heading.start for heading in headings if heading.signs), default=len(text))
+    signature. What names staff before another section, or whoever asked for the examination, is a letterhead."""
+    others = [heading.start for heading in headings if heading.kind is not _Kind.FIELD and not heading.signs]
+    last = max(others, default=0)
+    ends = [heading for heading in headings if heading.signs and heading.start > last]
+    signed = min((each.start for each in ends if not _ASKS.search(text, each.start, each.end)), default=len(text))
     under = [None, *(heading for heading in headings if heading.kind is not _Kind.FIELD)]
     starts = [heading.start if heading else 0 for heading in under]
     for start, end, heading in zip(starts, [*starts[1:], len(text)], under, strict=True):
@@ -131,6 +134,7 @@ def _prose(text: str, headings: list["_Heading"]) -> Iterator[tuple[int, int]]:
                 yield paragraph.span()
 
 
+_ASKS = re.compile(r"refer|request|order", re.IGNORECASE)  # whoever wanted the examination
 _PARAGRAPH = re.compile(r"[^\n]+(?:\n[^\n]+)*")
 _SAID = re.compile(  # behind a heading, to the end of its line, if the next one is no part of it
     r"[ \t]*[^\s][^\n]*(?:[.?!]\n(?=[A-Z])|\n(?=[A-Z][^\n:]{40}))"

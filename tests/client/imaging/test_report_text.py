@@ -482,6 +482,13 @@ def test_prose_before_a_lone_conclusion_stays_and_a_letterhead_does_not() -> Non
     assert sections(report) == (
         "A 5 mm calculus lies at the left vesicoureteric junction. The bladder is empty.\nOpinion: a stone."
     )
+    prose = "Densities are seen in the right upper lobe. The heart is not enlarged."
+    for head in ("Requesting physician: Dr. Y\nExamination: chest", "Examination: chest\nReferring physician: Dr. Y",
+                 "Radiologist: Dr. Y\nExamination: chest"):  # fmt: skip
+        assert sections(f"{head}\n\n{prose}\n\nSigned: X") == prose
+        assert sections(f"{head}\n\n{prose}\n\nImpression: old scars.\n\nRadiologist: X") == (
+            f"{prose}\nImpression: old scars."
+        )
     assert sections("Patient: X Y\nMRN: 12\nThe liver is normal.\nNo ascites.") == "The liver is normal.\nNo ascites."
     assert sections("IR procedure: drainage\nAn 8 Fr pigtail was placed using the Seldinger technique.\nDone.") == (
         "An 8 Fr pigtail was placed using the Seldinger technique.\nDone."
