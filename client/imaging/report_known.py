@@ -121,13 +121,16 @@ def _squeezed_in(text: str, wanted: Iterable[str]) -> Iterator[tuple[str, int, i
 
 
 def _known_place(text: str, place: str) -> Iterator[Span]:
-    """The whole phrase, and each of its words that is neither clinical nor a common part of such names."""
+    """The whole phrase, its beginning if that tells which place it is, and each of its words that is neither clinical
+    nor a common part of such names."""
     parts = [word for word in re.split(r"[\W_]+", place) if word]
     words = {word for word in parts if len(word) > 3 and word.isalpha()} - vocabulary() - _PLACE_WORDS
     found = [(match.start(), match.end(), fold(match[0])) for match in re.finditer(r"[^\W_]+", text)]
     for at in range(len(found)):
-        if [word for _, _, word in found[at : at + len(parts)]] == parts:
-            yield Span(found[at][0], found[at + len(parts) - 1][1], PLACE)
+        said = [word for _, _, word in found[at : at + len(parts)]]
+        same = next((n for n, (word, part) in enumerate(zip(said, parts, strict=False)) if word != part), len(said))
+        if same == len(parts) or (same > 1 and not words.isdisjoint(parts[:same])):
+            yield Span(found[at][0], found[at + same - 1][1], PLACE)
         if found[at][2] in words:
             yield Span(found[at][0], found[at][1], PLACE)
 

@@ -59,6 +59,7 @@ def test_clinical_words_sizes_and_eponyms_survive(text: str) -> None:
         ("mrn 004512", "[ID]"),
         ("number a12-34567 here", "number [ID] here"),
         ("in Toboso General Hospital", "in [PLACE]"),
+        ("seen at Toboso General today", "seen at [PLACE] today"),
         ("from TOBOSO", "from [PLACE]"),
         ("uid 1.2.3.4.5", "uid [ID]"),
     ],
