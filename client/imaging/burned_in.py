@@ -40,6 +40,7 @@ MARKERS = frozenset(
     "LLAT CC MLO ML LM RCC LCC RMLO LMLO RML LML A P H F S I ANT POST SUP INF".split()
 )
 _NAMES = frozenset({"Li", "Re"})  # written like this they are a family's name, not German for left and right
+_INITIALS = re.compile(r"[A-Za-z](?:\. ?[A-Za-z]){1,2}\.?")
 _MARKER_SURE = 0.5
 _LONG_MARKER = 5  # letters
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
@@ -117,7 +118,7 @@ def searched(
     mask = np.zeros(picture.shape, dtype=np.bool_) if known is None else known.copy()
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
-    markers = frozenset(word for word in MARKERS if fold(word) not in names)
+    markers = _markers(names)
     picture = blanked(picture, mask)
     look = reader.look(picture, mask)
     seen = look.lines()
@@ -152,6 +153,20 @@ def searched(
     if Searched(page).share > most:
         raise refusal("burned-in", "text covers too much of the picture")
     return Searched(mask)
+
+
+def crossing(picture: Grey, outside: Mask, reader: Reader, names: frozenset[str] = frozenset()) -> Mask:
+    """Where lines of text that begin outside of the regions of a picture go on inside of them: what is left of a line
+    there, when all that is outside is blanked, is a letter or a half of one, and nobody finds that."""
+    mask = np.zeros_like(outside)
+    for line in _told_apart(reader.look(picture).lines(), mask, picture, _markers(names))[0]:
+        if outside[_area(line, picture.shape)].any():
+            mask |= _area(longer(line, picture), picture.shape, margins=True)
+    return mask & ~outside
+
+
+def _markers(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(word for word in MARKERS if fold(word) not in names)
 
 
 def _told_apart(
@@ -218,6 +233,8 @@ def is_marker(line: Line, markers: frozenset[str] = MARKERS) -> bool:
     if sum(letter.isalnum() and not letter.isascii() for letter in plain) > 1:  # one is a smear beside the marker
         return False
     said = [word for word in re.split(r"[^A-Za-z0-9]+", plain) if word]
+    if _INITIALS.fullmatch(plain):
+        said = ["".join(said)]  # A.P. is a view, I.F. somebody
     if not 0 < len(said) <= 3 or line.confidence < _MARKER_SURE or any(word in _NAMES for word in said):
         return False
     return all(word in markers or _joined(word, markers) for word in map(str.upper, said))

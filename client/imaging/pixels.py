@@ -24,6 +24,7 @@ from client.imaging.burned_in import (
     SHARE_MAX,
     Mask,
     blanked,
+    crossing,
     searched,
     ultrasound_mask,
     union,
@@ -137,7 +138,10 @@ def _looked_at(
     ultrasound = str(dataset.get("Modality", "")) == "US"
     most = PAGE_SHARE if _is_capture(dataset) else SHARE_MAX
     names = own_names(dataset)
+    shown = outside is not None and bool((array[outside] != array[outside][0]).any())
     text = np.zeros(greys[0].shape, dtype=np.bool_)
+    if outside is not None and shown:
+        text = union((crossing(grey, outside, reader, names) for grey in greys), text.shape)
     for at, view in enumerate((*greys, *(_undrawn(array, dataset, greys) if hidden else ()))):
         text = searched(
             view if outside is None else blanked(view, outside),
@@ -148,7 +152,6 @@ def _looked_at(
             doubts_count=doubts_count and at < len(greys),
             doubts_go=ultrasound,
         ).mask
-    shown = outside is not None and bool((array[outside] != array[outside][0]).any())
     return _Frame(drawn, text, shown)
 
 

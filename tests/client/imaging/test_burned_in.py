@@ -147,6 +147,7 @@ def test_a_page_full_of_text_is_refused(reader: Reader) -> None:
         ("1950", 0.9, 0.9, True), ("Müller", 0.6, 0.6, True), ("E", 0.95, 0.9, True), ("E", 0.4, 0.9, False),
         ("~", 0.1, 0.5, False), ("", 0.0, 0.9, True), ("", 0.0, 0.5, False), ("R", 0.2, 0.5, False),
         ("Li", 0.9, 0.9, True), ("LI", 0.9, 0.9, False), ("li", 0.9, 0.9, False), ("R 王明", 0.9, 0.9, True),
+        ("A.P.", 0.9, 0.9, False), ("I.F.", 0.9, 0.9, True), ("S. I", 0.9, 0.9, True), ("A P", 0.9, 0.9, False),
         ("APERECT", 0.9, 0.9, False), ("LIRE", 0.9, 0.9, True), ("PALI", 0.9, 0.9, True),
     ],
 )  # fmt: skip

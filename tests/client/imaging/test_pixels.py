@@ -389,6 +389,24 @@ def test_of_ultrasound_what_lies_outside_the_regions_is_gone(
     assert picture.blanked_share == (0.25 if border else 0.0)
 
 
+def test_a_line_that_reaches_into_a_region_is_gone_there_too(make_chest: Make, profile: DeidProfile) -> None:
+    """The last letter of a name in the banner stands in the region; of one beside it nothing reaches in."""
+    canvas = Image.new("L", (320, 240), 30)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(20)
+    pen.text((20, 100), "Hollenstein", fill=230, font=font)
+    pen.text((20, 180), "1950", fill=230, font=font)
+    edge = int(20 + font.getlength("Hollenstei"))
+    region = Dataset()
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = edge, 0
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 319, 239
+    dataset = with_pixels(make_chest(SequenceOfUltrasoundRegions=Sequence([region])), np.asarray(canvas))
+    dataset.WindowCenter, dataset.WindowWidth = "128", "256"
+    (picture,) = render(dataset, profile)
+
+    assert picture.pixels[104:118, edge : edge + 12].max() == 0
+    assert picture.pixels[150:, edge:].min() > 0
+
+
 def test_what_is_blanked_is_never_rounded_to_nothing() -> None:
     mask = np.zeros((4000, 4000), dtype=np.bool_)
     assert _share(mask) == 0.0
