@@ -32,6 +32,7 @@ __all__ = ["Picture", "PictureFields", "Store", "StoredExample", "Turn"]
 FORMAT = "wardround-store/1"
 _KEY = re.compile(r"[0-9a-f]{32}")
 _LOCK_TRIES, _LOCK_PAUSE_S = 50, 0.1
+_PIECES = {"images", "attestations", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "store.json.part"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS patient (patient_key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS picture (
@@ -109,17 +110,20 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, *, profile_digest: str, key_id: str) -> "Store":
-        """A new, empty store. Raises StoreError output-exists when the folder is there and not empty."""
+        """A new, empty store; one that was killed while it was made is gone on with, since store.json comes last.
+
+        Raises StoreError output-exists when the folder holds anything else.
+        """
         head = {"format": FORMAT, "key_id": key_id, "profile_digest": profile_digest}
         with _guarded_disk():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if any(folder.iterdir()):
+            if not _is_unfinished(folder):
                 raise StoreError(
                     "output-exists", "the folder of the new store is not empty", hint="choose another folder"
                 )
             folder.chmod(0o700)
-            (folder / "images").mkdir(mode=0o700)
-            (folder / "attestations").mkdir(mode=0o700)
+            (folder / "images").mkdir(exist_ok=True, mode=0o700)
+            (folder / "attestations").mkdir(exist_ok=True, mode=0o700)
             index = _connect(folder)
             index.executescript(_SCHEMA)
             index.close()
@@ -133,7 +137,7 @@ class Store:
             with _guarded_disk():
                 head = json.loads((folder / "store.json").read_text(encoding="utf-8"))
             version, profile_digest, key_id = head["format"], head["profile_digest"], head["key_id"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise _damaged("the folder holds no readable store.json") from None
         if version != FORMAT:
             raise StoreError("store-version", f"the store is not {FORMAT}", hint="ingest the folder into a new store")
@@ -295,17 +299,29 @@ class Store:
         """Withdraw a patient: rows, then pictures, then the write-ahead log. Returns how many examples there were.
 
         A crash in between leaves pictures without rows, which the next writer removes.
+
+        Raises StoreError store-busy when somebody reads for so long that the log keeps the patient's words.
         """
-        pictures = [picture.path for picture in self._pictures(patient_key)]
         with self.batch():
+            pictures = [picture.path for picture in self._pictures(patient_key)]
             gone = self._index.execute("DELETE FROM example WHERE patient_key = ?", (patient_key,)).rowcount
             self._index.execute("DELETE FROM picture WHERE patient_key = ?", (patient_key,))
             self._index.execute("DELETE FROM patient WHERE patient_key = ?", (patient_key,))
             self.checkpoint()
             for path in pictures:
                 path.unlink(missing_ok=True)
-        self._index.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._truncate_log()
         return int(gone)
+
+    def _truncate_log(self) -> None:
+        """SQLite waits for readers as long as for a lock, and then only says in its answer that it gave up."""
+        busy, *_ = self._index.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreError(
+                "store-busy",
+                "another process uses the store: what was erased is still in the log of its index",
+                hint="end the other processes of this site, then erase the same patient again",
+            )
 
     def _is_new(self, picture: CleanPicture) -> bool:
         known = self._ask("SELECT sha256 FROM picture WHERE picture_key = ?", picture.picture_key)
@@ -388,6 +404,14 @@ class Store:
             return self._index.execute(query, values).fetchall()
         except sqlite3.DatabaseError:
             raise _damaged("the index of the store does not read") from None
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Nothing there, or only the empty pieces of a store that never had a writer: a writer leaves `lock`."""
+    here = {path.name for path in folder.iterdir()}
+    return here <= _PIECES and not any(
+        any((folder / name).iterdir()) for name in ("images", "attestations") if name in here
+    )
 
 
 def _connect(folder: Path) -> sqlite3.Connection:

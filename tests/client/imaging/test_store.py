@@ -11,7 +11,7 @@ from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
-from client.imaging.store import Store
+from client.imaging.store import Store, _locked
 from federation.errors import DeidError, StoreError
 
 
@@ -90,6 +90,34 @@ def test_a_withdrawn_patient_leaves_no_byte(store: Store, profile: DeidProfile) 
             assert b"planted-answer" not in path.read_bytes() and marked.patient_key.encode() not in path.read_bytes()
 
 
+def test_a_picture_that_came_while_erasing_waited_goes_too(
+    store: Store, profile: DeidProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Store.open(store.folder)
+
+    def locked(path: Path) -> int:
+        monkeypatch.undo()
+        other.add(study(1, profile))
+        return _locked(path)
+
+    monkeypatch.setattr("client.imaging.store._locked", locked)
+
+    assert store.erase(f"{1:032x}") == 1 and files(store) == []
+
+
+def test_erasing_says_when_a_reader_keeps_the_log(store: Store, profile: DeidProfile) -> None:
+    store.add(study(1, profile))
+    store._index.execute("PRAGMA busy_timeout=20")
+    with Store.open(store.folder) as reader:
+        reader._index.execute("BEGIN")
+        reader.count()
+        with pytest.raises(StoreError) as refused:
+            store.erase(f"{1:032x}")
+    assert refused.value.code == "store-busy"
+    assert store.erase(f"{1:032x}") == 0
+    assert not [path for path in store.folder.iterdir() if path.is_file() and b"pneumonia" in path.read_bytes()]
+
+
 def test_folders_and_files_are_for_the_owner_only(store: Store, profile: DeidProfile) -> None:
     store.add(study(1, profile))
 
@@ -150,7 +178,7 @@ def test_a_damaged_head_or_index_and_another_version_are_refused(store: Store) -
     head = store.folder / "store.json"
     good = head.read_text()
     for text, code in (
-        ("", "store-damaged"), ("[]", "store-damaged"), ("{}", "store-damaged"),
+        ("", "store-damaged"), ("[" * 300_000, "store-damaged"), ("[]", "store-damaged"), ("{}", "store-damaged"),
         (good.replace("store/1", "store/2"), "store-version"),
     ):  # fmt: skip
         head.write_text(text)
@@ -170,6 +198,37 @@ def test_a_new_store_needs_an_empty_folder(store: Store, profile: DeidProfile, k
     with pytest.raises(StoreError) as refused:
         Store.create(store.folder, profile_digest=profile.digest, key_id=keys.key_id)
 
+    assert refused.value.code == "output-exists"
+
+
+@pytest.mark.parametrize("last", ["images", "attestations", "index.sqlite", "store.json"])
+def test_a_store_that_was_killed_while_it_was_made_is_gone_on_with(
+    tmp_path: Path, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    real = Path.mkdir
+    if last in ("images", "attestations"):
+        monkeypatch.setattr(Path, "mkdir", lambda at, **how: killed() if at.name == last else real(at, **how))
+    else:
+        monkeypatch.setattr(f"client.imaging.store.{'_write' if last == 'store.json' else '_connect'}", killed)
+    with pytest.raises(KilledError):
+        Store.create(tmp_path / "new", profile_digest="p", key_id="k")
+    monkeypatch.undo()
+
+    assert Store.create(tmp_path / "new", profile_digest="p", key_id="k").count() == 0
+
+
+@pytest.mark.parametrize("there", ["lock", "images/ab", "attestations/a.json", "other"])
+def test_a_folder_that_ever_held_something_is_not_made_a_store(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).mkdir(parents=True)
+
+    with pytest.raises(StoreError) as refused:
+        Store.create(tmp_path, profile_digest="p", key_id="k")
     assert refused.value.code == "output-exists"
 
 
