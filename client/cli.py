@@ -219,6 +219,8 @@ def release(
     from client.intake import data_set, decide_release
     from client.workplace import Workplace
 
+    if not digest and (revoke or by):
+        raise typer.BadParameter("say which data set, by its digest", param_hint="DIGEST")
     place = Workplace.open(folder)
     if digest:
         if not by.strip():

@@ -4,6 +4,7 @@ Nothing here prints a value of a patient, a path of a file or a key. Every batch
 """
 
 import errno
+import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -30,12 +31,14 @@ from federation.terminal import Talk
 
 Json = dict[str, Any]
 _DIGEST_LETTERS_MIN = 12
+_MISPLACED = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _FULL = StoreError("disk-full", "the disk is full", hint="free some space, then start again")
 
 
 def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | None) -> Json:
     """`site ingest`. Raises: DataError nothing-clean when not one example is in the store afterwards."""
     profile, keys = place.profile(), place.keys()
+    place.releases().all()  # a damaged record is told before the work, not in place of its counts
     with _guarded(), place.store_for(profile, keys) as store:
         with talk.progress("read headers, then de-identify") as progress:
             counts = ingest(
@@ -189,6 +192,12 @@ def _guarded() -> Iterator[None]:
                 "no-permission",
                 "no permission to write in the site's folder",
                 hint="run as the user who owns it; every file of a site belongs to one user",
+            ) from None
+        if error.errno in _MISPLACED:
+            raise StoreError(
+                "output-failed",
+                f"a folder of the site cannot be used: {os.strerror(error.errno).lower()}",
+                hint="look whether store and reports in site.toml, spool, state and attestations are folders",
             ) from None
         raise
     except sqlite3.OperationalError as error:  # the index of a source, in the spool

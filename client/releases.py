@@ -7,7 +7,6 @@ names the digest of the store, so one more example, one less, or other rules of 
 import fcntl
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from federation.messages import DIGEST
 
 VERSION = "wardround-release/1"
 Action = Literal["release", "revoke"]
-_PERSON = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+_PERSON_MOST = 100
 _FIRST = "0" * 64
 
 
@@ -47,6 +46,8 @@ class Releases:
             lines = self._path.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return []
+        except (IsADirectoryError, NotADirectoryError):
+            raise _damaged("the record of releases is no file") from None
         found, before = [], _FIRST
         for number, line in enumerate(lines, 1):
             found.append(_read(line, number, before))
@@ -60,9 +61,12 @@ class Releases:
 
     def append(self, release: Release) -> None:
         """Record a decision. After a return it survives a power cut."""
-        if _PERSON.fullmatch(release.person) is None or DIGEST.fullmatch(release.data_digest) is None:
+        fits = 0 < len(release.person) <= _PERSON_MOST and release.person.isprintable()
+        if not fits or DIGEST.fullmatch(release.data_digest) is None:
             raise FormatError(
-                "not-canonical", "a name or digest that no record can hold", hint="give a short plain name"
+                "not-canonical",
+                "a name or digest that no record can hold",
+                hint=f"give a plain name of at most {_PERSON_MOST} letters, in UTF-8 and without control characters",
             )
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked():
@@ -95,9 +99,16 @@ def _read(line: bytes, number: int, before: str) -> Release:
             "data_digest": str(data), "profile_digest": str(profile), "person": str(person), "time_utc": str(time_utc),
             **rest,
         } if not rest and seq == number and prev == before and line.endswith(b"\n"):  # fmt: skip
-            return Release(action, data, profile, person, time_utc)
-    raise StoreError(
-        "release-damaged",
-        "the record of releases does not verify",
-        hint="restore state/releases.jsonl from a backup, or remove it and release again",
+            return Release(action, data, profile, _shown(person), time_utc)
+    raise _damaged("the record of releases does not verify")
+
+
+def _shown(person: str) -> str:
+    """A name as a terminal can print it: records of earlier versions may hold other letters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in person)
+
+
+def _damaged(message: str) -> StoreError:
+    return StoreError(
+        "release-damaged", message, hint="restore state/releases.jsonl from a backup, or remove it and release again"
     )

@@ -11,6 +11,7 @@ from federation import strict_toml
 from federation.consent import patients_most
 from federation.errors import SettingsError
 
+Name = Annotated[str, Field(pattern=r"^[^\x00]{1,400}$")]  # of a file or folder, from the site's own folder
 AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]  # PS3.5 table 6.2-1, VR AE
 
 
@@ -24,8 +25,8 @@ class SiteIdentity:
 @dataclass(frozen=True)
 class Data:
     __pydantic_config__ = strict_toml.STRICT
-    store: str  # the folder of de-identified examples
-    secret: str  # the file with this site's pseudonym secret
+    store: Name  # the folder of de-identified examples
+    secret: Name  # the file with this site's pseudonym secret
     declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]  # rounded and public; not the count of the store
 
 
@@ -54,7 +55,7 @@ class Model:
     """[model]: the base that this site has, loaded once when the daemon starts."""
 
     __pydantic_config__ = strict_toml.STRICT
-    path: Annotated[str, Field(min_length=1, max_length=400)]  # its folder, from the site's own folder
+    path: Name  # its folder
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # absent: not compared when it is loaded
 
 
@@ -75,7 +76,7 @@ class Receive:
     callers: tuple[AeTitle, ...] = ()  # AE titles that may send; empty: nobody
     ae_title: AeTitle = "WARDROUND"
     host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:-]{1,255}$")] = "127.0.0.1"
-    reports: str = "reports"  # the folder with .csv and .jsonl files of reports
+    reports: Name = "reports"  # the folder with .csv and .jsonl files of reports
     quiet_s: Annotated[int, Field(ge=1, le=86_400)] = 60  # a study is complete when nothing came for so long
     keep_days: Annotated[int, Field(ge=1, le=365)] = 14  # images without a report are removed after so many days
     associations: Annotated[int, Field(ge=1, le=100)] = 10  # at the same time

@@ -3,6 +3,7 @@
 It needs no keys and no roster: a hospital can ingest, inspect and release before it has joined a federation.
 """
 
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,13 @@ class Workplace:
 
     def open_store(self) -> Store:
         """The site's store. Raises: StoreError, also when nothing was ever ingested."""
-        if not (self.store_folder / "store.json").exists():
+        if not self._has_store():
             raise StoreError("store-damaged", "there is no store yet", hint="fill it with wardround site ingest")
         return Store.open(self.store_folder)
 
     def store_for(self, profile: DeidProfile, keys: SiteKeys) -> Store:
         """The site's store, made if there is none, for this profile and secret only."""
-        if not (self.store_folder / "store.json").exists():
+        if not self._has_store():
             return Store.create(self.store_folder, profile_digest=profile.digest, key_id=keys.key_id)
         store = Store.open(self.store_folder)
         if store.key_id != keys.key_id:
@@ -100,6 +101,9 @@ class Workplace:
                 hint="name a new folder in data.store and ingest again",
             )
         return store
+
+    def _has_store(self) -> bool:
+        return os.path.exists(self.store_folder / "store.json")  # a name too long for the disk is not there either
 
     def releases(self) -> Releases:
         return Releases(self.state / "releases.jsonl")

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -237,6 +238,58 @@ def test_a_secret_that_others_can_read_or_that_is_lost(run: Run, source: Path, s
     assert "open to other users" in told(run("ingest", source)[2])[0]
     (site / "secret").unlink()
     assert "cannot be read" in told(run("ingest", source)[2])[0]
+
+
+@pytest.mark.parametrize("words", [("--revoke",), ("--by", "Dr. Panza"), ("", "--revoke", "--by", "Dr. Panza")])
+def test_a_decision_without_a_data_set_is_none(run: Run, words: tuple[str, ...]) -> None:
+    status, out, err = run("release", *words)
+
+    assert (status, out) == (2, "") and "say which data set" in told(err)[0]
+
+
+def test_a_damaged_record_of_releases_is_told_before_anything_is_stored(run: Run, source: Path, site: Path) -> None:
+    (site / "state").mkdir()
+    (site / "state" / "releases.jsonl").write_text("x\n")
+
+    assert run("ingest", source)[0] == 17 and not (site / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "failed", "said"),
+    [
+        ("store", "a\\u0000", 11, "data.store"),
+        ("secret", "\\u0000", 11, "data.secret"),
+        ("store", "secret", 17, "file exists"),
+        ("store", "secret/x", 17, "not a directory"),
+        ("store", "loop", 17, "file exists"),
+        ("store", "a" * 300, 17, "file name too long"),
+    ],
+)
+def test_a_folder_of_the_site_that_cannot_be_one(
+    key: str, value: str, failed: int, said: str, run: Run, source: Path, site: Path
+) -> None:
+    (site / "loop").symlink_to("loop")
+    (site / "site.toml").write_text(SITE.replace(f'{key} = "{key}"', f'{key} = "{value}"'))
+    status, _, err = run("ingest", source)
+
+    assert status == failed and said in told(err)[0]
+    assert run("release")[0] == (11 if failed == 11 else 17)
+
+
+@pytest.mark.parametrize("name", ["spool", "state", "store/attestations"])
+def test_a_file_in_the_place_of_a_folder(name: str, run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    shutil.rmtree(site / name, ignore_errors=True)
+    (site / name).touch()
+    status, _, err = run("ingest", source)
+
+    assert status == 17 and ("cannot be used" in told(err)[0] or "is no file" in told(err)[0])
+
+
+def test_reports_that_are_no_folder(run: Run, site: Path) -> None:
+    for name, failed in (("secret", 17), ("\\u0000", 11)):
+        (site / "site.toml").write_text(f'{SITE}[receive]\ncallers = ["A"]\nreports = "{name}"\n')
+        assert run("receive", "--port", "0")[0] == failed
 
 
 def test_a_full_disk(run: Run, source: Path, site: Path, tmp_path: Path) -> None:

@@ -51,8 +51,27 @@ def test_every_change_of_a_byte_is_found(releases, tmp_path):
             releases.all()
 
 
-@pytest.mark.parametrize("person", ["", "a\nb", "x" * 101])
+@pytest.mark.parametrize("person", ["", "a\nb", "x" * 101, "M\udcfcller", "a\x85b", "a\u202eb"])
 def test_a_name_that_no_record_can_hold_is_refused(releases, person):
     with pytest.raises(FormatError):
         releases.append(decision(person=person))
     assert releases.all() == []
+
+
+def test_a_name_in_an_old_record_that_cannot_be_printed_is_shown_without_it(releases, tmp_path):
+    releases.append(decision())
+    path = tmp_path / "state/releases.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"Dr. Panza", b"M\\udcfcller\\u202e"))
+
+    assert releases.of(DIGEST) == decision(person="M?ller?")
+
+
+@pytest.mark.parametrize("there", ["state", "state/releases.jsonl"])
+def test_a_record_that_is_no_file_releases_nothing(releases, tmp_path, there):
+    if there == "state":
+        (tmp_path / there).touch()
+    else:
+        (tmp_path / there).mkdir(parents=True)
+    with pytest.raises(StoreError) as refused:
+        releases.of(DIGEST)
+    assert refused.value.code == "release-damaged"
