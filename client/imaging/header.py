@@ -44,7 +44,7 @@ _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
 _NAMES = ("SOPClassUID", "SOPInstanceUID")
 _HINTS = {
     "not-dicom": "remove the file from the folder, or leave it: it is not read",
-    "limit-size": "raise the limit in the profile if the device really writes such objects",
+    "limit-size": "export the object in smaller parts, or leave it out",
     "limit-nesting": "ask the vendor: no public object nests this deep",
     "class-refused": "only images are accepted; reports belong into a .jsonl or .csv file",
 }

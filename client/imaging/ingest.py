@@ -26,6 +26,7 @@ Progress = Callable[[int, int], None]
 _POOL_FROM = 256  # fewer studies are cleaned faster here than workers start
 _COMMIT_EVERY = 256
 _CHUNK = 4
+_ROW_ITSELF = frozenset({"pairing", "report-format"})
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,11 @@ def _stored_all(
         for done, ((raw, _), outcome) in enumerate(outcomes, 1):
             added, reason = _stored(outcome, store)
             accepted += added
-            item = pseudonym(keys.scan, raw.source)[:16]
+            _settle(raw, reason, store, keys)
             if reason is None:
                 already += len(raw.conversations) - added
-                store.unhold(item)
             else:
                 reasons[reason] += 1
-                store.hold(item, reason)
             if progress is not None:
                 progress(done, total)
             if done % _COMMIT_EVERY == 0:
@@ -137,6 +136,15 @@ def _stored_all(
     return IngestCounts(
         accepted, already, dict(sorted(reasons.items())), intake.rejected, intake.unreported, intake.waiting
     )
+
+
+def _settle(raw: RawStudy, reason: str | None, store: Store, keys: SiteKeys) -> None:
+    """A row that is wrong itself is known by its place alone, since its repair may change what it names."""
+    place, item = pseudonym(keys.scan, raw.source)[:16], pseudonym(keys.scan, raw.source, raw.about)[:16]
+    store.unhold(place)
+    store.unhold(item)
+    if reason is not None:
+        store.hold(place if reason in _ROW_ITSELF else item, reason)
 
 
 Outcome = CleanStudy | str | None

@@ -21,7 +21,7 @@ REASONS = {
     "encapsulated-document": Reason("a PDF or another document inside a DICOM file", "give its text as a report row"),
     "limit-frames": Reason("more frames than the limit", "send the series that matter"),
     "limit-nesting": Reason("sequences or archives nested too deep", "ask the vendor; unpack archives yourself"),
-    "limit-size": Reason("larger than a limit of size or memory", "raise the limit in the profile if need be"),
+    "limit-size": Reason("larger than a limit of size or memory", "export it in smaller parts, or leave it out"),
     "limit-time": Reason("took longer than the time limit and was stopped", "export the image again"),
     "malformed": Reason("does not parse as the standard says", "export the image again"),
     "no-patient-id": Reason("names no patient", "repair the patient id at the source"),

@@ -87,6 +87,8 @@ class RawStudy:
     """Words of the names of staff in all headers of the folder."""
     code: str | None = None
     """Why the study cannot be used, if that is known already."""
+    about: str = ""
+    """What its first row names: a row in the same place of another folder is another item of the quarantine."""
 
     def __repr__(self) -> str:
         return "<RawStudy: hidden>"
@@ -246,6 +248,7 @@ class Intake:
                 images=tuple(found),
                 conversations=tuple(conversations),
                 source=f"{first['file']}\x1f{first['number']}",
+                about=first["about"],
                 sampled=first["sampled"],
                 staff=staff,
                 code=codes[0] if codes else None,
@@ -359,7 +362,7 @@ class Intake:
             "SELECT file, number, start, length, code, patient FROM row WHERE id = ?", (identity,)
         ).fetchone()
         turns: tuple[RawTurn, ...] = ()
-        sampled = False
+        sampled, about = False, ""
         file = os.fsdecode(file)
         if code is None:
             with _report_file(self._source.at(file)) as report:
@@ -371,7 +374,11 @@ class Intake:
                 code = "report-format"
             else:
                 turns, sampled = row.turns, row.key in ("study_instance_uid", "accession_number")
-        return {"file": file, "number": number, "code": code, "patient": patient, "turns": turns, "sampled": sampled}
+                about = "\x1f".join((row.key, *row.values))
+        return {
+            "file": file, "number": number, "code": code, "patient": patient, "turns": turns, "sampled": sampled,
+            "about": about,
+        }  # fmt: skip
 
     def _image(self, identity: int, pictured: str) -> RawImage:
         path, kind, code, sop, issuer, patient, twin, frames = self._index.execute(

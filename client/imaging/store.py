@@ -329,7 +329,7 @@ class Store:
             raise DeidError(
                 "duplicate-differs",
                 "the same instance was stored before with other pixels",
-                hint="find out which of the two is right, and erase the patient before storing it again",
+                hint="find out which of the two is right; if it is the new one, ingest everything into a new store",
             )
         return not known
 

@@ -152,6 +152,36 @@ def test_an_item_that_was_repaired_leaves_quarantine(
     assert (counts.accepted, counts.already) == (1, 2) and store.held() == {}
 
 
+@pytest.mark.parametrize("first", ["", "accession_number,report"])
+def test_a_row_that_was_repaired_leaves_quarantine(
+    tmp_path: Path, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make, first: str
+) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    make_chest(1).save_as(folder / "a", enforce_file_format=True)
+    make_chest(1, PatientID="MRN-X", SOPInstanceUID="1.2.3.9").save_as(folder / "b", enforce_file_format=True)
+    wrong = "ACC0000001,Clear lungs." if first else "path,report\nb,"
+    (folder / "r.csv").write_text(f"{first}\n{wrong}\n".lstrip())
+    ingest(folder, store, profile, keys)
+    assert sum(store.held().values()) == 1 and set(store.held()) <= {"pairing", "report-format"}
+    (folder / "r.csv").write_text("path,report\na,Clear lungs.\n")
+
+    assert ingest(folder, store, profile, keys).accepted == 1 and store.held() == {}
+
+
+def test_a_clean_row_settles_nothing_of_another_folder(
+    tmp_path: Path, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
+) -> None:
+    for number, changes in ((1, {"PatientID": ""}), (2, {})):
+        folder = tmp_path / f"export-{number}"
+        folder.mkdir()
+        make_chest(number, **changes).save_as(folder / "a", enforce_file_format=True)
+        (folder / "r.csv").write_text(f"accession_number,report\nACC000000{number},Clear lungs.\n")
+        ingest(folder, store, profile, keys)
+
+    assert store.count() == 1 and store.held() == {"no-patient-id": 1}
+
+
 def test_a_row_without_its_image_stops_before_anything_is_stored(
     hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys
 ) -> None:
