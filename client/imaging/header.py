@@ -40,7 +40,7 @@ _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _PREAMBLE_BYTES = 132
 _META_LENGTH_END = _PREAMBLE_BYTES + 12  # the group length element, PS3.10 section 7.1
 _META_BYTES_MAX = 1 << 16
-_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
+LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
 _NAMES = ("SOPClassUID", "SOPInstanceUID")
 _HINTS = {
     "not-dicom": "remove the file from the folder, or leave it: it is not read",
@@ -53,7 +53,7 @@ _HINTS = {
 @contextmanager
 def border(code: str, message: str) -> Iterator[None]:
     """Run code that touches raw data. Any exception becomes `DeidError(code)`; its text is dropped, unread."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:

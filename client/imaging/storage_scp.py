@@ -8,6 +8,7 @@ import errno
 import logging
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from client.imaging.header import LOGGERS
 from client.imaging.profile import DeidProfile
 from client.imaging.spool import Spool
 from federation.errors import DataError, DeidError
@@ -154,14 +156,28 @@ def provider(door: Door, spool: Spool, profile: DeidProfile) -> Iterator[Provide
 
 @contextmanager
 def _settings(parts: Path) -> Iterator[None]:
-    logger = logging.getLogger("pynetdicom")
-    before = (tempfile.tempdir, logger.level, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS)
+    before = (tempfile.tempdir, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS)
     tempfile.tempdir = str(parts)
-    logger.setLevel(logging.CRITICAL + 1)
     _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = True, False
     try:
-        yield
+        with _silence():
+            yield
     finally:
-        tempfile.tempdir = before[0]
-        logger.setLevel(before[1])
-        _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = before[2], before[3]
+        tempfile.tempdir, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = before
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Warnings and log lines quote what was received. pynetdicom's threads decode outside of `header.border`, which
+    puts back the settings of the moment at which it began: so all is off before there is a thread, and stays off."""
+    loggers = [logging.getLogger(name) for name in ("pynetdicom", *LOGGERS)]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)

@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,6 +112,24 @@ def test_nothing_of_a_patient_is_logged(
     written = "".join(capfd.readouterr()) + caplog.text
 
     assert not [word for word in ("Quixano", "MRN", "1.2.3.4", "ACC0") if word in written]
+
+
+def test_a_name_in_the_place_of_a_uid_is_not_warned_of(
+    spool: Spool, profile: DeidProfile, make_chest: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dataset = make_chest(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset.SOPInstanceUID = "QUIXANO^ALONSO^16050116"
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *more: print(message)  # type: ignore[assignment]
+        with provider(DOOR, spool, profile) as running:
+            association = sender(running.port)
+            association.send_c_store(dataset)
+            association.release()
+
+    assert "QUIXANO" not in "".join(capfd.readouterr())
 
 
 def test_without_a_list_of_callers_nobody_may_send(spool: Spool, profile: DeidProfile) -> None:
