@@ -8,7 +8,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,14 +77,19 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
     profile, keys, wanted = place.profile(), place.keys(), place.settings.receive
     door = Door(port, wanted.callers, wanted.ae_title, wanted.host, wanted.associations)
     stop = Event()
-    with _guarded(), place.store_for(profile, keys) as store, _stopped_by_signals(stop):
+    with (
+        _guarded(),
+        place.store_for(profile, keys) as store,
+        closing(Spool(place.spool, profile.limits, keys)) as spool,
+        _stopped_by_signals(stop),
+    ):
 
         def told(counts: IngestCounts) -> None:
             _attest_batch("receive", store, profile, keys, counts)
             talk.line(f"stored {counts.accepted} examples{_reasons(counts.quarantined)}")
 
         receive(
-            door, Spool(place.spool, profile.limits, keys), store, place.reports, profile, keys,
+            door, spool, store, place.reports, profile, keys,
             quiet_s=wanted.quiet_s, keep_days=wanted.keep_days, stop=stop, workers=cores(), told=told,
             started=lambda actual: talk.line(f"{door.ae_title} listens on {door.host} port {actual}"),
             expired=lambda count: talk.line(f"{count} images waited too long for a report and were removed"),

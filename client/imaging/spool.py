@@ -8,6 +8,7 @@
 A study's folder is named by the keyed pseudonym of its UID. Folders are 0700, files 0600.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -18,10 +19,15 @@ from client.imaging.header import border, read, refusal
 from client.imaging.profile import Limits
 from client.imaging.pseudonyms import SiteKeys, pseudonym
 from federation import durable
+from federation.errors import StoreError
 
 
 class Spool:
-    """The folder of received objects. One receiver at a time; `accept` may be called by several threads."""
+    """The folder of received objects. One receiver at a time (a file lock, until `close` or the end of the process);
+    `accept` may be called by several threads.
+
+    Raises: StoreError store-busy when another receiver has the folder.
+    """
 
     def __init__(self, folder: Path, limits: Limits, keys: SiteKeys) -> None:
         self._limits, self._keys = limits, keys
@@ -31,9 +37,15 @@ class Spool:
         )
         for place in (self.parts, self._new, self.batch, self._waiting):
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = _locked(root / "lock")
+        self._begun: list[Path] = []
         self.forget_parts()
         for study in self.batch.iterdir():  # the last receiver was killed in the middle of an ingest
             self._move(study, self._new)
+
+    def close(self) -> None:
+        """Let another receiver have the folder."""
+        os.close(self._lock)
 
     def accept(self, part: Path) -> None:
         """Take over a file that has come whole. After a return it survives a power cut, and `part` is gone.
@@ -78,16 +90,18 @@ class Spool:
         if again:
             for study in list(self._waiting.iterdir()):
                 self._move(study, self.batch)
-        return sum(1 for _ in self.batch.iterdir())
+        self._begun = list(self.batch.iterdir())
+        return len(self._begun)
 
     def end(self, leftover: list[Path]) -> None:
-        """Remove what was ingested or held back, and keep the images that no report is about for another time."""
+        """Remove what `begin` counted, now ingested or held back; images that no report is about wait for one."""
         for path in leftover:
             place = self._waiting / path.parent.name
             place.mkdir(exist_ok=True, mode=0o700)
             os.rename(path, place / path.name)
-        for study in list(self.batch.iterdir()):
+        for study in self._begun:
             shutil.rmtree(study)
+        self._begun = []
 
     def expire(self, now_s: float, keep_s: float) -> int:
         """Remove images that have waited too long for a report. Returns how many."""
@@ -119,6 +133,20 @@ class Spool:
         for path in study.iterdir():
             os.rename(path, target / path.name)
         study.rmdir()
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreError(
+            "store-busy",
+            "another receiver has the folder of received objects",
+            hint="one `site receive` per folder: stop the other one, or give this one another --dir",
+        ) from None
+    return descriptor
 
 
 def _newest(study: Path) -> float:

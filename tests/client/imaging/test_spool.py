@@ -8,7 +8,7 @@ from pydicom.dataset import FileDataset
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.spool import Spool
-from federation.errors import DeidError
+from federation.errors import DeidError, StoreError
 
 Make = Callable[..., FileDataset]
 
@@ -60,6 +60,7 @@ def test_a_receiver_that_was_killed_in_an_ingest_takes_it_up_again(make: Callabl
     bring(spool, make_chest(2), age_s=100)
     spool.begin(max(path.stat().st_mtime for path in spool.files()) + 99, quiet_s=60, again=False)
     (spool.parts / "half").write_bytes(b"raw")
+    spool.close()
     again = make()
 
     assert len(list(again.files())) == 2 and list(again.batch.iterdir()) == []
@@ -72,3 +73,25 @@ def test_what_is_no_object_is_refused_and_removed(make: Callable[[], Spool]) -> 
     with pytest.raises(DeidError):
         spool.accept(part)
     assert list(spool.files()) == []
+
+
+def test_a_second_receiver_is_refused_and_touches_nothing(make: Callable[[], Spool], make_chest: Make) -> None:
+    spool = make()
+    bring(spool, make_chest(1), age_s=100)
+    spool.begin(max(path.stat().st_mtime for path in spool.files()) + 99, quiet_s=60, again=False)
+    (spool.parts / "half").write_bytes(b"raw")
+    with pytest.raises(StoreError) as refused:
+        make()
+
+    assert refused.value.code == "store-busy"
+    assert len(list(spool.files())) == 2 and len(list(spool.batch.iterdir())) == 1
+
+
+def test_only_what_was_begun_is_removed(make: Callable[[], Spool], make_chest: Make) -> None:
+    spool = make()
+    bring(spool, make_chest(1), age_s=100)
+    spool.begin(max(path.stat().st_mtime for path in spool.files()) + 99, quiet_s=60, again=False)
+    (spool.batch / "later").mkdir()
+    spool.end([])
+
+    assert [study.name for study in spool.batch.iterdir()] == ["later"]
