@@ -5,7 +5,7 @@ this process, in the order of the folder, so that the store does not depend on t
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,7 @@ def ingest(
     folder: Path, store: Store, profile: DeidProfile, keys: SiteKeys, *,
     progress: Progress | None = None, listing: Progress | None = None, workers: int | None = None,
     limits: WorkLimits | None = None, reports: Path | None = None, every_row: bool = True,
-    leftover: Callable[[Path], None] | None = None,
+    leftover: Callable[[Path], None] | None = None, rested: Collection[Path] | None = None,
 ) -> IngestCounts:  # fmt: skip
     """De-identify a folder, a DICOMDIR's folder or a zip into a store. Doing it again adds nothing.
 
@@ -63,7 +63,7 @@ def ingest(
     Args:
         progress: called with studies done and studies in all; `listing` the same for the files of the first look.
         workers: processes; None takes one per core for a large folder and none for a small one, 0 works right here.
-        reports: a folder of report files that lie elsewhere.
+        reports: a folder of report files that lie elsewhere; with `rested`, these of them and no others.
         every_row: a row whose image is not there stops everything; otherwise it is counted as waiting.
         leftover: called with every usable image that no row is about.
 
@@ -78,7 +78,7 @@ def ingest(
         )
     limits = limits or WorkLimits()
     with scratch(store.folder.parent / "spool") as place:
-        source = Source(folder, profile.limits, place, reports=reports)
+        source = Source(folder, profile.limits, place, reports=reports, rested=rested)
         require_apart(source.top, store.folder)
         intake = scan(
             source, profile, place, workers=_workers(workers, source), limits=limits, progress=listing,

@@ -1,12 +1,13 @@
 """`wardround site receive`: take objects in, and ingest each study once it has come to rest.
 
 Raw data lives in the spool only. A study that was stored or held back is removed there at once; one whose report is
-not there yet waits, and is tried again when the report files change. While somebody else writes to the store, what has
-come to rest waits.
+not there yet waits, and is tried again when the report files change. A report file that is being written counts when it
+has come to rest, as a study does. While somebody else writes to the store, what has come to rest waits.
 """
 
+import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Event
 
@@ -20,6 +21,39 @@ from federation.errors import StoreError
 
 _LOOK_EVERY_S = 1.0
 _DAY_S = 86_400.0
+
+
+Mark = tuple[int, int, int]
+"""What changes when a file is written or replaced: inode, size, time."""
+
+
+class ReportFiles:
+    """The report files, of which those count that nobody has touched for `quiet_s`: of one that is still being copied
+    the last report would be stored in part, and its image removed."""
+
+    def __init__(self, folder: Path, quiet_s: float) -> None:
+        self.folder, self._quiet_s = folder, quiet_s
+        self._since: dict[Path, tuple[Mark, float]] = {}
+
+    def rested(self) -> dict[Path, Mark]:
+        """Looks again. The site's clock may jump, and a copy may keep an old time: what counts is what was seen."""
+        now_s = time.monotonic()
+        since: dict[Path, tuple[Mark, float]] = {}
+        for path, mark in _marks(self.folder):
+            before = self._since.get(path)
+            since[path] = before if before is not None and before[0] == mark else (mark, now_s)
+        self._since = since
+        return {path: mark for path, (mark, began_s) in since.items() if now_s - began_s >= self._quiet_s}
+
+
+def _marks(folder: Path) -> Iterator[tuple[Path, Mark]]:
+    for path in sorted(folder.rglob("*")):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:  # moved or removed a moment ago
+            continue
+        if stat.S_ISREG(found.st_mode):
+            yield path, (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def receive(
@@ -43,24 +77,25 @@ def receive(
     Raises: DataError receiver; StoreError, but not store-busy.
     """
     reports.mkdir(parents=True, exist_ok=True, mode=0o700)
-    seen: Mapping[str, tuple[int, int]] = {}
+    files = ReportFiles(reports, quiet_s)
+    seen: Mapping[Path, Mark] = {}
     waits = False
     with provider(door, spool, profile) as running:
         started(running.port)
         while not stop.wait(_LOOK_EVERY_S):
-            there = _signature(reports)
+            there = files.rested()
             waited = waits
-            waits = not _look(spool, store, reports, profile, keys, now_s(), quiet_s, there != seen, workers, told)
+            waits = not _look(spool, store, files, profile, keys, now_s(), quiet_s, there != seen, workers, told)
             if waits and not waited:
                 busy()
             seen = there
             if gone := spool.expire(now_s(), keep_days * _DAY_S):
                 expired(gone)
-    _look(spool, store, reports, profile, keys, now_s(), quiet_s, False, workers, told)
+    _look(spool, store, files, profile, keys, now_s(), quiet_s, False, workers, told)
 
 
 def _look(
-    spool: Spool, store: Store, reports: Path, profile: DeidProfile, keys: SiteKeys, now_s: float, quiet_s: float,
+    spool: Spool, store: Store, files: ReportFiles, profile: DeidProfile, keys: SiteKeys, now_s: float, quiet_s: float,
     again: bool, workers: int | None, told: Callable[[IngestCounts], None],
 ) -> bool:  # fmt: skip
     """Whether all that came to rest was ingested; if another process writes to the store, the batch stays for later."""
@@ -69,8 +104,8 @@ def _look(
     leftover: list[Path] = []
     try:
         counts = ingest(
-            spool.batch, store, profile, keys, workers=workers, reports=reports, every_row=False,
-            leftover=leftover.append,
+            spool.batch, store, profile, keys, workers=workers, reports=files.folder, every_row=False,
+            leftover=leftover.append, rested=files.rested(),
         )  # fmt: skip
     except StoreError as error:
         if error.code == "store-busy":
@@ -80,9 +115,3 @@ def _look(
     if counts.accepted or counts.quarantined:
         told(counts)
     return True
-
-
-def _signature(folder: Path) -> dict[str, tuple[int, int]]:
-    return {
-        path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir()) if path.is_file()
-    }

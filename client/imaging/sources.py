@@ -12,7 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from client.imaging.header import open_file, refusal
@@ -37,14 +37,18 @@ _MEDIA_DIRECTORY = b"1.2.840.10008.1.3.10"
 class Source:
     """Files by their names in the folder, with `/` between the parts. Links are not followed."""
 
-    def __init__(self, top: Path, limits: Limits, scratch: Path, *, reports: Path | None = None) -> None:
-        """`reports` is a folder of report files that lie elsewhere.
+    def __init__(
+        self, top: Path, limits: Limits, scratch: Path, *, reports: Path | None = None,
+        rested: Collection[Path] | None = None,
+    ) -> None:  # fmt: skip
+        """`reports` is a folder of report files that lie elsewhere; with `rested`, these of them and no others.
 
         Raises: DataError folder-absent, folder-unreadable; DeidError for a zip that is refused.
         """
         self._limits, self._scratch = limits, scratch
         self._roots: dict[str, Path] = {}
         self._unpacked: set[str] = set()
+        self._rested = rested
         self.refused: Counter[str] = Counter()
         """Reasons of archives, files and folders that could not be read at all."""
         self.top = self._opened(top)
@@ -56,7 +60,8 @@ class Source:
         self.refused.clear()
         yield from self._below(self.top, "", 0)
         for prefix in [prefix for prefix in self._roots if prefix not in self._unpacked]:
-            yield from self._below(self._roots[prefix], prefix + "/", 0)
+            only = self._rested if prefix == _ELSEWHERE else None
+            yield from self._below(self._roots[prefix], prefix + "/", 0, only)
 
     def at(self, name: str) -> Path:
         """Where the file of this name lies."""
@@ -104,13 +109,15 @@ class Source:
             hint="give the folder that holds the DICOM files and the reports",
         )
 
-    def _below(self, folder: Path, prefix: str, depth: int) -> Iterator[str]:
+    def _below(self, folder: Path, prefix: str, depth: int, only: Collection[Path] | None = None) -> Iterator[str]:
         for place, folders, files in os.walk(folder, followlinks=False, onerror=self._unreadable):
             folders.sort()
             inside = Path(place).relative_to(folder).as_posix()
             before = prefix if inside == "." else f"{prefix}{inside}/"
             for name in sorted(files):
                 path = Path(place, name)
+                if only is not None and path not in only:
+                    continue
                 try:
                     if not stat.S_ISREG(path.lstat().st_mode):
                         continue
