@@ -6,12 +6,15 @@ devices, so its logger is off. Standards: PS3.4 annex B (storage), PS3.8 (associ
 
 import errno
 import logging
+import socket
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,11 @@ from federation.errors import DataError, DeidError
 _STORED, _OUT_OF_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # PS3.4 table B.2-1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PDU_BYTES = 1 << 18
+_PDU_BYTES_MOST = 1 << 20  # room for callers that overstep, and for long association requests, which have no limit
+_PIECE_BYTES = 1 << 16
 _SILENT_S = 60.0  # a caller that says nothing for so long is put down
 _GRACE_S = 5.0
+_FAREWELL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Provider:
     def start(self) -> None:
         """Raises: DataError receiver when the address cannot be used."""
         handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, _bound),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
@@ -94,8 +101,23 @@ class Provider:
             if not self._ae.active_associations:
                 break
             patience.wait(0.1)
+        self._end(self._ae.active_associations)
         self._ae.shutdown()
         self._spool.forget_parts()
+
+    def _end(self, associations: list[Any]) -> None:
+        """Tell the callers, then close the sockets: who waits for the rest of a PDU hears of nothing else."""
+        ends = [threading.Thread(target=association.abort, daemon=True) for association in associations]
+        for end in ends:
+            end.start()
+        until_s = time.monotonic() + _FAREWELL_S
+        for end in ends:
+            end.join(max(0.0, until_s - time.monotonic()))
+        for association in associations:
+            with suppress(AttributeError, OSError):  # it has just ended
+                association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        for end in ends:
+            end.join(_FAREWELL_S)
 
     def _store(self, event: Any) -> int:
         """One object: into the spool, and only then an answer. Nothing of an error but its kind goes on."""
@@ -133,6 +155,30 @@ class Provider:
         if half is not None:
             half.close()
             Path(half.name).unlink(missing_ok=True)
+
+
+def _bound(event: Any) -> None:
+    """pynetdicom reads PDUs of any length, and waits for the end of one that has begun as long as the caller likes."""
+    transport = event.assoc.dul.socket
+    transport.socket.settimeout(_SILENT_S)
+    transport.recv = partial(_read, transport.socket)
+
+
+def _read(connection: socket.socket, length: int) -> bytearray:
+    """So many bytes, or fewer when the caller is gone or too slow, which ends the association.
+
+    Raises: OSError when it is too long or nothing comes, which ends it too.
+    """
+    if length > _PDU_BYTES_MOST:
+        connection.shutdown(socket.SHUT_RDWR)
+        raise OSError(errno.EMSGSIZE, "the PDU is longer than the limit")
+    data, until_s = bytearray(), time.monotonic() + _SILENT_S
+    while len(data) < length and time.monotonic() < until_s:
+        piece = connection.recv(min(_PIECE_BYTES, length - len(data)))
+        if not piece:
+            break
+        data += piece
+    return data
 
 
 @contextmanager

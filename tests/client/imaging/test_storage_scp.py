@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import socket
 import stat
+import struct
 import threading
 import time
 import warnings
@@ -101,6 +103,42 @@ def test_an_object_that_never_ends_is_cut_off(
 
     assert "Status" not in status or status.Status != 0x0000
     assert raw(spool) == [] and running.accepted == 0
+
+
+def test_who_begins_a_pdu_and_stays_is_put_down(
+    spool: Spool, profile: DeidProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.imaging.storage_scp._SILENT_S", 0.5)
+    with (
+        provider(Door(0, ("PACS1",), associations=1), spool, profile) as running,
+        socket.create_connection(("127.0.0.1", running.port), timeout=20) as stalled,
+    ):
+        stalled.sendall(struct.pack(">BBI", 1, 0, 200))
+
+        assert stalled.recv(1) == b""
+
+
+def test_who_begins_a_pdu_does_not_keep_the_provider_from_stopping(
+    spool: Spool, profile: DeidProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.imaging.storage_scp._GRACE_S", 0.1)
+    with provider(DOOR, spool, profile) as running:
+        stalled = socket.create_connection(("127.0.0.1", running.port), timeout=20)
+        stalled.sendall(struct.pack(">BBI", 1, 0, 200))
+        while not running._ae.active_associations:
+            time.sleep(0.01)
+        [association] = running._ae.active_associations
+        began_s = time.monotonic()
+
+    assert time.monotonic() - began_s < 10 and not association.dul.is_alive()  # the thread that Python waits for
+    stalled.close()
+
+
+def test_a_pdu_that_is_too_long_is_not_waited_for(running: Provider) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as caller:
+        caller.sendall(struct.pack(">BBI", 1, 0, 0xFFFFFFFF))
+
+        assert caller.recv(1) == b""
 
 
 def test_nothing_of_a_patient_is_logged(
