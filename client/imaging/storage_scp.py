@@ -6,8 +6,9 @@ devices, so its logger is off. Standards: PS3.4 annex B (storage), PS3.8 (associ
 
 import errno
 import logging
+import os
+import secrets
 import socket
-import tempfile
 import threading
 import time
 import warnings
@@ -16,9 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, dimse_messages, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from client.imaging.header import LOGGERS
@@ -124,6 +125,7 @@ class Provider:
         with self._lock:
             self._received[event.assoc] = 0
         try:
+            event.request._dataset_file.require_whole()
             self._spool.accept(Path(event.dataset_path))
         except DeidError:
             status = _NOT_UNDERSTOOD
@@ -155,6 +157,50 @@ class Provider:
         if half is not None:
             half.close()
             Path(half.name).unlink(missing_ok=True)
+
+
+class _Part:
+    """The file that pynetdicom writes an object to. An error of the disk would end its thread, and the caller would get
+    no answer: so the object is read to its end, what cannot be written is dropped, and the answer says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self._error: OSError | None = None
+        self._file: BinaryIO | None = None
+        self.name = str(folder / f"{secrets.token_hex(16)}.dcm")
+        self.file = self  # pynetdicom flushes the file within a file that `tempfile` makes
+        try:
+            self._file = open(os.open(self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+        except OSError as error:
+            self._drop(error)
+
+    def require_whole(self) -> None:
+        """Raises: OSError, the one that was met."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: bytes) -> int:
+        try:
+            if self._file is not None:
+                self._file.write(data)
+                self._file.flush()
+        except OSError as error:
+            self._drop(error)
+        return len(data)
+
+    def flush(self) -> None:
+        """`write` has done so."""
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _drop(self, error: OSError) -> None:
+        self._error = error
+        self.close()
+        self._file = None
+        with suppress(OSError):
+            os.unlink(self.name)
 
 
 def _bound(event: Any) -> None:
@@ -202,14 +248,19 @@ def provider(door: Door, spool: Spool, profile: DeidProfile) -> Iterator[Provide
 
 @contextmanager
 def _settings(parts: Path) -> Iterator[None]:
-    before = (tempfile.tempdir, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS)
-    tempfile.tempdir = str(parts)
+    before = (
+        dimse_messages.NamedTemporaryFile, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS,
+        threading.excepthook,
+    )  # fmt: skip
+    dimse_messages.NamedTemporaryFile = lambda **_: _Part(parts)
+    threading.excepthook = lambda _: None  # pynetdicom raises what it has logged; it ends the association by itself
     _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = True, False
     try:
         with _silence():
             yield
     finally:
-        tempfile.tempdir, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = before
+        dimse_messages.NamedTemporaryFile, _config.STORE_RECV_CHUNKED_DATASET = before[0], before[1]
+        _config.LOG_REQUEST_IDENTIFIERS, threading.excepthook = before[2], before[3]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import socket
 import stat
 import struct
@@ -139,6 +140,23 @@ def test_a_pdu_that_is_too_long_is_not_waited_for(running: Provider) -> None:
         caller.sendall(struct.pack(">BBI", 1, 0, 0xFFFFFFFF))
 
         assert caller.recv(1) == b""
+
+
+def test_a_full_disk_is_answered_and_leaves_nothing(
+    running: Provider, spool: Spool, make_chest: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    association = sender(running.port)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # Python has the signal ignored: it is an error
+    try:
+        full = association.send_c_store(make_chest(1, size=512)).Status
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    stored = association.send_c_store(make_chest(1)).Status
+    association.release()
+
+    assert (full, stored, len(raw(spool))) == (0xA700, 0x0000, 1)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_nothing_of_a_patient_is_logged(
