@@ -83,7 +83,7 @@ class Spool:
         Returns: how many studies the batch has.
         """
         for study in list(self._new.iterdir()):
-            if now_s - _newest(study) >= quiet_s:
+            if now_s - _newest(study, now_s) >= quiet_s:
                 self._move(study, self.batch)
                 if (self._waiting / study.name).exists():
                     self._move(self._waiting / study.name, self.batch)
@@ -149,5 +149,12 @@ def _locked(path: Path) -> int:
     return descriptor
 
 
-def _newest(study: Path) -> float:
-    return max((path.stat().st_mtime for path in study.iterdir()), default=0.0)
+def _newest(study: Path, now_s: float) -> float:
+    """When the last object came. One that came while the clock was ahead came now, or it would rest until then."""
+    newest = 0.0
+    for path in study.iterdir():
+        came = path.stat().st_mtime
+        if came > now_s:
+            os.utime(path, (now_s, now_s))
+        newest = max(newest, min(came, now_s))
+    return newest

@@ -95,3 +95,14 @@ def test_only_what_was_begun_is_removed(make: Callable[[], Spool], make_chest: M
     spool.end([])
 
     assert [study.name for study in spool.batch.iterdir()] == ["later"]
+
+
+def test_an_object_that_came_while_the_clock_was_ahead_rests_from_now_on(
+    make: Callable[[], Spool], make_chest: Make
+) -> None:
+    spool = make()
+    bring(spool, make_chest(1), age_s=-30 * 86_400)
+    now = next(path for path in spool.files()).stat().st_mtime - 30 * 86_400
+
+    assert spool.begin(now, quiet_s=60, again=False) == 0
+    assert spool.begin(now + 60, quiet_s=60, again=False) == 1
