@@ -27,6 +27,7 @@ from client.imaging.profile import DeidProfile
 from client.imaging.spool import Spool
 from federation.errors import DataError, DeidError
 
+_messages: Any = dimse_messages
 _STORED, _OUT_OF_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # PS3.4 table B.2-1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PDU_BYTES = 1 << 18
@@ -249,17 +250,17 @@ def provider(door: Door, spool: Spool, profile: DeidProfile) -> Iterator[Provide
 @contextmanager
 def _settings(parts: Path) -> Iterator[None]:
     before = (
-        dimse_messages.NamedTemporaryFile, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS,
+        _messages.NamedTemporaryFile, _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS,
         threading.excepthook,
     )  # fmt: skip
-    dimse_messages.NamedTemporaryFile = lambda **_: _Part(parts)
+    _messages.NamedTemporaryFile = lambda **_: _Part(parts)
     threading.excepthook = lambda _: None  # pynetdicom raises what it has logged; it ends the association by itself
     _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_REQUEST_IDENTIFIERS = True, False
     try:
         with _silence():
             yield
     finally:
-        dimse_messages.NamedTemporaryFile, _config.STORE_RECV_CHUNKED_DATASET = before[0], before[1]
+        _messages.NamedTemporaryFile, _config.STORE_RECV_CHUNKED_DATASET = before[0], before[1]
         _config.LOG_REQUEST_IDENTIFIERS, threading.excepthook = before[2], before[3]
 
 
