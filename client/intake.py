@@ -26,6 +26,7 @@ from client.imaging.workers import cores
 from client.releases import Release
 from client.settings import ensure_declared
 from client.workplace import Workplace
+from federation import durable
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
 
@@ -190,9 +191,9 @@ def _guarded() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in durable.DISK_FULL:
             raise _FULL from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in durable.NOT_ALLOWED:
             raise StoreError(
                 "no-permission",
                 "no permission to write in the site's folder",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from federation import canonical, durable
-from federation.errors import FormatError, StoreError
+from federation.errors import FormatError, StoreError, printable
 from federation.messages import DIGEST
 
 VERSION = "wardround-release/1"
@@ -99,13 +99,8 @@ def _read(line: bytes, number: int, before: str) -> Release:
             "data_digest": str(data), "profile_digest": str(profile), "person": str(person), "time_utc": str(time_utc),
             **rest,
         } if not rest and seq == number and prev == before and line.endswith(b"\n"):  # fmt: skip
-            return Release(action, data, profile, _shown(person), time_utc)
+            return Release(action, data, profile, printable(person), time_utc)  # earlier versions took other letters
     raise _damaged("the record of releases does not verify")
-
-
-def _shown(person: str) -> str:
-    """A name as a terminal can print it: records of earlier versions may hold other letters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in person)
 
 
 def _damaged(message: str) -> StoreError:

@@ -9,6 +9,9 @@ from pathlib import Path
 from federation.errors import StoreError
 
 Buffer = bytes | memoryview
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the operating system says when there is no room, and when this user may not."""
 PIECES_MOST = 1024  # Linux takes so many at once
 
 
@@ -59,7 +62,7 @@ def disk_full_is_ours() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in DISK_FULL:
             raise StoreError("disk-full", "the disk is full", hint="free some space, then start again") from None
         raise
 

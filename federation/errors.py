@@ -23,6 +23,11 @@ Across the Link only the code travels. Every code is explained in docs/errors.md
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """Text that others wrote, as it may stand in a line on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 class FedError(Exception):
     """An error with a public code, one clear line, and what to do about it. Never carries a value from data."""
 

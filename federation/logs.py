@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from federation.errors import printable
+
 MAX_BYTES = 8 * 2**20
 KEEP = 5
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -50,7 +52,7 @@ class JsonLog:
         """What a child process says, without tracebacks: those quote code and values, and help only a debugger."""
         text = COLOUR.sub("", text)
         if text and not text.startswith((" ", "\t", "Traceback")):
-            self("child-says", child=child, text="".join(c if c.isprintable() else "?" for c in text[:500]))
+            self("child-says", child=child, text=printable(text[:500]))
 
     def _rotate(self, size: int) -> None:
         if not self._path.exists() or self._path.stat().st_size + size <= self._max_bytes:

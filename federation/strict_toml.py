@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from federation.errors import FedError
+from federation.errors import FedError, printable
 
 T = TypeVar("T")
 Refuse = Callable[[str, str, str], FedError]  # (end of the code, message, hint) -> the caller's kind of error
@@ -81,4 +81,4 @@ def _explained(kind: type[object], error: ErrorDetails, refuse: Refuse) -> FedEr
 
 def _shown(key: str) -> str:
     """A key as a person typed it, short and printable."""
-    return "".join(letter if letter.isprintable() else "?" for letter in key[:80])
+    return printable(key[:80])

@@ -26,7 +26,7 @@ import client.cli  # noqa: E402
 import server.cli  # noqa: E402
 import sim.cli  # noqa: E402
 from federation import durable  # noqa: E402
-from federation.errors import FedError  # noqa: E402
+from federation.errors import FedError, printable  # noqa: E402
 from federation.terminal import Talk  # noqa: E402
 
 _INTERRUPTED = 130
@@ -132,8 +132,7 @@ def _usage(error: click.UsageError) -> str:
         if not isinstance(error, click.MissingParameter):
             return f"invalid value for {error.param.get_error_hint(error.ctx)} ({error.param.type.name})".lower()
     if isinstance(error, (click.BadParameter, click.BadOptionUsage, click.NoSuchOption)):  # they name options only
-        shown = error.format_message().rstrip(".").lower()
-        return "".join(letter if letter.isprintable() else "?" for letter in shown)
+        return printable(error.format_message().rstrip(".").lower())
     if error.ctx is not None and isinstance(error.ctx.command, click.Group):
         return f"no such command; there are {', '.join(error.ctx.command.list_commands(error.ctx))}"
     return "more arguments than the command takes; a path with blanks needs quotes around it"

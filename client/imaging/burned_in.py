@@ -122,9 +122,9 @@ def searched(
     picture = blanked(picture, mask)
     look = reader.look(picture, mask)
     seen = look.lines()
-    stays = [line for line in seen if is_marker(line, markers)]
     if not any(_told_apart(seen, mask, picture, markers)):
         return Searched(mask)
+    stays = [line for line in seen if is_marker(line, markers)]
     found, doubts = _told_apart(seen + look.closer_lines(), mask, picture, markers)
     found += [line for line in doubts if doubts_count and _costs_little(line, mask, markers)]
     if not found and not doubts_count:

@@ -245,11 +245,11 @@ def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImag
 
 def _stopped(error: OSError) -> StoreError:
     """Why nothing more can be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in durable.DISK_FULL:
         return StoreError(
             "disk-full", "the disk of the output is full", hint="free some space and run the same command again"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in durable.NOT_ALLOWED:
         return StoreError(
             "no-permission", "no permission to write the output", hint="choose a folder that you may write to"
         )

@@ -32,11 +32,7 @@ _ALIKE_SAID, _ALIKE_ELSE = 0.45, 0.7  # likeness of a line and itself, one mark 
 _AGAIN = 0.5  # of the smaller of two boxes, from which they are one glyph, seen twice
 _LEGIBLE, _STROKE_LONG = 16, 2.5  # pixels; heights
 _BETWEEN = 0.35  # and half a mark further
-_SCALE_LONG, _SCALE_RANGE, _SCALE_TURNS = (
-    4.0,
-    40.0,
-    4.2,
-)  # heights; shades; of the range, that the shades go up and down
+_SCALE_LONG, _SCALE_RANGE, _SCALE_TURNS = 4.0, 40.0, 4.2  # heights; shades; of that range, up and down in all
 _SCALE_READ, _SCALE_EVEN = 0.4, 0.12  # of the reading; of the range, by which the shades may differ across
 
 

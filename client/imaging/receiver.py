@@ -7,7 +7,7 @@ has come to rest, as a study does. While somebody else writes to the store, what
 
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from threading import Event
 
@@ -32,14 +32,14 @@ class ReportFiles:
     the last report would be stored in part, and its image removed."""
 
     def __init__(self, folder: Path, quiet_s: float) -> None:
-        self.folder, self._quiet_s = folder, quiet_s
+        self._folder, self._quiet_s = folder, quiet_s
         self._since: dict[Path, tuple[Mark, float]] = {}
 
     def rested(self) -> dict[Path, Mark]:
         """Looks again. The site's clock may jump, and a copy may keep an old time: what counts is what was seen."""
         now_s = time.monotonic()
         since: dict[Path, tuple[Mark, float]] = {}
-        for path, mark in _marks(self.folder):
+        for path, mark in _marks(self._folder):
             before = self._since.get(path)
             since[path] = before if before is not None and before[0] == mark else (mark, now_s)
         self._since = since
@@ -85,18 +85,20 @@ def receive(
         while not stop.wait(_LOOK_EVERY_S):
             there = files.rested()
             waited = waits
-            waits = not _look(spool, store, files, profile, keys, now_s(), quiet_s, there != seen, workers, told)
+            waits = not _look(
+                spool, store, reports, there, profile, keys, now_s(), quiet_s, there != seen, workers, told
+            )
             if waits and not waited:
                 busy()
             seen = there
             if gone := spool.expire(now_s(), keep_days * _DAY_S):
                 expired(gone)
-    _look(spool, store, files, profile, keys, now_s(), quiet_s, False, workers, told)
+    _look(spool, store, reports, files.rested(), profile, keys, now_s(), quiet_s, False, workers, told)
 
 
 def _look(
-    spool: Spool, store: Store, files: ReportFiles, profile: DeidProfile, keys: SiteKeys, now_s: float, quiet_s: float,
-    again: bool, workers: int | None, told: Callable[[IngestCounts], None],
+    spool: Spool, store: Store, reports: Path, rested: Collection[Path], profile: DeidProfile, keys: SiteKeys,
+    now_s: float, quiet_s: float, again: bool, workers: int | None, told: Callable[[IngestCounts], None],
 ) -> bool:  # fmt: skip
     """Whether all that came to rest was ingested; if another process writes to the store, the batch stays for later."""
     if not spool.begin(now_s, quiet_s=quiet_s, again=again):
@@ -104,8 +106,8 @@ def _look(
     leftover: list[Path] = []
     try:
         counts = ingest(
-            spool.batch, store, profile, keys, workers=workers, reports=files.folder, every_row=False,
-            leftover=leftover.append, rested=files.rested(),
+            spool.batch, store, profile, keys, workers=workers, reports=reports, every_row=False,
+            leftover=leftover.append, rested=rested,
         )  # fmt: skip
     except StoreError as error:
         if error.code == "store-busy":

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from client.imaging.header import open_file, refusal
 from client.imaging.profile import Limits
+from federation import durable
 from federation.errors import DataError, DeidError
 
 _MEMBERS_MAX = 1_000_000
@@ -24,10 +25,7 @@ _DEPTH_MAX = 2  # a zip, and a zip in it
 _PARTS_MAX = 40
 _NAME_BYTES_MAX = 255
 _PATH_BYTES_MAX = 2048  # Linux takes 4096, of which the scratch folder needs some
-_NOT_THE_ARCHIVE = (  # but the machine
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
-    errno.ENOMEM,
-)  # fmt: skip
+_NOT_THE_ARCHIVE = (*durable.DISK_FULL, *durable.NOT_ALLOWED, errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the machine
 _COPY_BYTES = 1 << 20
 _ELSEWHERE = "//reports"  # no name in a folder looks like this
 _ROOM_LEFT_BYTES = 256 * 2**20

@@ -25,11 +25,11 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from client.imaging.header import LOGGERS
 from client.imaging.profile import DeidProfile
 from client.imaging.spool import Spool
+from federation import durable
 from federation.errors import DataError, DeidError
 
 _messages: Any = dimse_messages
 _STORED, _OUT_OF_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000  # PS3.4 table B.2-1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PDU_BYTES = 1 << 18
 _PDU_BYTES_MOST = 1 << 20  # room for callers that overstep, and for long association requests, which have no limit
 _PIECE_BYTES = 1 << 16
@@ -131,7 +131,7 @@ class Provider:
         except DeidError:
             status = _NOT_UNDERSTOOD
         except OSError as error:
-            status = _OUT_OF_RESOURCES if error.errno in _FULL else _NOT_UNDERSTOOD
+            status = _OUT_OF_RESOURCES if error.errno in durable.DISK_FULL else _NOT_UNDERSTOOD
         else:
             status = _STORED
         with self._lock:

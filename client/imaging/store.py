@@ -4,7 +4,6 @@ A picture is written, synced and renamed before the row that names it is committ
 row, which the next writer removes, and never a row without a picture. One file per picture makes withdrawal simple.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -25,6 +24,7 @@ import numpy.typing as npt
 
 from client.imaging.png import decode_png
 from client.imaging.record import CleanPicture, CleanStudy, PictureFields, Turn
+from federation import durable
 from federation.errors import DeidError, StoreError
 
 __all__ = ["Picture", "PictureFields", "Store", "StoredExample", "Turn"]
@@ -460,9 +460,9 @@ def _guarded_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in durable.DISK_FULL:
             raise _full() from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in durable.NOT_ALLOWED:
             raise StoreError(
                 "no-permission",
                 "no permission to write to the store",

@@ -4,7 +4,6 @@ Pay before use: `reserve` returns when the charge is on disk, and only then may 
 so a crash can only count too much. The time in a record decides nothing.
 """
 
-import errno
 import fcntl
 import logging
 import os
@@ -15,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import NoReturn, Self, TypeAlias
 
+from federation import durable
 from federation.errors import BudgetError, StoreError
 from federation.privacy.accounting import INTERVAL, Event, epsilon
 from federation.privacy.records import (
@@ -308,7 +308,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _not_written(error: OSError) -> NoReturn:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in durable.DISK_FULL:
         raise StoreError(
             "disk-full", "no room to record the charge", hint="free some space, then start again"
         ) from None
