@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from client.folder import CA, IDENTITY, SECRET, SETTINGS, TRANSPORT, SiteFolder
 from client.imaging.store import Store
 from client.local_service import SOCKET
+from client.rules_view import rules_view
+from client.workplace import Workplace
 from federation.errors import FedError
 from federation.privacy.ledger import Ledger
 from federation.supervise import QUIET
@@ -61,6 +63,7 @@ def examine(folder: SiteFolder, *, now: Callable[[], float] = time.time) -> list
         _checked("disk", lambda: _disk(folder.path)),
         _checked("ledger", lambda: _ledger(folder.path)),
         _checked("store", lambda: _store(folder)),
+        _checked("rules", lambda: _rules(folder)),
         _checked("model", lambda: _model(folder)),
         _checked("roster", lambda: _roster(folder, now())),
         _checked("telemetry", _telemetry),
@@ -137,6 +140,18 @@ def _ledger(path: Path) -> tuple[Health, str]:
 def _store(folder: SiteFolder) -> tuple[Health, str]:
     with Store.open(folder.path / folder.settings().data.store) as store:
         return ("ok", "there are patients in it") if store.patients() else ("fix", "the store is empty: ingest first")
+
+
+def _rules(folder: SiteFolder) -> tuple[Health, str]:
+    """Whose rules of de-identification are in force, and who vouches for what they loosen."""
+    settings = folder.settings()
+    name = settings.data.rules
+    if name is not None and (path := folder.path / name).exists() and stat.S_IMODE(path.stat().st_mode) & 0o022:
+        return "fix", f"others may change {name}: chmod go-w"
+    found = rules_view(Workplace(folder.path, settings))
+    if found.differs:
+        return "fix", f"{found.says}; the store was made with others: take the change back, or ingest into a new store"
+    return "warn" if found.exceptions else "ok", found.says
 
 
 def _model(folder: SiteFolder) -> tuple[Health, str]:

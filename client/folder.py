@@ -50,6 +50,7 @@ coordinator = "{coordinator}"      # whose spending is added up together in the 
 store = "store"                    # clean examples, from this folder
 secret = "secret"                  # of the pseudonyms: keep a copy in a safe, apart from the store
 declared_patients = {declared:<10}     # public and round, near the store's patients; delta and weights follow from it
+# rules = "rules.toml"             # your own rules of de-identification, docs/site_operator.md; without: the shipped
 
 [policy]
 epsilon_max = 3.0                  # over everything that this site ever answers; spent privacy does not come back

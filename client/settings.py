@@ -28,6 +28,7 @@ class Data:
     store: Name  # the folder of de-identified examples
     secret: Name  # the file with this site's pseudonym secret
     declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]  # rounded and public; not the count of the store
+    rules: Name | None = None  # the file with this site's own rules of de-identification; absent: the shipped ones
 
 
 def ensure_declared(data: Data, patients: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from client.folder import SETTINGS
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
+from client.imaging.site_rules import load_rules, under
 from client.imaging.store import Store
 from client.releases import Releases
 from client.settings import Settings, load_settings
@@ -73,7 +74,9 @@ class Workplace:
         return SiteKeys.from_secret(secret)
 
     def profile(self) -> DeidProfile:
-        return DeidProfile.shipped()
+        """The shipped rules, changed by the site's own if it has some. Raises: SettingsError."""
+        shipped, name = DeidProfile.shipped(), self.settings.data.rules
+        return shipped if name is None else under(load_rules(self.folder / name), shipped, self.folder)
 
     def open_store(self) -> Store:
         """The site's store. Raises: StoreError, also when nothing was ever ingested."""
@@ -98,7 +101,7 @@ class Workplace:
             raise StoreError(
                 "store-mismatch",
                 "the store was made with other rules of de-identification",
-                hint="name a new folder in data.store and ingest again",
+                hint="take the change in data.rules back, or name a new folder in data.store and ingest all again",
             )
         return store
 

@@ -82,7 +82,7 @@ class DeidError(FedError):
             "patient-conflict", "duplicate-differs", "burned-in", "ocr-missing", "picture-unfit", "pairing",
             "text-sections", "reader-missing",
             "text-residual", "residual-identifier", "report-format",
-            "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document",
+            "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document", "site-refused",
         }
     )  # fmt: skip
 

@@ -7,11 +7,12 @@ not an integer, `true` is neither, and TOML's `inf` and `nan` are refused: a bud
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -57,8 +58,9 @@ def known_keys(kind: type[object], before: str = "") -> list[str]:
     for item in fields(kind):  # type: ignore[arg-type]
         inner = hints[item.name]
         keys.append(before + item.name)
-        if is_dataclass(inner) and isinstance(inner, type):
-            keys += known_keys(inner, f"{before}{item.name}.")
+        for table in (inner, *get_args(inner)):  # `Table | None` and `tuple[Table, ...]` hold tables too
+            if is_dataclass(table) and isinstance(table, type):
+                keys += known_keys(table, f"{before}{item.name}.")
     return keys
 
 
@@ -71,7 +73,8 @@ def _reader(kind: type[Any]) -> TypeAdapter[Any]:
 def _explained(kind: type[object], error: ErrorDetails, refuse: Refuse) -> FedError:
     where = ".".join(str(part) for part in error["loc"]) or "the file"
     if error["type"] == "unexpected_keyword_argument":
-        near = difflib.get_close_matches(where, known_keys(kind), n=1, cutoff=0.0)
+        unnumbered = re.sub(r"\.[0-9]+(?=\.)", "", where)
+        near = difflib.get_close_matches(unnumbered, known_keys(kind), n=1, cutoff=0.0)
         return refuse("unknown-key", f"unknown key {_shown(where)}", f"the nearest known key is {near[0]}")
     if error["type"] in ("missing", "missing_argument"):
         return refuse("value", f"{where} is missing", f"add {where}")

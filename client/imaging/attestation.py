@@ -41,6 +41,8 @@ def attestation(
             "table_sha256": profile.table_sha256,
             "profile_digest": profile.digest,
             "options": dict(profile.codes),
+            "tightened": list(profile.site.tightened),
+            "exceptions": [asdict(each) for each in profile.site.exceptions],
             "limits": _plain(limits),
             "rendering": _plain(rendering),
             "key_id": key_id,

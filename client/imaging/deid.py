@@ -15,7 +15,7 @@ from pydicom.multival import MultiValue
 
 from client.imaging.burned_in import flagged
 from client.imaging.dataset import age_years, clean_dataset
-from client.imaging.header import border, class_code, open_file, read, refusal
+from client.imaging.header import border, class_code, modality_code, open_file, read, refusal
 from client.imaging.identifiers import Identifiers, collect, fold_id, name_words, parse_day
 from client.imaging.ocr import Reader, shipped
 from client.imaging.pixels import Rendered, render, render_picture, spread
@@ -69,7 +69,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
                 fields = _fields(header)
                 study_key = study_key or pseudonym(keys.uid, str(dataset.get("StudyInstanceUID", "")))
                 sex = sex or str(header.get("PatientSex", "") or "")
-                age = _age(dataset, header) if age is None else age
+                age = _age(dataset, header, profile) if age is None else age
                 rendered = render(dataset, profile, reader)
                 if flagged(dataset) and not any(one.blanked_share for one in rendered):
                     raise refusal("burned-in", "the header announces text in the pixels, and none was found")
@@ -119,11 +119,11 @@ def _sampled(raw: RawStudy, profile: DeidProfile) -> tuple[RawImage, ...]:
 def require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> None:
     """Of an accepted class, and still of the patient that the first look at the folder saw.
 
-    Raises: DeidError class-refused, class-unknown, patient-conflict.
+    Raises: DeidError site-refused, class-refused, class-unknown, patient-conflict.
     """
     class_uid = str(dataset.SOPClassUID)
-    if (code := class_code(class_uid, profile)) is not None:
-        raise refusal(code, "this SOP class is not an accepted image class")
+    if (code := class_code(class_uid, profile) or modality_code(dataset, profile)) is not None:
+        raise refusal(code, "objects of this SOP class or modality are not accepted")
     issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
     stated = (normal_id(issuer), normal_id(str(dataset.get("PatientID", "") or "")))
     if stated != (normal_id(image.issuer), normal_id(image.patient_id)):
@@ -192,7 +192,10 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _age(raw: Dataset, header: Dataset) -> int | None:
+def _age(raw: Dataset, header: Dataset, profile: DeidProfile) -> int | None:
+    """As stated, or worked out from two dates; none of both where the rules keep no age."""
+    if "PatientAge" not in profile.keep:
+        return None
     stated = age_years(str(header.get("PatientAge", "") or ""))
     if stated is not None:
         return stated

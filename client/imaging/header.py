@@ -46,6 +46,7 @@ _HINTS = {
     "not-dicom": "remove the file from the folder, or leave it: it is not read",
     "limit-size": "export the object in smaller parts, or leave it out",
     "limit-nesting": "ask the vendor: no public object nests this deep",
+    "site-refused": "rules.toml of this site refuses it: leave such objects out of the folder",
     "class-refused": "only images are accepted; reports belong into a .jsonl or .csv file",
 }
 
@@ -155,11 +156,24 @@ def converted(dataset: Dataset, tag: BaseTag) -> DataElement | None:
 
 
 def class_code(class_uid: str, profile: DeidProfile) -> str | None:
-    """None for an accepted image class; `class-refused` for one of the standard's others, else `class-unknown`."""
+    """None for an accepted image class; `site-refused` for one that the site's own rules refuse, `class-refused` for
+    one of the standard's others, else `class-unknown`."""
     uid = class_uid.strip(" \0")
+    if uid in profile.refused_classes:
+        return "site-refused"
     if uid in profile.image_classes:
         return None
     return "class-refused" if uid in UID_dictionary else "class-unknown"
+
+
+def modality_code(dataset: Dataset, profile: DeidProfile) -> str | None:
+    """`site-refused` for an object of a modality that the site's own rules refuse, and for one that states none: nobody
+    can say what it is. Where the rules refuse none, None."""
+    if not profile.refused_modalities:
+        return None
+    stated = dataset.get("Modality", None) or ""
+    words = {word.strip(" \0").upper() for word in ([stated] if isinstance(stated, str) else map(str, stated))} - {""}
+    return "site-refused" if not words or words & profile.refused_modalities else None
 
 
 def _require(dataset: FileDataset) -> None:

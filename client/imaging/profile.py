@@ -11,13 +11,14 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydicom.datadict import tag_for_keyword
 
+from federation import strict_toml
 from federation.errors import SettingsError
 
 FORMAT = "wardround-profile/1"
@@ -68,6 +69,26 @@ class TextRules:
     tagger_sha256: str
 
 
+@dataclass(frozen=True)
+class Loosening:
+    """One attribute more that stays, and the person at the site who answers for it. Nothing here is about a patient."""
+
+    __pydantic_config__ = strict_toml.STRICT
+    keep: str
+    by: str
+    on: str
+    because: str
+
+
+@dataclass(frozen=True)
+class SiteChanges:
+    """What a site's own rules change of the shipped ones, for people; the other fields of the profile do it."""
+
+    tightened: tuple[str, ...] = ()
+    adjusted: tuple[str, ...] = ()
+    exceptions: tuple[Loosening, ...] = ()
+
+
 @dataclass(frozen=True, repr=False)
 class DeidProfile:
     """Everything the engine needs to decide. Equal profiles have equal digests, and nothing else changes them."""
@@ -97,6 +118,11 @@ class DeidProfile:
     actions: Mapping[str, str]
     """Tag as eight hex digits -> action of the Basic Profile."""
     digest: str
+    refused_modalities: frozenset[str] = frozenset()
+    """Of which this site takes no object, nor one that states no modality."""
+    refused_classes: frozenset[str] = frozenset()
+    """Of which this site takes no object, though the engine could clean it."""
+    site: SiteChanges = field(default_factory=SiteChanges)
 
     def __repr__(self) -> str:
         return f"<DeidProfile {self.digest[:16]}>"
@@ -186,7 +212,7 @@ def _action_line(tag: str, row: Mapping[str, Any]) -> str:
 
 
 def _record(kind: type[T], values: Mapping[str, Any]) -> T:
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     for key in sorted(names ^ values.keys()):
         raise _wrong(key, "is missing" if key in names else "is not a key of the profile")
     return kind(**values)

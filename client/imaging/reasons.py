@@ -35,6 +35,7 @@ REASONS = {
     "recognisable": Reason("a face could be recognised", "leave it out"),
     "report-format": Reason("a report row that is not in the agreed form", "correct the row"),
     "residual-identifier": Reason("an identifier was still there after cleaning", "correct the text, or leave it out"),
+    "site-refused": Reason("a kind of object that this site's own rules refuse", "nothing, or change rules.toml"),
     "structured-report": Reason("a DICOM structured report", "give its text as a report row"),
     "syntax-unknown": Reason("a transfer syntax that the standard does not have", "export the image again"),
     "text-residual": Reason("words of the report that nobody can vouch for", "correct the report row"),

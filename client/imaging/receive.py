@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from client.imaging.header import border, class_code, kind_of, open_file, read
+from client.imaging.header import border, class_code, kind_of, modality_code, open_file, read
 from client.imaging.identifiers import UNDECODED, name_words, parse_day
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import normal_id
@@ -38,8 +38,8 @@ _STAFF = (
 )  # fmt: skip
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID", "IssuerOfPatientID",
-    "PatientBirthDate", "PatientSex", "ImageType", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
-    *_STAFF,
+    "PatientBirthDate", "PatientSex", "Modality", "ImageType", "ImagePositionPatient", "ImageOrientationPatient",
+    "NumberOfFrames", *_STAFF,
 )  # fmt: skip
 _STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 _ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
@@ -449,6 +449,7 @@ def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
     text = {keyword: str(dataset.get(keyword, "") or "") for keyword in _TAGS[:8]}
     facts = {
         "code": object_code(text["SOPClassUID"], profile)
+        or modality_code(dataset, profile)
         or _identity_code(text["PatientID"], text["IssuerOfPatientID"]),
         "sop": text["SOPInstanceUID"],
         "study": text["StudyInstanceUID"],

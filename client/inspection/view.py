@@ -12,6 +12,7 @@ from client.imaging.png import decode_png
 from client.imaging.store import Picture, Store
 from client.inspection import browse
 from client.inspection.browse import PAGE, Wanted
+from client.rules_view import rules_told
 from client.workplace import Workplace
 
 _HERE = Path(__file__).parent
@@ -42,7 +43,7 @@ class Pages:
             return self._filled(
                 "overview.html.j2", store, cards=shown, wanted=wanted, after=after, query=_query(wanted),
                 next=_query(wanted, after=shown[-1].example_key) if len(found) > PAGE else "",
-                seen=seen, bound=browse.rate_bound(seen),
+                seen=seen, bound=browse.rate_bound(seen), rules=rules_told(self._place),
             )  # fmt: skip
 
     def example(self, key: str, wanted: Wanted) -> str | None:
