@@ -1,6 +1,7 @@
 """A site's folder: its settings, its keys, its secrets. Made by `wardround site init`, read by everything a site runs.
 
 site.toml                what the hospital allows; people edit this
+rules.toml               its own rules of de-identification, if site.toml names them
 keys/identity.key        Ed25519, signs answers; made here, 0600, never sent
 keys/log.key             Ed25519, signs the heads of the door's log
 keys/transport.key       P-384 in OpenSSH form, for Flower's node authentication only; .pub beside it

@@ -145,7 +145,7 @@ def under(rules: SiteRules, shipped: DeidProfile, folder: Path) -> DeidProfile:
 
     Raises: SettingsError.
     """
-    profile = replace(shipped, default_issuer=rules.default_issuer or shipped.default_issuer)
+    profile = replace(shipped, default_issuer=rules.default_issuer.strip() or shipped.default_issuer)
     if profile.default_issuer != shipped.default_issuer:
         profile = _noted(profile, adjusted=["default issuer"])
     steps: tuple[Callable[[DeidProfile, SiteRules], DeidProfile], ...] = (

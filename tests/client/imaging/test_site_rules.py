@@ -24,9 +24,10 @@ from client.imaging.ocr import Reader
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.receive import scan
-from client.imaging.site_rules import VOUCHED, parse_rules, under
+from client.imaging.site_rules import VOUCHED, SiteRules, parse_rules, under
 from client.imaging.sources import Source
 from federation.errors import DeidError, SettingsError
+from federation.strict_toml import known_keys
 
 HEAD = 'format = "wardround-rules/1"\n'
 VOUCH = '\n[[loosen]]\nkeep = "{}"\nby = "Dr. Panza"\non = "2026-11-23"\nbecause = "dose needs the height"\n'
@@ -382,3 +383,15 @@ def test_with_everything_loosened_the_engine_keeps_no_text_no_date_and_no_uid(
     said = [str(each.value) for each in out.iterall()]
 
     assert not [text for text in said if "QUIXANO" in text or "20190304" in text or "1.2.3.4.5.6" in text]
+
+
+def test_the_example_of_the_operators_page_is_read_and_the_spec_has_every_key() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    example = (docs / "site_operator.md").read_text().partition("```toml\nformat =")[2].partition("```")[0]
+    made = under(parse_rules("format =" + example), shipped(), Path())
+    spec = (docs / "spec" / "rules-1.md").read_text()
+
+    assert (len(made.site.tightened), len(made.site.adjusted), len(made.site.exceptions)) == (6, 3, 1)
+    for key in known_keys(SiteRules):
+        name = key.rpartition(".")[2]
+        assert key in ("tighten", "limits", "rendering", "text", "loosen") or f"{name}`" in spec, key
