@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from pydicom._uid_dict import UID_dictionary
-from pydicom.datadict import dictionary_is_retired, dictionary_VR, keyword_dict, tag_for_keyword
+from pydicom.datadict import dictionary_is_retired, dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
 
 from client.imaging.mandatory import MANDATORY
 from client.imaging.profile import DeidProfile, Limits, Loosening, SiteChanges
@@ -368,11 +368,19 @@ def _tag(where: str, keyword: str, near: Iterable[str]) -> str:
     """The tag of a keyword of the standard as eight hex digits. Raises SettingsError with the nearest of `near`."""
     tag = tag_for_keyword(keyword) if keyword in keyword_dict else None
     if tag is None:
-        raise _wrong(
-            f"{where}: {_shown(keyword)} is no keyword of the standard",
-            f"the nearest is {_nearest(keyword, near)}; capitals count",
-        )
+        raise _wrong(f"{where}: {_shown(keyword)} is no keyword of the standard", _meant(keyword, near))
     return f"{tag:08x}"
+
+
+def _meant(keyword: str, near: Iterable[str]) -> str:
+    """A hint for a keyword that is none: a tag in its place, or a slip of the pen."""
+    digits = re.sub(r"[^0-9A-Fa-f]", "", keyword)
+    if len(digits) == 8 and (known := keyword_for_tag(int(digits, 16))):
+        return f"write the keyword in place of the tag: {known}"
+    found = difflib.get_close_matches(keyword, sorted(near), n=1)
+    return (
+        f"the nearest is {found[0]}; capitals count" if found else "keywords are those of PS3.6, such as PatientWeight"
+    )
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -393,6 +401,8 @@ def _refuse(kind: str, message: str, hint: str) -> SettingsError:
     hint = re.sub(r"\bloosen\.[0-9]+\.", "loosen.", hint)
     if "or a date" in message:
         hint = 'write a day in quotes: on = "2026-11-23"'
+    if "valid array" in message:
+        hint = "begin each exception with [[loosen]]" if message.startswith("loosen") else 'write a list: ["…", "…"]'
     hint = {"add format": f'add format = "{FORMAT}"'}.get(hint, hint).replace(
         "documentation", "spec, docs/spec/rules-1.md"
     )

@@ -270,6 +270,10 @@ def test_a_mistyped_key_is_told_with_the_nearest_one() -> None:
     assert error.hint == "the nearest known key is loosen.because"
     assert "PatientSize" in refused(LOOSENED.replace("PatientSize", "patientsize")).hint
     assert "lowered" in refused(HEAD + "[limits]\nframes = 4001").hint
+    assert "PatientName" in refused(HEAD + '[tighten]\ndrop = ["(0010,0010)"]').hint
+    assert "PS3.6" in refused(HEAD + '[tighten]\ndrop = ["Hersteller"]').hint
+    assert "[[loosen]]" in refused(LOOSENED.replace("[[loosen]]", "[loosen]")).hint
+    assert "list" in refused(HEAD + '[tighten]\ndrop = "KVP"').hint
     assert "PatientWeight" in refused(LOOSENED.replace("PatientSize", "PatientName")).hint
 
 
