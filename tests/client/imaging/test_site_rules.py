@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence
 
 from client.imaging.dataset import clean_dataset
-from client.imaging.deid import clean
+from client.imaging.deid import clean, require_usable
 from client.imaging.header_path import clean_native
 from client.imaging.mandatory import MANDATORY
 from client.imaging.ocr import Reader
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
-from client.imaging.receive import scan
+from client.imaging.receive import RawImage, scan
 from client.imaging.site_rules import VOUCHED, SiteRules, parse_rules, under
 from client.imaging.sources import Source
 from federation.errors import DeidError, SettingsError
@@ -153,6 +153,15 @@ def test_an_object_of_a_refused_modality_or_of_none_is_held_back(
     intake = scan(Source(tmp_path / "in", rules.limits, tmp_path), rules, tmp_path, every_row=False)
 
     assert [image.code for image in intake.images()] == [code]
+
+
+def test_a_file_that_changed_its_modality_since_the_first_look_is_held_back(make_chest: Chest) -> None:
+    image = RawImage(Path("a"), "dicom", "1.2.3.4.1.1", "", "mrn-000001")
+    require_usable(make_chest(Modality="US"), image, shipped())
+
+    with pytest.raises(DeidError) as caught:
+        require_usable(make_chest(Modality="US"), image, ruled('[tighten]\nrefuse_modalities = ["US"]'))
+    assert caught.value.code == "site-refused"
 
 
 def test_a_refused_class_is_refused_by_the_site(
@@ -359,6 +368,13 @@ def test_only_a_number_or_a_listed_word_can_be_loosened() -> None:
 
     assert found >= VOUCHED.keys() and len(found) > 500
     assert {dictionary_VR(tagged(keyword)) for keyword in found - VOUCHED.keys()} <= NUMBERS
+
+
+def test_of_the_table_only_what_option_113108_keeps_can_be_loosened() -> None:
+    rows = [keyword_for_tag(int(tag, 16)) for tag in shipped().actions]
+
+    assert {"DS", "US"} <= {dictionary_VR(tagged(keyword)) for keyword in rows if keyword and keyword not in VOUCHED}
+    assert set(rows) & all_that_can_be_loosened() == VOUCHED.keys()
 
 
 def test_with_everything_loosened_the_engine_keeps_no_text_no_date_and_no_uid(
