@@ -60,6 +60,7 @@ CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")  # CID 7050: claimed of a f
 _WRITTEN, _THERE = "written", "there"
 _WRITTEN_ALL_THE_SAME = (None, "no-patient-id", "duplicate-differs")  # reasons that concern a training record only
 _WORTH_MAX = 10
+_COVERINGS_MAX = 3
 _LEFT = re.compile(r"[0-9a-f]{32}/[0-9.]+/[0-9.]+\.dcm\.part")  # what a killed run leaves of a file (durable.write)
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
@@ -200,29 +201,39 @@ def _decoded(dataset: FileDataset, twin: str, profile: DeidProfile, keys: SiteKe
 
 
 def _covered(data: bytes, mask: Mask, dark: tuple[int, int], profile: DeidProfile) -> bytes:
-    """The same file with a dark value of its own over the masked pixels of all frames, and that said (PS3.15 E.3.1).
+    """The same file with the text under `mask` covered, and that said (PS3.15 E.3.1). It is searched again as it is
+    written: what stands out only now, beside what was covered, is covered too.
 
-    Raises: DeidError burned-in if a search of the new file finds text again.
+    Raises: DeidError burned-in if the last search still finds text.
     """
     with border("malformed", "the object cannot be written"):
         made = dcmread(BytesIO(data))
-        samples, allocated = int(made.get("SamplesPerPixel", 1) or 1), int(made.BitsAllocated)
-        if allocated == 1:
+        if made.BitsAllocated == 1:
             raise refusal("burned-in", "text is burned into pixels of one bit")
-        frames = int(made.get("NumberOfFrames", 1) or 1)
-        values = np.frombuffer(made.PixelData, f"<u{allocated // 8}")[: frames * mask.size * samples].copy()
-        if samples > 1 and not int(made.get("PlanarConfiguration", 0) or 0):
-            planes = np.moveaxis(values.reshape(frames, *mask.shape, samples), -1, 1)
-        else:
-            planes = values.reshape(frames, samples, *mask.shape)
-        planes[:, :, mask] = planes[0, :, dark[0], dark[1], None]
-        _set_pixels(made, values.tobytes(), "OW")
         made.BurnedInAnnotation = "NO"
         made.DeidentificationMethodCodeSequence.append(method_code(*CLEAN_PIXELS))
-        data = _encoded(made)
-    if cover(dcmread(BytesIO(data)), profile, shipped()) is not None:
-        raise refusal("burned-in", "text is left in the pixels after blanking")
-    return data
+    for _ in range(_COVERINGS_MAX):
+        with border("malformed", "the object cannot be written"):
+            _blacken(made, mask, dark)
+            data = _encoded(made)
+        left = cover(dcmread(BytesIO(data)), profile, shipped())
+        if left is None:
+            return data
+        mask = mask | left[0]
+    raise refusal("burned-in", "text is left in the pixels after blanking")
+
+
+def _blacken(made: FileDataset, mask: Mask, dark: tuple[int, int]) -> None:
+    """A dark value of its own over the masked pixels of all frames."""
+    samples = int(made.get("SamplesPerPixel", 1) or 1)
+    frames = int(made.get("NumberOfFrames", 1) or 1)
+    values = np.frombuffer(made.PixelData, f"<u{int(made.BitsAllocated) // 8}")[: frames * mask.size * samples].copy()
+    if samples > 1 and not int(made.get("PlanarConfiguration", 0) or 0):
+        planes = np.moveaxis(values.reshape(frames, *mask.shape, samples), -1, 1)
+    else:
+        planes = values.reshape(frames, samples, *mask.shape)
+    planes[:, :, mask] = planes[0, :, dark[0], dark[1], None]
+    _set_pixels(made, values.tobytes(), "OW")
 
 
 def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImage) -> str | StoreError:

@@ -293,6 +293,29 @@ def test_text_in_the_pixels_is_covered_and_all_other_pixels_stay(
     assert not any(picture.blanked_share for picture in render(made, profile, reader))
 
 
+@pytest.mark.parametrize(
+    ("finds", "ends"), [(2, ExportCounts(1, 0, {}, 0)), (9, ExportCounts(0, 0, {"burned-in": 1}, 0))]
+)
+def test_what_stands_out_only_beside_covered_text_is_covered_too_or_holds_the_file_back(
+    tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make, save: Save,
+    monkeypatch: pytest.MonkeyPatch, finds: int, ends: ExportCounts,
+) -> None:  # fmt: skip
+    chest = make_chest(1, size=64)
+    save(chest, tmp_path / "in" / "1")
+    looks = iter(range(finds))
+
+    def one_more_row(*_: object) -> object:
+        row = next(looks, None)
+        return None if row is None else (np.arange(64)[:, None].repeat(64, 1) == row, (60, 60))
+
+    monkeypatch.setattr("client.imaging.export.cover", one_more_row)
+
+    assert run(tmp_path / "in") == ends
+    for path in outputs(tmp_path):
+        before, after = pixel_array(chest), pixel_array(dcmread(path))
+        assert (after[:2] == before[60, 60]).all() and (after[2:] == before[2:]).all()
+
+
 def test_text_in_colour_is_covered_in_every_plane(
     tmp_path: Path, run: Callable[[Path], ExportCounts], make_chest: Make
 ) -> None:
