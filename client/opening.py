@@ -46,14 +46,14 @@ def open_site(
     try:
         store = Store.open(folder / settings.data.store)
         ensure_declared(settings.data, len(store.patients()))
-        releases = Workplace(folder, settings).releases()
+        place = Workplace(folder, settings)
         base = load_base(
             folder / settings.model.path,
             sha256=settings.model.sha256,
             family=None,
             device=Device.choose(settings.device.name, threads=settings.device.threads),
         )
-        data = StoredPatients(store, releases)
+        data = StoredPatients(store, place.releases(), rules=place.profile_digest)
         learner = LoraLearner(base, data, declared_patients=settings.data.declared_patients)
         site = Site(
             settings,

@@ -78,6 +78,13 @@ class Workplace:
         shipped, name = DeidProfile.shipped(), self.settings.data.rules
         return shipped if name is None else under(load_rules(self.folder / name), shipped, self.folder)
 
+    def profile_digest(self) -> str:
+        """Of the rules in force; nothing, which no store has, when they cannot be read."""
+        try:
+            return self.profile().digest
+        except SettingsError:
+            return ""
+
     def open_store(self) -> Store:
         """The site's store. Raises: StoreError, also when nothing was ever ingested."""
         if not self._has_store():

@@ -1,7 +1,7 @@
 """What a site hands to `site.py` as its Learner: the loaded base, the store, and the training between them."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,24 +36,31 @@ class StoredPatients:
     """A store as the trainer sees it: patients, and their examples with decoded pictures.
 
     Guarantees: nobody and nothing is handed out of a data set without a release, also if the store changes between two
-    calls. Decoded pictures are kept up to `cache_bytes`, so that a small store is decoded once and a large one stays on
-    disk; memory does not grow with the store, but for one short key per patient.
+    calls, nor of one that was cleaned by other rules than those in force, whose digest `rules` tells. Decoded pictures
+    are kept up to `cache_bytes`, so that a small store is decoded once and a large one stays on disk; memory does not
+    grow with the store, but for one short key per patient.
     """
 
-    def __init__(self, store: Store, releases: Releases, *, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, store: Store, releases: Releases, *,
+        rules: Callable[[], str] | None = None, cache_bytes: int = CACHE_BYTES,
+    ) -> None:  # fmt: skip
         self._store, self._releases = store, releases
+        self._rules = rules or (lambda: store.profile_digest)
         self._seen: str | None = None  # the digest that was found released
         self._cache_bytes = self._room = cache_bytes
         self._kept_of = ""  # the digest of the data set that the kept examples are from
         self._kept: OrderedDict[str, tuple[Example, ...]] = OrderedDict()
 
     def released(self) -> bool:
-        """Whether the data set as it is now has a release. The record is read anew, so that a revocation counts."""
+        """Whether the data set as it is now has a release. The record is read anew, so that a revocation counts, and so
+        are the rules: a release stands for those that the store was cleaned by."""
         digest = self._store.digest()
         if digest != self._kept_of:
             self._forget_all(digest)
-        self._seen = digest if self._releases.of(digest) is not None else None
-        return self._seen is not None
+        stands = self._rules() == self._store.profile_digest and self._releases.of(digest) is not None
+        self._seen = digest if stands else None
+        return stands
 
     def keying(self) -> str:
         """Which secret and which rules made the keys of these patients."""

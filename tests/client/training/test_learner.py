@@ -197,6 +197,18 @@ def test_a_revoked_release_counts_at_once(store: Store) -> None:
     assert not data.released()
 
 
+def test_a_release_stands_for_the_rules_it_was_given_under(store: Store) -> None:
+    in_force = [store.profile_digest]
+    data = StoredPatients(store, released(store), rules=lambda: in_force[-1])
+    assert data.released()
+    in_force.append("of stricter ones")
+
+    assert not data.released()
+    with pytest.raises(DataError) as refused:
+        data.patients()
+    assert refused.value.code == "not-released"
+
+
 def test_examples_of_one_study_share_their_decoded_pictures(tmp_path: Path) -> None:
     two = study(1)
     two = replace(two, examples=(*two.examples, CleanExample("f" * 32, (Turn("Where?", "Left."),))))
