@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,15 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="On
 Folder = Annotated[Path, typer.Option("--dir", help="the site's folder, with site.toml in it")]
 Words = Annotated[str | None, typer.Option(help="the federation's twelve words, as heard from an officer")]
 Workers = Annotated[int | None, typer.Option(min=1, help="processes; without: one per core")]
+
+
+class Because(StrEnum):
+    """Why a person holds an example."""
+
+    LEAK = "leak"
+    UNCLEAR = "unclear"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 
 
@@ -205,6 +216,65 @@ def inspect(
     from client.workplace import Workplace
 
     inspect_store(Workplace.open(folder), port, lambda url: print(url, flush=True), Talk())
+
+
+@app.command("hold", epilog="Example: wardround site hold 3f9a0c51 --by 'Dr. Panza' --dir /srv/wardround")
+def hold(
+    examples: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXAMPLE]...", help="keys that the page shows; 8 letters will do")
+    ] = None,
+    folder: Folder = Path("."),
+    by: Annotated[str, typer.Option(help="who looked: a person's name, recorded")] = "",
+    because: Annotated[Because, typer.Option(help="what was seen")] = Because.LEAK,
+    group: Annotated[
+        bool, typer.Option("--group", help="everything of the same manufacturer, modality and size")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="let the next ingest bring them back")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take examples out of the data set; no ingest brings them back. Without EXAMPLE: list what is held."""
+    from client import intake
+    from client.workplace import Workplace
+
+    if not examples and (by or group or undo):
+        raise typer.BadParameter("say which examples, by their keys", param_hint="EXAMPLE")
+    if examples and not by.strip():
+        raise typer.BadParameter("say who looked, with --by", param_hint="--by")
+    place = Workplace.open(folder)
+    if not examples:
+        _print_held(intake.held_examples(place), as_json=as_json)
+    elif undo:
+        count = intake.undo_hold(place, examples, by.strip(), group=group)
+        print(json.dumps({"examples": count}) if as_json else f"forgot {_number(count, 'example')}")
+        Talk().line("wardround: wardround site ingest of the same source brings them back; look at them again then")
+    else:
+        taken, was_released = intake.hold_examples(place, examples, by.strip(), because=because.value, group=group)
+        counted = [_number(count, name.removesuffix("s")) for name, count in taken._asdict().items()]
+        print(
+            json.dumps(taken._asdict(), sort_keys=True)
+            if as_json
+            else "held {}, {}; nothing left of {}".format(*counted)
+        )
+        if was_released:
+            Talk().line(
+                "wardround: the release is void: this is another data set now; look, then wardround site release"
+            )
+
+
+def _print_held(held: Iterable[tuple[Any, str]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"held": [{**vars(one), "device": device} for one, device in held]}))
+        return
+    nothing = True
+    for one, device in held:
+        nothing = False
+        print(f"{one.example_key}  {one.reason:<10}  {device}")
+    if nothing:
+        Talk().line("wardround: no example is held")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 @app.command("release", epilog="Example: wardround site release 3f9a0c51d2e7 --by 'Dr. Panza' --dir /srv/wardround")

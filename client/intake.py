@@ -5,9 +5,10 @@ Nothing here prints a value of a patient, a path of a file or a key. Every batch
 
 import errno
 import os
+import re
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,15 +16,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from client.imaging.attestation import attestation, countable, keep
+from client.imaging.attestation import attestation, countable, keep, prepare
 from client.imaging.export import export
 from client.imaging.ingest import IngestCounts, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.reasons import explained
 from client.imaging.store import Store
+from client.imaging.withheld import REASONS, Reach, Withheld, device_words
 from client.imaging.workers import cores
-from client.releases import Release
+from client.releases import Release, require_person
 from client.settings import ensure_declared
 from client.workplace import Workplace
 from federation import durable
@@ -32,6 +34,8 @@ from federation.terminal import Talk
 
 Json = dict[str, Any]
 _DIGEST_LETTERS_MIN = 12
+_KEY_LETTERS_MIN = 8
+_KEY_BEGINS = re.compile(rf"[0-9a-f]{{{_KEY_LETTERS_MIN},32}}")
 _MISPLACED = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _FULL = StoreError("disk-full", "the disk is full", hint="free some space, then start again")
 
@@ -41,6 +45,7 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
     profile, keys = place.profile(), place.keys()
     place.releases().all()  # a damaged record is told before the work, not in place of its counts
     with _guarded(), place.store_for(profile, keys) as store:
+        prepare(store.folder / "attestations")
         with talk.progress("read headers, then de-identify") as progress:
             counts = ingest(
                 source, store, profile, keys, listing=progress, progress=progress,
@@ -60,6 +65,7 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
     """`site deidentify`."""
     profile, keys = place.profile(), place.keys()
     with _guarded():
+        prepare(place.state / "attestations")
         with talk.progress("read headers, then de-identify") as progress:
             counts = export(
                 source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers
@@ -84,6 +90,7 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
         closing(Spool(place.spool, profile.limits, keys)) as spool,
         _stopped_by_signals(stop),
     ):
+        prepare(store.folder / "attestations")
 
         def told(counts: IngestCounts) -> None:
             _attest_batch("receive", store, profile, keys, counts)
@@ -105,6 +112,79 @@ def quarantine(place: Workplace, *, minimum: int) -> Json:
         counts = countable(store.held(), minimum)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return {"reasons": [{"reason": code, "count": count, **explained(code)._asdict()} for code, count in ordered]}
+
+
+def hold_examples(
+    place: Workplace, examples: Sequence[str], person: str, *, because: str = "leak", group: bool = False
+) -> tuple[Reach, bool]:
+    """`site hold`: take out what a person found wanting, and whether a release is void by it.
+
+    Args:
+        examples: keys, as the page shows them; cut to at least 8 letters where that is unique.
+        because: `leak` or `unclear`.
+        group: everything of the same device groups, too.
+
+    Raises: StoreError example-unknown; FormatError for a name that no record can hold.
+    """
+    require_person(person)
+    profile = place.profile()
+    with _guarded(), place.open_store() as store:
+        prepare(store.folder / "attestations")
+        keys = [_whole_key(store, one) for one in examples]
+        released = place.releases().of(store.digest()) is not None
+        taken = store.withhold(keys, REASONS[because], group=group)
+        if taken.examples:
+            counts = {
+                "held": {REASONS[because]: taken.examples},
+                "pictures": taken.pictures,
+                "patients": taken.patients,
+            }
+            _attest_decision(profile, "hold", store, counts, person)
+    return taken, released and taken.examples > 0
+
+
+def undo_hold(place: Workplace, examples: Sequence[str], person: str, *, group: bool = False) -> int:
+    """`site hold --undo`: how many examples the next ingest may bring back.
+
+    Raises: StoreError example-unknown, also when none of them is held.
+    """
+    require_person(person)
+    profile = place.profile()
+    with _guarded(), place.open_store() as store:
+        prepare(store.folder / "attestations")
+        count = store.forget_withheld([_whole_key(store, one) for one in examples], group=group)
+        if not count:
+            raise StoreError(
+                "example-unknown", "none of these examples is held", hint="wardround site hold lists what is held"
+            )
+        _attest_decision(profile, "unhold", store, {"examples": count}, person)
+    return count
+
+
+def held_examples(place: Workplace) -> Iterator[tuple[Withheld, str]]:
+    """`site hold` without an example: what is held, one by one, with its device group in words."""
+    with _guarded(), place.open_store() as store:
+        for one in store.withheld():
+            yield one, device_words(one.device)
+
+
+def _whole_key(store: Store, beginning: str) -> str:
+    like = _KEY_BEGINS.fullmatch(beginning.strip().lower())
+    found = store.keys_like(like[0]) if like else []
+    if len(found) != 1:
+        raise StoreError(
+            "example-unknown",
+            "more than one example begins with these letters" if found else "no example has this key",
+            hint=f"copy the key from the example's page; it may be cut to {_KEY_LETTERS_MIN} letters",
+        )
+    return found[0]
+
+
+def _attest_decision(profile: DeidProfile, kind: str, store: Store, counts: Json, person: str) -> None:
+    text = attestation(
+        kind, profile, store.key_id, counts, data_digest=store.digest(), time_utc=_now(), person=person
+    )
+    keep(store.folder / "attestations", text)
 
 
 @dataclass(frozen=True)

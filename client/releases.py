@@ -61,13 +61,9 @@ class Releases:
 
     def append(self, release: Release) -> None:
         """Record a decision. After a return it survives a power cut."""
-        fits = 0 < len(release.person) <= _PERSON_MOST and release.person.isprintable()
-        if not fits or DIGEST.fullmatch(release.data_digest) is None:
-            raise FormatError(
-                "not-canonical",
-                "a name or digest that no record can hold",
-                hint=f"give a plain name of at most {_PERSON_MOST} letters, in UTF-8 and without control characters",
-            )
+        require_person(release.person)
+        if DIGEST.fullmatch(release.data_digest) is None:
+            raise FormatError("not-canonical", "a digest that no record can hold", hint="it has 64 hexadecimal digits")
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked():
             known = self.all()
@@ -85,6 +81,16 @@ class Releases:
             yield
         finally:
             os.close(lock)
+
+
+def require_person(person: str) -> None:
+    """Raises: FormatError for a name that no record can hold."""
+    if not (0 < len(person) <= _PERSON_MOST and person.isprintable()):
+        raise FormatError(
+            "not-canonical",
+            "a name that no record can hold",
+            hint=f"give a plain name of at most {_PERSON_MOST} letters, in UTF-8 and without control characters",
+        )
 
 
 def _read(line: bytes, number: int, before: str) -> Release:

@@ -82,7 +82,8 @@ class DeidError(FedError):
             "patient-conflict", "duplicate-differs", "burned-in", "ocr-missing", "picture-unfit", "pairing",
             "text-sections", "reader-missing",
             "text-residual", "residual-identifier", "report-format",
-            "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document", "site-refused",
+            "leak-found", "unclear", "site-refused",
+            "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document",
         }
     )  # fmt: skip
 
@@ -125,7 +126,7 @@ class StoreError(FedError):
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
             "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "output-failed",
-            "disk-full", "bundle-failed",
+            "disk-full", "bundle-failed", "example-unknown",
         }
     )  # fmt: skip
 

@@ -4,7 +4,9 @@ It is written beside the store and stays at the site. What may be told to others
 site's own minimum, and nothing that links to a file or a person.
 """
 
+import errno
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -23,13 +25,14 @@ _PACKAGES = (
 
 def attestation(
     kind: str, profile: DeidProfile, key_id: str, counts: Mapping[str, int | Mapping[str, int]], *,
-    data_digest: str | None, time_utc: str,
+    data_digest: str | None, time_utc: str, person: str = "",
 ) -> bytes:  # fmt: skip
     """The canonical text of one batch's attestation.
 
     Args:
-        kind: `ingest`, `receive` or `deidentify`.
+        kind: `ingest`, `receive` or `deidentify`; `hold` or `unhold` when a person took examples out, or let them back.
         data_digest: of the store after the batch; None for an export.
+        person: who decided, where a person did.
     """
     limits, rendering = asdict(profile.limits), asdict(profile.rendering)
     return canonical.dump(
@@ -49,13 +52,21 @@ def attestation(
             "data_digest": data_digest,
             "counts": _plain(counts),
             "versions": _versions(),
+            **({"person": person} if person else {}),
         }
     )
 
 
+def prepare(folder: Path) -> None:
+    """The folder of attestations, before the work that they are about: after it, it would be too late to fail."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "the folder of attestations cannot be written")
+
+
 def keep(folder: Path, text: bytes) -> Path:
     """Write an attestation under the digest of its text; the same batch told twice is one file."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    prepare(folder)
     path = folder / f"{hashlib.sha256(text).hexdigest()}.json"
     durable.write(path, [text])
     path.chmod(0o600)

@@ -19,6 +19,7 @@ from client.imaging.record import CleanStudy
 from client.imaging.scratch import scratch
 from client.imaging.sources import Source
 from client.imaging.store import Store
+from client.imaging.withheld import REASONS
 from client.imaging.workers import WorkLimits, cores, each
 from federation.errors import DataError, DeidError, StoreError
 
@@ -123,6 +124,7 @@ def _stored_all(
                 leftover(source.at(path))
         for done, ((raw, _), outcome) in enumerate(outcomes, 1):
             added, reason = _stored(outcome, store)
+            reason = reason or _taken_out(raw, store, keys)
             accepted += added
             _settle(raw, reason, store, keys)
             if reason is None:
@@ -139,16 +141,17 @@ def _stored_all(
 
 
 def _settle(raw: RawStudy, reason: str | None, store: Store, keys: SiteKeys) -> None:
-    """A row that is wrong itself is known by its place alone, since its repair may change what it names."""
+    """A row that is wrong itself is known by its place alone, since its repair may change what it names. What a person
+    took out the store remembers by its examples."""
     place, item = pseudonym(keys.scan, raw.source)[:16], pseudonym(keys.scan, raw.source, raw.about)[:16]
     store.unhold(place)
     store.unhold(item)
-    if reason is not None:
+    if reason is not None and reason not in REASONS.values():
         store.hold(place if reason in _ROW_ITSELF else item, reason)
 
 
 Outcome = CleanStudy | str | None
-"""A clean study, the reason for its quarantine, or None for one whose examples are all in the store."""
+"""A clean study, the reason for its quarantine, or None for one whose examples the store all knows."""
 
 
 def _stored(outcome: Outcome, store: Store) -> tuple[int, str | None]:
@@ -163,7 +166,7 @@ def _stored(outcome: Outcome, store: Store) -> tuple[int, str | None]:
 
 
 def _marked(studies: Iterator[RawStudy], store: Store, keys: SiteKeys) -> Iterator[tuple[RawStudy, bool]]:
-    """Studies, and whether all of their examples are in the store."""
+    """Studies, and whether all of their examples are in the store, or were taken out of it by a person."""
     for raw in studies:
         yield raw, _is_stored(raw, store, keys)
 
@@ -175,7 +178,17 @@ def _is_stored(raw: RawStudy, store: Store, keys: SiteKeys) -> bool:
         wanted = example_keys(raw, keys)
     except DeidError:
         return False
-    return bool(wanted) and all(store.has(key) for key in wanted)
+    return bool(wanted) and all(store.has(key) or store.withheld_reason(key) is not None for key in wanted)
+
+
+def _taken_out(raw: RawStudy, store: Store, keys: SiteKeys) -> str | None:
+    """Why a person took out what the row is about, if one did."""
+    if raw.code is not None:
+        return None
+    try:
+        return next(filter(None, map(store.withheld_reason, example_keys(raw, keys))), None)
+    except DeidError:
+        return None
 
 
 def _cleaned(profile: DeidProfile, keys: SiteKeys, marked: tuple[RawStudy, bool]) -> Outcome:

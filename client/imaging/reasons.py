@@ -19,6 +19,7 @@ REASONS = {
     "decode-failed": Reason("the pixels do not decode, or took the decoder down", "export the image again"),
     "duplicate-differs": Reason("one instance UID with two contents", "find out which one is right"),
     "encapsulated-document": Reason("a PDF or another document inside a DICOM file", "give its text as a report row"),
+    "leak-found": Reason("a person saw an identifier in it", "repair the source, site hold --undo, ingest again"),
     "limit-frames": Reason("more frames than the limit", "send the series that matter"),
     "limit-nesting": Reason("sequences or archives nested too deep", "ask the vendor; unpack archives yourself"),
     "limit-size": Reason("larger than a limit of size or memory", "export it in smaller parts, or leave it out"),
@@ -41,6 +42,7 @@ REASONS = {
     "text-residual": Reason("words of the report that nobody can vouch for", "correct the report row"),
     "text-sections": Reason("no findings or impression in the report", "name the sections FINDINGS and IMPRESSION"),
     "truncated": Reason("the file ends early", "copy or export it again"),
+    "unclear": Reason("a person could not tell that it is clean", "look at the source, then site hold --undo"),
     "unreadable": Reason("no permission to read it, or the disk failed", "run as a user who may read it"),
 }  # fmt: skip
 

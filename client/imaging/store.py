@@ -12,7 +12,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from client.imaging import withheld
 from client.imaging.png import decode_png
-from client.imaging.record import CleanPicture, CleanStudy, PictureFields, Turn
+from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
+from client.imaging.withheld import Reach
 from federation import durable
 from federation.errors import DeidError, StoreError
 
@@ -125,7 +127,7 @@ class Store:
             (folder / "images").mkdir(exist_ok=True, mode=0o700)
             (folder / "attestations").mkdir(exist_ok=True, mode=0o700)
             index = _connect(folder)
-            index.executescript(_SCHEMA)
+            index.executescript(_SCHEMA + withheld.TABLE)
             index.close()
             _write(folder / "store.json", (json.dumps(head, sort_keys=True) + "\n").encode(), sync=True)
         return cls.open(folder)
@@ -147,8 +149,13 @@ class Store:
             with _guarded_disk():
                 index = _connect(folder)
                 index.execute("SELECT count(*) FROM decision").fetchone()
+                tables = index.execute("SELECT count(*) FROM sqlite_master WHERE name = 'withheld'").fetchone()
         except sqlite3.Error:
             raise _damaged("the index of the store does not open") from None
+        if tables == (0,):
+            raise StoreError(
+                "store-version", "the store is of an earlier version", hint="ingest the folder into a new store"
+            )
         return cls(folder, index, str(profile_digest), str(key_id))
 
     def close(self) -> None:
@@ -202,8 +209,30 @@ class Store:
         return bool(self._ask("SELECT 1 FROM example WHERE example_key = ?", example_key))
 
     def held(self) -> Counter[str]:
-        """Quarantined items by reason."""
-        return Counter(dict(self._ask("SELECT reason, count(*) FROM decision GROUP BY reason")))
+        """Quarantined items by reason, the examples that a person took out among them."""
+        items = Counter[str](dict(self._ask("SELECT reason, count(*) FROM decision GROUP BY reason")))
+        items.update(dict(self._ask("SELECT reason, count(DISTINCT example_key) FROM withheld GROUP BY reason")))
+        return items
+
+    def withheld(self) -> Iterator[withheld.Withheld]:
+        """The examples that a person took out, in the order of their keys."""
+        return withheld.everything(self._index)
+
+    def withheld_reason(self, example_key: str) -> str | None:
+        """Why a person took this example out; None if nobody did."""
+        return withheld.reason_of(self._index, example_key)
+
+    def keys_like(self, beginning: str) -> list[str]:
+        """The examples, there or taken out, whose key begins so; two at most."""
+        return [key for (key,) in self._ask(
+            "SELECT example_key FROM example WHERE example_key >= ?1 AND example_key < ?1 || 'g' UNION "
+            "SELECT example_key FROM withheld WHERE example_key >= ?1 AND example_key < ?1 || 'g' LIMIT 2",
+            beginning,
+        )]  # fmt: skip
+
+    def reach(self, example_key: str, *, group: bool) -> Reach:
+        """What `withhold` of this example would take out."""
+        return withheld.reach(self._index, [example_key], group=group)
 
     def digest(self) -> str:
         """SHA-256 over all examples and pictures; the order in which they came does not change it.
@@ -261,7 +290,8 @@ class Store:
         """Store a study; returns how many of its examples were new. What is there already is left as it is, and what
         the study holds twice (equal rows, copies of an image) is stored once.
 
-        Raises: DeidError duplicate-differs when a picture of the same instance was stored with other pixels.
+        Raises: DeidError duplicate-differs when a picture of the same instance was stored with other pixels; leak-found
+        and unclear when a person has taken out one of the pictures.
         """
         if clean.profile_digest != self.profile_digest:
             raise StoreError(
@@ -269,21 +299,30 @@ class Store:
             )
         with self.batch():
             new = {example.example_key: example for example in clean.examples if not self.has(example.example_key)}
-            if not new:
-                return 0
             pictures = {picture.picture_key: picture for picture in clean.pictures}
-            fresh = [picture for picture in pictures.values() if self._is_new(picture)]
-            self._index.execute("INSERT OR IGNORE INTO patient VALUES (?)", (clean.patient_key,))
-            for picture in fresh:
-                self._put(picture, clean.patient_key)
-            keys = json.dumps(list(pictures))
-            for key, example in new.items():
-                turns = json.dumps([[turn.question, turn.answer] for turn in example.turns], ensure_ascii=False)
-                self._index.execute(
-                    "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (key, clean.patient_key, clean.study_key, keys, turns, clean.sex, clean.age_years),
-                )
-            return len(new)
+            refused = withheld.joins(self._index, list(new), list(pictures)) if new else None
+            if new and refused is None:
+                self._insert(clean, new, pictures)
+        if refused is not None:
+            raise DeidError(
+                refused,
+                "a person took a picture of this study out of the data set",
+                hint="repair the source, then wardround site hold --undo, and ingest again",
+            )
+        return len(new)
+
+    def _insert(self, clean: CleanStudy, new: dict[str, CleanExample], pictures: dict[str, CleanPicture]) -> None:
+        fresh = [picture for picture in pictures.values() if self._is_new(picture)]
+        self._index.execute("INSERT OR IGNORE INTO patient VALUES (?)", (clean.patient_key,))
+        for picture in fresh:
+            self._put(picture, clean.patient_key)
+        keys = json.dumps(list(pictures))
+        for key, example in new.items():
+            turns = json.dumps([[turn.question, turn.answer] for turn in example.turns], ensure_ascii=False)
+            self._index.execute(
+                "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (key, clean.patient_key, clean.study_key, keys, turns, clean.sex, clean.age_years),
+            )
 
     def hold(self, item: str, reason: str) -> None:
         """Note that an item, by its opaque id, is in quarantine and why."""
@@ -313,6 +352,25 @@ class Store:
         self._truncate_log()
         return int(gone)
 
+    def withhold(self, example_keys: Sequence[str], reason: str, *, group: bool = False) -> Reach:
+        """Take out what a person found wanting, with every example that shows one of its pictures, or with `group` a
+        picture of one of its device groups; remember the keys, so that `add` refuses them. In the order of `erase`.
+
+        Doing it again changes nothing. Raises StoreError store-busy as `erase` does.
+        """
+        with self.batch():
+            taken, pictures = withheld.withhold(self._index, example_keys, reason, group=group)
+            self.checkpoint()
+            for key in pictures:
+                self._path(key).unlink(missing_ok=True)
+        self._truncate_log()
+        return taken
+
+    def forget_withheld(self, example_keys: Sequence[str], *, group: bool = False) -> int:
+        """Let an ingest bring back examples that were taken out. Returns how many."""
+        with self.batch():
+            return withheld.forget(self._index, example_keys, group=group)
+
     def _truncate_log(self) -> None:
         """SQLite waits for readers as long as for a lock, and then only says in its answer that it gave up."""
         busy, *_ = self._index.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -320,7 +378,7 @@ class Store:
             raise StoreError(
                 "store-busy",
                 "another process uses the store: what was erased is still in the log of its index",
-                hint="end the other processes of this site, then erase the same patient again",
+                hint="end the other processes of this site, then do the same again",
             )
 
     def _is_new(self, picture: CleanPicture) -> bool:
@@ -418,7 +476,9 @@ def _connect(folder: Path) -> sqlite3.Connection:
     path = folder / "index.sqlite"
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite's own files take this mode over
     index = sqlite3.connect(path, isolation_level=None, timeout=30)
-    index.executescript("PRAGMA journal_mode=WAL; PRAGMA secure_delete=ON; PRAGMA synchronous=FULL;")
+    index.executescript(
+        "PRAGMA journal_mode=WAL; PRAGMA secure_delete=ON; PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY;"
+    )
     return index
 
 

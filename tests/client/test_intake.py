@@ -123,6 +123,87 @@ def test_a_wrong_digest_or_no_name_releases_nothing(run: Run, source: Path) -> N
     assert json.loads(run("release", "--json")[1])["release"] is None
 
 
+def test_a_person_takes_examples_out_and_the_release_is_void(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    digest = json.loads(run("release", "--json")[1])["data_digest"]
+    run("release", digest, "--by", "Dr. Panza")
+    with Store.open(site / "store") as store:
+        [example, _] = [one.example_key for patient in store.patients() for one in store.examples(patient)]
+    status, out, err = run("hold", example[:8], "--by", "Dr. Panza")
+    assert (status, out) == (0, "held 1 example, 1 picture; nothing left of 1 patient\n") and "release is void" in err
+    again = json.loads(run("ingest", source, "--json")[1])
+    assert (again["accepted"], again["quarantined"], again["released"]) == (0, {"leak-found": 1}, False)
+    assert run("hold")[1].startswith(f"{example}  leak-found") and "leak-found" in run("quarantine")[1]
+    assert json.loads(run("hold", "--json")[1])["held"][0]["example_key"] == example
+
+    assert run("hold", example, "--undo", "--by", "Dr. Panza")[:2] == (0, "forgot 1 example\n")
+    assert json.loads(run("ingest", source, "--json")[1])["released"] and "nothing" not in run("hold")[1]
+    told = [canonical.load(path.read_bytes()) for path in (site / "store" / "attestations").iterdir()]
+    decided = {one["kind"]: one for one in told if isinstance(one, dict) and one["kind"] in ("hold", "unhold")}
+    assert decided["hold"]["person"] == decided["unhold"]["person"] == "Dr. Panza"
+    assert decided["hold"]["counts"] == {"held": {"leak-found": 1}, "pictures": 1, "patients": 1}
+    assert not [path for path in (site / "store" / "attestations").iterdir() if example.encode() in path.read_bytes()]
+
+
+def test_a_whole_device_group_is_held_at_once(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    with Store.open(site / "store") as store:
+        example = store.examples(store.patients()[0])[0].example_key
+    status, out, _ = run("hold", example, "--group", "--because", "unclear", "--by", "P", "--json")
+
+    assert status == 0 and json.loads(out) == {"examples": 2, "pictures": 2, "patients": 2}
+    assert json.loads(run("ingest", source, "--workers", "1", "--json")[1] or "{}") == {}
+    assert run("hold", example, "--undo", "--group", "--by", "P")[1] == "forgot 2 examples\n"
+    assert json.loads(run("ingest", source, "--json")[1])["accepted"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "failed", "said"),
+    [
+        (("--by", "P"), 2, "say which examples"),
+        (("--undo",), 2, "say which examples"),
+        (("00000000",), 2, "say who looked"),
+        (("00000000", "--by", " "), 2, "say who looked"),
+        (("00000000", "--by", "P"), 17, "no example has this key"),
+        (("Quixano^Alonso", "--by", "P"), 17, "no example has this key"),
+        (("%", "--by", "P"), 17, "no example has this key"),
+        (("0" * 33, "--by", "P", "--undo"), 17, "no example has this key"),
+        (("00000000", "--by", "a\nb"), 14, "a name that no record can hold"),
+        (("00000000", "--by", "P", "--because", "Quixano"), 2, "'--because'"),
+    ],
+)
+def test_a_hold_that_was_typed_wrong(words: tuple[str, ...], failed: int, said: str, run: Run, source: Path) -> None:
+    run("ingest", source)
+    status, out, err = run("hold", *words)
+
+    assert (status, out) == (failed, "") and said in told(err)[0]
+
+
+def test_an_example_that_is_not_held_cannot_be_let_back(run: Run, source: Path, site: Path) -> None:
+    assert "no store yet" in told(run("hold", "00000000", "--by", "P")[2])[0]
+    run("ingest", source)
+    with Store.open(site / "store") as store:
+        key = store.examples(store.patients()[0])[0].example_key
+
+    assert "none of these examples is held" in told(run("hold", key, "--undo", "--by", "P")[2])[0]
+
+
+def test_a_file_in_the_place_of_the_attestations_is_told_before_the_work(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    before = json.loads(run("release", "--json")[1])["data_digest"]
+    shutil.rmtree(site / "store" / "attestations")
+    (site / "store" / "attestations").touch()
+    radiograph(3).save_as(source / "3", enforce_file_format=True)
+    with (source / "reports.csv").open("a") as reports:
+        reports.write("ACC0003,FINDINGS: Clear lungs.\n")
+    (site / "state").mkdir(exist_ok=True)
+    (site / "state" / "attestations").touch()
+
+    assert run("ingest", source)[0] == 17
+    assert json.loads(run("release", "--json")[1])["data_digest"] == before
+    assert run("deidentify", source, site.parent / "clean")[0] == 17 and not (site.parent / "clean").exists()
+
+
 def test_more_patients_than_the_hospital_declares_are_not_released(run: Run, source: Path, site: Path) -> None:
     for number in range(3, 13):
         radiograph(number).save_as(source / f"{number}", enforce_file_format=True)
