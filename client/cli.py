@@ -206,16 +206,17 @@ def quarantine(
         Talk().line("wardround: nothing is held back")
 
 
-@app.command("inspect", epilog="Example: wardround site inspect --dir /srv/wardround")
+@app.command("inspect", epilog="Example: wardround site inspect --by 'Dr. Panza' --dir /srv/wardround")
 def inspect(
     folder: Folder = Path("."),
     port: Annotated[int, typer.Option(min=0, max=65535, help="port on 127.0.0.1; 0 lets the system choose")] = 0,
+    by: Annotated[str, typer.Option(help="who looks: with a name, what is found wanting can be held in the page")] = "",
 ) -> None:
     """Show what will be trained on and what was held back, as a page for this machine's browser. Ctrl-C ends it."""
     from client.inspection.server import inspect_store
     from client.workplace import Workplace
 
-    inspect_store(Workplace.open(folder), port, lambda url: print(url, flush=True), Talk())
+    inspect_store(Workplace.open(folder), port, by.strip(), lambda url: print(url, flush=True), Talk())
 
 
 @app.command("hold", epilog="Example: wardround site hold 3f9a0c51 --by 'Dr. Panza' --dir /srv/wardround")

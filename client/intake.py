@@ -181,9 +181,7 @@ def _whole_key(store: Store, beginning: str) -> str:
 
 
 def _attest_decision(profile: DeidProfile, kind: str, store: Store, counts: Json, person: str) -> None:
-    text = attestation(
-        kind, profile, store.key_id, counts, data_digest=store.digest(), time_utc=_now(), person=person
-    )
+    text = attestation(kind, profile, store.key_id, counts, data_digest=store.digest(), time_utc=_now(), person=person)
     keep(store.folder / "attestations", text)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from client.imaging.reasons import Reason, explained
 from client.imaging.record import PictureFields
 from client.imaging.store import Store
+from client.imaging.withheld import DEVICE, device_words
 
 PAGE = 48
 PLACEHOLDER = re.compile(r"\[(?:NAME|DATE|ID|PLACE|PHONE|AGE|[A-Z]{2,12})\]")
@@ -104,6 +105,16 @@ def position(store: Store, key: str) -> int:
 def owner(store: Store, example_key: str) -> str | None:
     rows = store.rows("SELECT patient_key FROM example WHERE example_key = ?", example_key)
     return str(rows[0][0]) if rows else None
+
+
+def devices(store: Store, example_key: str) -> list[str]:
+    """The device groups of an example, as people name them."""
+    rows = store.rows(
+        f"SELECT DISTINCT {DEVICE} FROM example e, json_each(e.pictures) j JOIN picture p ON p.picture_key = j.value "
+        "WHERE e.example_key = ? ORDER BY 1",
+        example_key,
+    )
+    return [device_words(device) for (device,) in rows]
 
 
 def shown_fields(found: PictureFields) -> list[tuple[str, str]]:

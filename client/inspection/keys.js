@@ -21,7 +21,7 @@ function follow(selector) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat && "nlg".includes(event.key)) return;
   const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName);
   if (event.key === "Escape") {
     if (typing) document.activeElement.blur(); else follow("a.back");
@@ -34,9 +34,10 @@ document.addEventListener("keydown", (event) => {
     const search = document.getElementById("search");
     if (search) { search.focus(); search.select(); } else follow("a.back");
   } else if (grid && event.key in moves) step(moves[event.key]);
-  else if (grid && event.key === "n") follow("a.more");
-  else if (!grid && (event.key === "ArrowRight" || event.key === "l")) follow("a[rel=next]");
-  else if (!grid && (event.key === "ArrowLeft" || event.key === "h")) follow("a[rel=prev]");
+  else if (!grid && "nlg".includes(event.key) && follow(`[data-key=${event.key}]`)) { /* a decision about this example */ }
+  else if (event.key === "n") follow("a.more");
+  else if (!grid && (event.key === "ArrowRight" || event.key === "j")) follow("a[rel=next]");
+  else if (!grid && (event.key === "ArrowLeft" || event.key === "k")) follow("a[rel=prev]");
   else return;
   event.preventDefault();
 });

@@ -2,20 +2,23 @@
 
 It listens on 127.0.0.1 only. The printed address holds a token that works once: the browser that comes with it gets a
 cookie, and every other request is refused. Requests of other pages are refused by Host, Origin and Sec-Fetch-Site, so a
-web page that the same person has open cannot read it. Nothing is loaded from elsewhere, and nothing can be changed.
+web page that the same person has open cannot read it. Nothing is loaded from elsewhere. One thing can be changed: a
+person who gave a name can hold what they found wanting, by a form that carries a token of this session's own pages.
 """
 
 import hmac
 import os
+import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from client.inspection.browse import Wanted
 from client.inspection.view import STATIC, Pages
+from client.releases import require_person
 from client.workplace import Workplace
 from federation.errors import DataError, FedError
 from federation.terminal import Talk
@@ -27,21 +30,30 @@ _HEADERS = {
         "base-uri 'none'; frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # under no-referrer a browser says `Origin: null` of our own forms
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _TARGET_LETTERS_MAX = 4096
+_FORM_BYTES_MAX = 4096
+_FORM = "application/x-www-form-urlencoded"
 
 
 class Inspection:
     """A running page. `address` is the one to open; its token works once."""
 
-    def __init__(self, place: Workplace, port: int) -> None:
-        """Raises: DataError receiver when the port is taken; StoreError when there is no store."""
+    def __init__(self, place: Workplace, port: int, person: str = "") -> None:
+        """Args:
+            person: who looks, and may hold; without a name nothing can be changed.
+
+        Raises: DataError receiver when the port is taken; StoreError when there is no store; FormatError for a name
+        that no record can hold.
+        """
+        if person:
+            require_person(person)
         place.open_store().close()
-        self.pages = Pages(place)
+        self.pages = Pages(place, person)
         self._token, self._session = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self._lock = threading.Lock()
         inspection = self
@@ -117,17 +129,55 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        """A form of one of our own pages: marks what was looked at, or holds it, and leads to the next example."""
+        if not self.owner.pages.looking.person:
+            self._refuse(405, "nothing can be changed here without a name: wardround site inspect --by")
+        elif not self._is_local() or not self._is_own_form() or not self.owner.knows(self._session()):
+            self._refuse(403, "this form is not one of this page")
+        elif (form := self._form()) is None or not self.owner.pages.looking.owns(form.pop("token", "")):
+            self._refuse(403, "this form is of another session: open the page again")
+        else:
+            try:
+                self._decide(form)
+            except FedError as error:
+                self._refuse(500, f"{error.message}: {error.hint}")
+
+    def _decide(self, form: dict[str, str]) -> None:
+        key, _, act = self.path.removeprefix("/example/").partition("/")
+        where = self.owner.pages.decide(key, act, wanted_of(form), queued="queue" in form)
+        if where is None:
+            self._refuse(404, "there is no such example, or nothing like this to do with it")
+        else:
+            self._send(303, "text/plain; charset=utf-8", b"", {"Location": where})
+
+    def _is_own_form(self) -> bool:
+        """Every browser of today says of a form where it comes from."""
+        is_same = self.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+        return is_same and self.headers.get("Origin") is not None and self.headers.get("Content-Type") == _FORM
+
+    def _form(self) -> dict[str, str] | None:
+        length = self.headers.get("Content-Length", "")
+        if re.fullmatch("[0-9]{1,5}", length) is None or int(length) > _FORM_BYTES_MAX:
+            return None
+        text = self.rfile.read(int(length)).decode("utf-8", "replace")
+        return {name: values[-1] for name, values in parse_qs(text).items()}
+
     def _answer(self, path: str, asked: dict[str, str]) -> None:
         pages = self.owner.pages
-        wanted = Wanted(asked.get("q", "").strip()[:200], asked.get("modality", "")[:16], asked.get("only", "")[:16])
+        wanted = wanted_of(asked)
         first, _, rest = path.removeprefix("/").partition("/")
         if path == "/":
             self._page(pages.overview(wanted, asked.get("after", "")))
         elif path == "/held":
             self._page(pages.held())
+        elif path == "/queue":
+            self._page(pages.queue())
         elif path in STATIC:
             self._send(200, STATIC[path], pages.static(path))
-        elif first == "example" and (page := pages.example(rest, wanted)) is not None:
+        elif first == "example" and (
+            page := pages.example(rest, wanted, queued="queue" in asked, ask=asked.get("ask", ""))
+        ):
             self._page(page)
         elif first in ("picture", "thumb") and rest.endswith(".png"):
             data = pages.picture(rest.removesuffix(".png"), small=first == "thumb")
@@ -188,9 +238,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: a log of what somebody searched for is a log of patients."""
 
 
-def inspect_store(place: Workplace, port: int, opened: Callable[[str], None], talk: Talk) -> None:
+def wanted_of(asked: Mapping[str, str]) -> Wanted:
+    """What a person looks for, out of an address or a form."""
+    return Wanted(asked.get("q", "").strip()[:200], asked.get("modality", "")[:16], asked.get("only", "")[:16])
+
+
+def inspect_store(place: Workplace, port: int, person: str, opened: Callable[[str], None], talk: Talk) -> None:
     """Serve until Ctrl-C. `opened` gets the address; nothing else ever learns it."""
-    inspection = Inspection(place, port)
+    inspection = Inspection(place, port, person)
     opened(inspection.address)
     talk.line("wardround: open this address in a browser on this machine; it works once. Ctrl-C ends")
     try:

@@ -12,8 +12,11 @@ from client.imaging.png import decode_png
 from client.imaging.store import Picture, Store
 from client.inspection import browse
 from client.inspection.browse import PAGE, Wanted
+from client.inspection.looking import Looking
+from client.intake import hold_examples
 from client.rules_view import rules_told
 from client.workplace import Workplace
+from federation.errors import FedError
 
 _HERE = Path(__file__).parent
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -24,8 +27,9 @@ STATIC = {"/style.css": "text/css; charset=utf-8", "/keys.js": "text/javascript;
 class Pages:
     """One site's pages. Opens the store anew for every request, so that the page shows what is there now."""
 
-    def __init__(self, place: Workplace) -> None:
+    def __init__(self, place: Workplace, person: str = "") -> None:
         self._place = place
+        self.looking = Looking(person)
         self._templates = Environment(
             loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
@@ -46,22 +50,62 @@ class Pages:
                 seen=seen, bound=browse.rate_bound(seen), rules=rules_told(self._place),
             )  # fmt: skip
 
-    def example(self, key: str, wanted: Wanted) -> str | None:
+    def example(self, key: str, wanted: Wanted, *, queued: bool = False, ask: str = "") -> str | None:
+        """One example; `ask` `leak` or `group` asks whether it shall be held, and says what would go."""
         with self._place.open_store() as store:
             patient = browse.owner(store, key) if _KEY.fullmatch(key) else None
             if patient is None:
                 return None
             everything = store.examples(patient)
             [example] = [one for one in everything if one.example_key == key]
-            before, behind = browse.beside(store, wanted, key)
+            before, behind = self.looking.beside(store, key) if queued else browse.beside(store, wanted, key)
+            asked = ask if self.looking.person and ask in ("leak", "group") else ""
             return self._filled(
-                "example.html.j2", store, example=example, wanted=wanted, query=_query(wanted), before=before,
-                behind=behind, others=[one for one in everything if one.example_key != key][:24],
-                others_total=len(everything) - 1, number=browse.position(store, key),
+                "example.html.j2", store, example=example, wanted=wanted, query=_query(wanted, queued), before=before,
+                behind=behind, others=[one for one in everything if one.example_key != key][:24], queued=queued,
+                others_total=len(everything) - 1, number=browse.position(store, key), ask=asked,
+                reach=store.reach(key, group=asked == "group") if asked else None,
+                progress=self.looking.progress(store) if queued else None, is_clean=self.looking.is_clean(key),
+                devices=browse.devices(store, key),
                 fields=[browse.shown_fields(picture.fields) for picture in example.images],
                 blanked=[round(100 * getattr(one.fields, "blanked_share", 0.0), 1) for one in example.images],
                 turns=[(browse.parts(turn.question), browse.parts(turn.answer)) for turn in example.turns],
             )  # fmt: skip
+
+    def queue(self) -> str:
+        """What there is to look at, how far it was looked at, and what that proves."""
+        with self._place.open_store() as store:
+            return self._filled("queue.html.j2", store, progress=self.looking.progress(store))
+
+    def decide(self, key: str, act: str, wanted: Wanted, *, queued: bool) -> str | None:
+        """Do what a person pressed: `clean`, `hold` or `hold-group`. Returns where to go on; None if it cannot be."""
+        with self._place.open_store() as store:
+            if _KEY.fullmatch(key) is None or browse.owner(store, key) is None:
+                return None
+            if act == "clean":
+                self.looking.mark_clean(store, key)
+        if act in ("hold", "hold-group"):
+            if not self._hold(key, group=act == "hold-group"):
+                return f"/example/{key}?{_query(wanted, queued)}"
+        elif act != "clean":
+            return None
+        with self._place.open_store() as store:
+            behind = self.looking.next(store, after=key) if queued else browse.beside(store, wanted, key)[1]
+        if behind:
+            return f"/example/{behind}?{_query(wanted, queued)}"
+        return "/queue" if queued else f"/?{_query(wanted)}"
+
+    def _hold(self, key: str, *, group: bool) -> bool:
+        """The same as `wardround site hold`; what it says stands on the next page."""
+        try:
+            taken, was_released = hold_examples(self._place, [key], self.looking.person, group=group)
+        except FedError as error:
+            self.looking.notice(f"Not held: {error.message}. {error.hint[:1].upper()}{error.hint[1:]}.")
+            return False
+        self.looking.mark_held(taken.examples)
+        said = f"Held: {taken.examples:,} example{'s' * (taken.examples != 1)}. This is another data set now"
+        self.looking.notice(said + ("; its release is void." if was_released else "."))
+        return True
 
     def held(self) -> str:
         with self._place.open_store() as store:
@@ -92,11 +136,14 @@ class Pages:
             self._overview = (digest, browse.overview(store))
         return self._templates.get_template(name).render(
             site=self._place.settings.site.id, digest=digest, release=self._place.releases().of(digest),
-            about=self._overview[1], **values,
+            about=self._overview[1], person=self.looking.person, form_token=self.looking.form_token,
+            notice=self.looking.take_notice(), **values,
         )  # fmt: skip
 
 
-def _query(wanted: Wanted, **more: str) -> str:
+def _query(wanted: Wanted, queued: bool = False, **more: str) -> str:
     """The part of an address behind the question mark that repeats what is wanted."""
     given = {"q": wanted.text, "modality": wanted.modality, "only": wanted.only, **more}
+    if queued:
+        return "queue=1"
     return urlencode({name: value for name, value in given.items() if value})

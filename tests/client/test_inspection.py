@@ -17,10 +17,11 @@ from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
+from client.inspection.looking import Looking
 from client.inspection.server import Inspection
 from client.releases import Release
 from client.workplace import Workplace
-from federation.errors import DataError, StoreError
+from federation.errors import DataError, FormatError, StoreError
 from sim.browser import Browser as RealBrowser
 from sim.browser import found
 
@@ -71,11 +72,13 @@ class Browser:
     def __init__(self, page: Inspection) -> None:
         self._port, self.cookie = page.port, ""
 
-    def get(self, path: str, *, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
+    def get(
+        self, path: str, *, method: str = "GET", body: str | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], str]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port)
         cookie = {"Cookie": self.cookie} if self.cookie else {}
         connection.request(
-            method, path, headers=cookie | {name.replace("_", "-"): one for name, one in headers.items()}
+            method, path, body, headers=cookie | {name.replace("_", "-"): one for name, one in headers.items()}
         )
         answer = connection.getresponse()
         data = answer.read().decode("utf-8", "replace")
@@ -129,15 +132,166 @@ def test_a_browser_that_hangs_up_or_writes_nonsense_leaves_no_traceback(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_nothing_can_be_changed(browser: Browser, method: str) -> None:
-    assert browser.get("/", method=method)[0] in (405, 501)
+def test_nothing_can_be_changed_without_a_name(browser: Browser, method: str) -> None:
+    for path in ("/", f"/example/{101:032x}/hold"):
+        assert browser.get(path, method=method)[0] in (405, 501)
+    for path in ("/queue", f"/example/{101:032x}", f"/example/{101:032x}?ask=leak"):
+        text = browser.get(path)[2]
+        assert "<button" not in text and "site inspect --by" in text
 
 
-@pytest.mark.parametrize("path", ["/", "/held", f"/example/{101:032x}"])
+@pytest.fixture
+def named(place: Workplace) -> Iterator[tuple[Inspection, Browser]]:
+    """A page of a person with a name, and their browser."""
+    inspection = Inspection(place, 0, "Dr. Panza")
+    thread = threading.Thread(target=inspection.serve)
+    thread.start()
+    browser = Browser(inspection)
+    browser.cookie = browser.get(inspection.address.partition(str(inspection.port))[2])[1]["Set-Cookie"].split(";")[0]
+    yield inspection, browser
+    inspection.close()
+    thread.join()
+
+
+def pressed(page: Inspection, browser: Browser, path: str, *, form: str = "", **headers: str) -> tuple[int, str]:
+    """What a form of the page answers: its status, and where it leads."""
+    sent = {
+        "Origin": f"http://127.0.0.1:{page.port}", "Sec_Fetch_Site": "same-origin",
+        "Content_Type": "application/x-www-form-urlencoded", **headers,
+    }  # fmt: skip
+    status, told, _ = browser.get(
+        path, method="POST", body=form or f"token={page.pages.looking.form_token}&queue=1",
+        **{name: one for name, one in sent.items() if one},
+    )  # fmt: skip
+    return status, told.get("Location", "")
+
+
+def test_what_leaks_is_held_in_the_page(named: tuple[Inspection, Browser], place: Workplace) -> None:
+    page, browser = named
+    asked = browser.get(f"/example/{102:032x}?queue=1&ask=leak")[2]
+    assert "Hold this example?" in asked and "1 example with 1 picture" in asked and "autofocus" in asked
+
+    assert pressed(page, browser, f"/example/{102:032x}/hold") == (303, f"/example/{101:032x}?queue=1")
+    with place.open_store() as store:
+        assert store.count() == 2 and store.held()["leak-found"] == 1
+    assert "Held: 1 example. This is another data set now." in browser.get("/queue")[2]
+    assert "Held: 1" not in browser.get("/queue")[2] and browser.get(f"/picture/{2:032x}.png")[0] == 404
+    assert browser.get(f"/example/{102:032x}")[0] == pressed(page, browser, f"/example/{102:032x}/hold")[0] == 404
+    [text] = [path.read_text() for path in (place.store_folder / "attestations").iterdir()]
+    assert '"person":"Dr. Panza"' in text and '"kind":"hold"' in text
+
+
+def test_a_device_group_is_held_and_the_release_is_void(named: tuple[Inspection, Browser], place: Workplace) -> None:
+    page, browser = named
+    with place.open_store() as store:
+        place.releases().append(Release("release", store.digest(), "ab" * 32, "P", "2026-01-01T00:00:00Z"))
+    assert "2 examples with 2 pictures" in browser.get(f"/example/{101:032x}?ask=group")[2]
+    form = f"token={page.pages.looking.form_token}"
+    status, where = pressed(page, browser, f"/example/{101:032x}/hold-group", form=form)
+
+    assert (status, where) == (303, f"/example/{103:032x}?")
+    assert "its release is void" in browser.get(where)[2] and "Not released" in browser.get("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ({"form": "token=guess"}, 403), ({"form": "x=1"}, 403), ({"form": "token=" + "x" * 5000}, 403),
+        ({"Origin": ""}, 403), ({"Origin": "null"}, 403), ({"Origin": "http://evil.example"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403), ({"Sec_Fetch_Site": "same-site"}, 403),
+        ({"Sec_Fetch_Site": "none"}, 403), ({"Host": "evil.example"}, 403), ({"Content_Type": "text/plain"}, 403),
+        ({"Cookie": "wardround=guess"}, 403), ({"Content_Length": "-1"}, 403), ({"Content_Length": "x"}, 403),
+    ],
+)  # fmt: skip
+def test_a_form_that_is_not_of_this_page_changes_nothing(
+    named: tuple[Inspection, Browser], place: Workplace, how: dict[str, str], status: int
+) -> None:
+    page, browser = named
+
+    assert pressed(page, browser, f"/example/{101:032x}/hold", **how)[0] == status
+    with place.open_store() as store:
+        assert store.count() == 3
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/queue", "/held?x=1", "/example/x/hold", f"/example/{999:032x}/hold", f"/example/{101:032x}",
+     f"/example/{101:032x}/erase", f"/example/{101:032x}/hold/x"],
+)  # fmt: skip
+def test_a_form_for_something_that_is_not_there_changes_nothing(
+    named: tuple[Inspection, Browser], place: Workplace, path: str
+) -> None:
+    assert pressed(*named, path)[0] == 404
+    with place.open_store() as store:
+        assert store.count() == 3
+
+
+def test_a_hold_that_fails_says_why_on_the_page(
+    named: tuple[Inspection, Browser], place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.imaging.store._LOCK_PAUSE_S", 0.0)
+    page, browser = named
+    with place.open_store() as other, other.batch():
+        _, where = pressed(page, browser, f"/example/{101:032x}/hold")
+
+        assert where == f"/example/{101:032x}?queue=1"
+    assert "Not held: another process is writing to the store. Wait" in browser.get(where)[2]
+
+
+def test_what_was_looked_at_is_counted_in_the_order_of_the_queue(
+    named: tuple[Inspection, Browser], place: Workplace
+) -> None:
+    """101 and 102 are of one device group, 103 of another; 104, with a blanked part, comes before all of them."""
+    profile = DeidProfile.shipped()
+    with place.open_store() as store:
+        shown = CleanPicture(
+            f"{4:032x}", encode_png(np.full((8, 9), 4, np.uint8)), 8, 9, PictureFields("CR", blanked_share=0.1)
+        )
+        said = (CleanExample(f"{104:032x}", (Turn("q", "a"),)),)
+        store.add(CleanStudy(f"{4:032x}", "s", (shown,), said, profile_digest=profile.digest))
+    page, browser = named
+    order, where = [], "/example/" + browser.get("/queue")[2].partition("queue=1")[0].rpartition("/example/")[2]
+    assert "0 looked at" in browser.get("/queue")[2]
+    while where != "/queue":
+        order.append(int(where.removeprefix("/example/").partition("?")[0], 16))
+        where = pressed(page, browser, f"/example/{order[-1]:032x}/clean")[1]
+        if order[-1] == 103:
+            assert "3 looked at" not in browser.get("/held")[2] and "<b>3 looked at</b>" in browser.get("/queue")[2]
+
+    assert order == [104, 101, 103, 102]
+    assert "4 looked at" in browser.get("/queue")[2] and "You have looked at every example" in browser.get("/queue")[2]
+    assert "You looked at this one." in browser.get(f"/example/{101:032x}")[2]
+
+
+def test_only_a_gapless_beginning_of_the_rest_proves_something(place: Workplace) -> None:
+    profile = DeidProfile.shipped()
+    with place.open_store() as store:
+        for number in range(200, 210):
+            shown = CleanPicture(f"{number:032x}", encode_png(np.full((8, 9), 4, np.uint8)), 8, 9, PictureFields("CR"))
+            said = (CleanExample(f"{number:032x}", (Turn("q", "a"),)),)
+            store.add(CleanStudy(f"{number:032x}", "s", (shown,), said, profile_digest=profile.digest))
+        looking = Looking("P")
+        rest = looking.queue(store).totals[2]
+        for number in (102, 200, 201, 205):
+            looking.mark_clean(store, f"{number:032x}")
+        progress = looking.progress(store)
+
+        assert rest == 11 and progress.looked == 4 and progress.sample == 3
+        assert looking.next(store, f"{201:032x}") == f"{202:032x}" and looking.next(store) == f"{101:032x}"
+        assert looking.beside(store, f"{202:032x}") == (f"{201:032x}", f"{203:032x}")
+        assert looking.beside(store, "f" * 32) == ("", "")
+
+
+def test_a_name_that_no_record_can_hold_opens_no_page(place: Workplace) -> None:
+    with pytest.raises(FormatError):
+        Inspection(place, 0, "a\nb")
+
+
+@pytest.mark.parametrize("path", ["/", "/held", "/queue", f"/example/{101:032x}"])
 def test_every_page_forbids_what_it_does_not_need_and_loads_nothing_from_elsewhere(browser: Browser, path: str) -> None:
     status, headers, text = browser.get(path)
 
-    assert status == 200 and headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
+    assert status == 200 and headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "same-origin"
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert not re.findall(r'(?:src|href|action)="(?!/|data:,|#)', text) and " style=" not in text
@@ -231,3 +385,43 @@ def test_a_person_looks_through_it_in_a_real_browser_by_keyboard(page: Inspectio
         assert browser.tell("typeof window.alerted") == "undefined" and browser.complaints == []
         own = f"http://127.0.0.1:{page.port}/"
         assert all(request.startswith((own, "data:")) for request in browser.requests)
+
+
+@pytest.mark.skipif(found() is None, reason="needs Chromium")
+def test_a_person_marks_and_holds_by_keyboard_and_is_asked_once_more(
+    named: tuple[Inspection, Browser], place: Workplace, tmp_path: Path
+) -> None:
+    page, _ = named
+    page._token = "again"  # the other browser has used the first
+    with RealBrowser(tmp_path, width=1000) as browser:
+
+        def arrives(at: str) -> None:
+            browser.until(
+                f"(location.pathname + location.search).includes({at!r}) && document.readyState == 'complete'"
+            )
+
+        browser.open(f"http://127.0.0.1:{page.port}/queue?token=again")
+        browser.press("n")
+        arrives(f"{101:032x}?queue=1")
+        browser.press("j")
+        arrives(f"{103:032x}?queue=1")
+        browser.press("k")
+        arrives(f"{101:032x}?queue=1")
+        browser.press("n")
+        arrives(f"{103:032x}?queue=1")
+        browser.press("l")
+        arrives("ask=leak")
+        browser.press("Escape")
+        arrives(f"{103:032x}?queue=1")
+        browser.until("!location.search.includes('ask')")
+        browser.press("l")
+        arrives("ask=leak")
+        with place.open_store() as store:
+            assert store.count() == 3
+        browser.press("Enter")
+        arrives(f"{102:032x}?queue=1")
+        browser.until("document.querySelector('.notice') !== null")
+
+        with place.open_store() as store:
+            assert store.count() == 2 and store.held()["leak-found"] == 1
+        assert browser.complaints == []
