@@ -15,6 +15,7 @@ from client.imaging.ingest import IngestCounts, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.spool import Spool
+from client.imaging.steady import SteadyClock
 from client.imaging.storage_scp import Door, provider
 from client.imaging.store import Store
 from federation.errors import StoreError
@@ -68,7 +69,8 @@ def receive(
     """Serve until `stop` is set, then end in order: no new callers, one last look at what has come to rest.
 
     Guarantees: an object that was acknowledged is ingested, also after a kill and a new start. No raw file is left of
-    what was ingested or held back; what waits for a report is removed after `keep_days`.
+    what was ingested or held back; what waits for a report is removed after `keep_days`, by a clock that has run
+    steadily for a day.
 
     Args:
         started: called with the port; `told` with the counts of every batch; `expired` with images removed unreported;
@@ -77,7 +79,7 @@ def receive(
     Raises: DataError receiver; StoreError, but not store-busy.
     """
     reports.mkdir(parents=True, exist_ok=True, mode=0o700)
-    files = ReportFiles(reports, quiet_s)
+    files, clock = ReportFiles(reports, quiet_s), SteadyClock(spool.clock)
     seen: Mapping[Path, Mark] = {}
     waits = False
     with provider(door, spool, profile) as running:
@@ -91,7 +93,7 @@ def receive(
             if waits and not waited:
                 busy()
             seen = there
-            if gone := spool.expire(now_s(), keep_days * _DAY_S):
+            if clock.is_steady(now_s()) and (gone := spool.expire(now_s(), keep_days * _DAY_S)):
                 expired(gone)
     _look(spool, store, reports, files.rested(), profile, keys, now_s(), quiet_s, False, workers, told)
 

@@ -51,6 +51,26 @@ def sweep(parent: Path) -> None:
             os.close(lock)
 
 
+def left_over(parent: Path) -> bool:
+    """Whether a process that is gone left something here, which `sweep` would remove."""
+    return any(not is_held(folder / "lock") for folder in parent.glob(_PREFIX + "*"))
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds this lock file."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _remove_if_empty(folder: Path) -> None:
     try:
         folder.rmdir()

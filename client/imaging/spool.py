@@ -4,6 +4,7 @@
     <spool>/received/new/<study>/      acknowledged; a study rests until nothing came for a while
     <spool>/received/batch/            under ingest
     <spool>/received/waiting/<study>/  ingested before its report was there; removed after some days
+    <spool>/received/clock             since when the site's clock has run steadily
 
 A study's folder is named by the keyed pseudonym of its UID. Folders are 0700, files 0600.
 """
@@ -12,14 +13,19 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from client.imaging.header import border, read, refusal
 from client.imaging.profile import Limits
 from client.imaging.pseudonyms import SiteKeys, pseudonym
+from client.imaging.scratch import is_held
 from federation import durable
 from federation.errors import StoreError
+
+_PLACES = ("parts", "new", "batch", "waiting")
 
 
 class Spool:
@@ -32,12 +38,11 @@ class Spool:
     def __init__(self, folder: Path, limits: Limits, keys: SiteKeys) -> None:
         self._limits, self._keys = limits, keys
         root = folder / "received"
-        self.parts, self._new, self.batch, self._waiting = (
-            root / name for name in ("parts", "new", "batch", "waiting")
-        )
+        self.parts, self._new, self.batch, self._waiting = (root / name for name in _PLACES)
         for place in (self.parts, self._new, self.batch, self._waiting):
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _locked(root / "lock")
+        self.clock = root / "clock"
         self._begun: list[Path] = []
         self.forget_parts()
         for study in self.batch.iterdir():  # the last receiver was killed in the middle of an ingest
@@ -104,9 +109,10 @@ class Spool:
         self._begun = []
 
     def expire(self, now_s: float, keep_s: float) -> int:
-        """Remove images that have waited too long for a report. Returns how many."""
+        """Remove images that have waited too long for a report. Returns how many. Ask only by a steady clock."""
         gone = 0
         for study in list(self._waiting.iterdir()):
+            _newest(study, now_s)  # nothing came in the future
             for path in list(study.iterdir()):
                 if now_s - path.stat().st_mtime > keep_s:
                     path.unlink()
@@ -133,6 +139,22 @@ class Spool:
         for path in study.iterdir():
             os.rename(path, target / path.name)
         study.rmdir()
+
+
+def raw_times(folder: Path) -> list[float]:
+    """When each raw object in this spool came; asks without a lock, so some may be gone by now."""
+    found = []
+    for name in _PLACES:
+        for path in (folder / "received" / name).rglob("*"):
+            with suppress(FileNotFoundError):
+                if stat.S_ISREG((seen := path.lstat()).st_mode):
+                    found.append(seen.st_mtime)
+    return found
+
+
+def has_receiver(folder: Path) -> bool:
+    """Whether a `site receive` has this spool now."""
+    return is_held(folder / "received" / "lock")
 
 
 def _locked(path: Path) -> int:

@@ -83,6 +83,12 @@ class Provider:
         ]
         try:
             self._server = self._ae.start_server((self.door.host, self.door.port), block=False, evt_handlers=handlers)
+        except (socket.gaierror, UnicodeError):  # the latter of a name that IDNA does not take
+            raise DataError(
+                "receiver",
+                "receive.host in site.toml is no name or address of this machine",
+                hint='write an address of it, such as "127.0.0.1", or "0.0.0.0" for all of them',
+            ) from None
         except OSError:
             raise DataError(
                 "receiver",

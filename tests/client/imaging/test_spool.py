@@ -54,6 +54,19 @@ def test_what_waits_for_its_report_is_tried_again_and_goes_after_some_days(
     assert spool.expire(came + 2000, keep_s=1000) == 1 and list(spool.files()) == []
 
 
+def test_what_waits_since_the_future_waits_since_now(make: Callable[[], Spool], make_chest: Make) -> None:
+    spool = make()
+    bring(spool, make_chest(1), age_s=-1_000_000)
+    [path] = spool.files()
+    ahead = path.stat().st_mtime
+    spool.begin(ahead + 61, quiet_s=60, again=False)
+    spool.end(list(spool.batch.rglob("*.dcm")))
+    now = ahead - 1_000_000
+
+    assert spool.expire(now, keep_s=1000) == 0
+    assert spool.expire(now + 1001, keep_s=1000) == 1
+
+
 def test_a_receiver_that_was_killed_in_an_ingest_takes_it_up_again(make: Callable[[], Spool], make_chest: Make) -> None:
     spool = make()
     bring(spool, make_chest(1), age_s=100)

@@ -200,6 +200,13 @@ def test_a_port_that_is_taken_is_one_error(running: Provider, spool: Spool, prof
     assert refused.value.code == "receiver"
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".de", "-", "no.such.host.invalid"])
+def test_a_host_that_is_none_is_one_error(host: str, spool: Spool, profile: DeidProfile) -> None:
+    with pytest.raises(DataError) as refused, provider(Door(0, ("PACS1",), host=host), spool, profile):
+        pass
+    assert refused.value.code == "receiver" and "receive.host" in refused.value.message
+
+
 def test_what_is_received_is_ingested_and_leaves_no_raw_file(
     tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
 ) -> None:
@@ -282,3 +289,26 @@ def test_while_somebody_else_writes_to_the_store_what_was_received_waits(
     os.close(writer)
 
     assert said == ["busy", "stored 1"] and raw(spool) == []
+
+
+def test_a_clock_that_is_set_ahead_removes_nothing_that_waits(
+    tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
+) -> None:
+    make_chest(1).save_as(spool.parts / "x", enforce_file_format=True)
+    spool.accept(spool.parts / "x")
+    stop, gone = threading.Event(), list[int]()
+    looks = 0
+
+    def now_s() -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 6:
+            stop.set()
+        return time.time() + (60 if looks < 3 else 90 * 86_400)
+
+    receive(
+        DOOR, spool, store, tmp_path / "reports", profile, keys, quiet_s=1, keep_days=1, stop=stop, workers=0,
+        now_s=now_s, expired=gone.append,
+    )  # fmt: skip
+
+    assert gone == [] and len(raw(spool)) == 1
