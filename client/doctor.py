@@ -17,6 +17,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from client.folder import CA, IDENTITY, SECRET, SETTINGS, TRANSPORT, SiteFolder
+from client.imaging.scratch import left_over
+from client.imaging.spool import has_receiver, raw_times
 from client.imaging.store import Store
 from client.local_service import SOCKET
 from client.rules_view import rules_view
@@ -64,6 +66,9 @@ def examine(folder: SiteFolder, *, now: Callable[[], float] = time.time) -> list
         _checked("ledger", lambda: _ledger(folder.path)),
         _checked("store", lambda: _store(folder)),
         _checked("rules", lambda: _rules(folder)),
+        _checked("release", lambda: _release(folder)),
+        _checked("spool", lambda: _spool(folder, now())),
+        _checked("text search", lambda: _text_search(folder)),
         _checked("model", lambda: _model(folder)),
         _checked("roster", lambda: _roster(folder, now())),
         _checked("telemetry", _telemetry),
@@ -152,6 +157,46 @@ def _rules(folder: SiteFolder) -> tuple[Health, str]:
     if found.differs:
         return "fix", f"{found.says}; the store was made with others: take the change back, or ingest into a new store"
     return "warn" if found.exceptions else "ok", found.says
+
+
+def _release(folder: SiteFolder) -> tuple[Health, str]:
+    place = Workplace(folder.path, folder.settings())
+    with place.open_store() as store:
+        release = place.releases().of(store.digest())
+    if release is None:
+        return "warn", "the data set as it is now is not released, so nothing trains on it: site inspect, site release"
+    return "ok", f"by {release.person}, {release.time_utc}"
+
+
+def _spool(folder: SiteFolder, now_s: float) -> tuple[Health, str]:
+    """Raw data of patients on its way: as little, and for as short, as can be."""
+    settings = folder.settings()
+    spool = Workplace(folder.path, settings).spool
+    if left_over(spool):
+        return "warn", "a command that was killed left raw data in spool: the next site ingest removes it"
+    came = raw_times(spool)
+    if not came:
+        return "ok", "no raw object waits"
+    days = max(0, int((now_s - min(came)) / 86400))
+    said = f"{len(came)} raw object{'s' * (len(came) != 1)}, the oldest {days} day{'s' * (days != 1)} old"
+    if not has_receiver(spool):
+        return "warn", f"{said}, and no site receive runs that would take them in or remove them"
+    if days > settings.receive.keep_days:
+        return "warn", f"{said}, more than receive.keep_days = {settings.receive.keep_days}: was the clock set?"
+    return "ok", said
+
+
+def _text_search(folder: SiteFolder) -> tuple[Health, str]:
+    """The networks that look for names in pictures and in reports, opened as an ingest opens them."""
+    from client.imaging.ocr import shipped
+    from client.imaging.second_reader import second_reader
+    from client.imaging.tagger import tagger_at
+
+    text = Workplace(folder.path, folder.settings()).profile().text
+    shipped()
+    second_reader()
+    tagger_at(text.tagger, text.tagger_sha256)
+    return "ok", "the detector of burned-in text and the second reader of reports are there, and whole"
 
 
 def _model(folder: SiteFolder) -> tuple[Health, str]:

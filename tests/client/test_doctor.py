@@ -12,6 +12,11 @@ import pytest
 from client import doctor
 from client.doctor import Finding, examine, worst
 from client.folder import IDENTITY, SiteFolder
+from client.imaging.scratch import scratch
+from client.imaging.second_reader import second_reader
+from client.imaging.spool import Spool
+from client.releases import Release
+from client.workplace import Workplace
 from federation.supervise import free_port
 from federation.trust import certificates
 from server.federation_folder import FederationFolder
@@ -46,6 +51,51 @@ def test_a_key_that_others_may_read_is_named(folder):
     told = of(examine(folder), "permissions")
 
     assert told.health == "fix" and IDENTITY in told.says
+
+
+def test_the_release_of_the_data_set_as_it_is_now_is_told(folder):
+    assert of(examine(folder), "release").health == "fix"  # no store yet
+    place = Workplace(folder.path, folder.settings())
+    with place.store_for(place.profile(), place.keys()) as store:
+        digest = store.digest()
+        assert of(examine(folder), "release").health == "warn"
+        place.releases().append(Release("release", digest, "ab" * 32, "Dr. Panza", "2026-01-01T00:00:00Z"))
+
+        assert of(examine(folder), "release") == Finding("release", "ok", "by Dr. Panza, 2026-01-01T00:00:00Z")
+    (folder.path / "state" / "releases.jsonl").write_text("x\n")
+    assert of(examine(folder), "release").health == "fix"
+
+
+def test_raw_objects_in_the_spool_are_counted_and_old_or_forsaken_ones_are_warned_of(folder):
+    place = Workplace(folder.path, folder.settings())
+    assert of(examine(folder), "spool") == Finding("spool", "ok", "no raw object waits")
+    spool = Spool(place.spool, place.profile().limits, place.keys())
+    study = place.spool / "received" / "waiting" / "study"
+    study.mkdir()
+    (study / "a.dcm").touch()
+    assert of(examine(folder), "spool") == Finding("spool", "ok", "1 raw object, the oldest 0 days old")
+    os.utime(study / "a.dcm", (time.time() - 20.5 * 86400,) * 2)
+    old = of(examine(folder), "spool")
+    assert old.health == "warn" and "1 raw object, the oldest 20 days old, more than receive.keep_days = 14" in old.says
+    spool.close()
+    assert "no site receive runs" in of(examine(folder), "spool").says
+    (place.spool / "work-1").mkdir()
+
+    killed = of(examine(folder), "spool")
+    assert killed.health == "warn" and "killed" in killed.says
+    with scratch(place.spool):
+        assert "killed" not in of(examine(folder), "spool").says
+
+
+def test_a_search_for_text_that_is_not_whole_has_to_be_fixed(folder, monkeypatch):
+    assert of(examine(folder), "text search").health == "ok"
+    second_reader.cache_clear()
+    monkeypatch.setattr("client.imaging.second_reader.WEIGHTS", folder.path / "nothing")
+    missing = of(examine(folder), "text search")
+    monkeypatch.undo()
+    second_reader.cache_clear()
+
+    assert missing.health == "fix" and "second reader" in missing.says
 
 
 @pytest.mark.parametrize(
