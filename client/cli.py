@@ -128,6 +128,7 @@ def rotate(
     durable.write(path, [dump_submission(submission)])
     print(submission.words())
     Talk().line(f"send {path} to the coordinator, who runs `wardround coordinator admit` with the words")
+    Talk().line("when the roster names the new key, release the data set again: the record is signed by the old one")
 
 
 @app.command("ingest", epilog="Example: wardround site ingest /data/export --dir /srv/wardround")
@@ -306,7 +307,7 @@ def release(
         return
     for name, value in told.items():
         shown = (f"by {value['person']}, {value['time_utc']}" if value else "none") if name == "release" else value
-        print(f"{name.replace('_', ' '):<15} {shown}")
+        print(f"{name.replace('_', ' '):<15} {'none' if shown == '' else shown}")
 
 
 def _counts(told: dict[str, Any], names: tuple[str, ...]) -> None:

@@ -31,6 +31,7 @@ from client.workplace import Workplace
 from federation import durable
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
+from federation.trust.keys import SigningKey
 
 Json = dict[str, Any]
 _DIGEST_LETTERS_MIN = 12
@@ -42,7 +43,7 @@ _FULL = StoreError("disk-full", "the disk is full", hint="free some space, then 
 
 def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | None) -> Json:
     """`site ingest`. Raises: DataError nothing-clean when not one example is in the store afterwards."""
-    profile, keys = place.profile(), place.keys()
+    profile, keys, key = place.profile(), place.keys(), place.signing_key()
     place.releases().all()  # a damaged record is told before the work, not in place of its counts
     with _guarded(), place.store_for(profile, keys) as store:
         prepare(store.folder / "attestations")
@@ -51,7 +52,7 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
                 source, store, profile, keys, listing=progress, progress=progress,
                 workers=cores() if workers is None else workers,
             )  # fmt: skip
-        digest = _attest_batch("ingest", store, profile, keys, counts)
+        digest = _attest_batch("ingest", store, profile, keys, counts, key)
         if not store.count():
             raise DataError(
                 "nothing-clean",
@@ -63,7 +64,7 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
 
 def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, *, workers: int | None) -> Json:
     """`site deidentify`."""
-    profile, keys = place.profile(), place.keys()
+    profile, keys, key = place.profile(), place.keys(), place.signing_key()
     with _guarded():
         prepare(place.state / "attestations")
         with talk.progress("read headers, then de-identify") as progress:
@@ -71,7 +72,7 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
                 source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers
             )
         text = attestation("deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=_now())
-        keep(place.state / "attestations", text)
+        keep(place.state / "attestations", text, key)
     return asdict(counts)
 
 
@@ -81,7 +82,7 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
     from client.imaging.spool import Spool
     from client.imaging.storage_scp import Door
 
-    profile, keys, wanted = place.profile(), place.keys(), place.settings.receive
+    profile, keys, key, wanted = place.profile(), place.keys(), place.signing_key(), place.settings.receive
     door = Door(port, wanted.callers, wanted.ae_title, wanted.host, wanted.associations)
     stop = Event()
     with (
@@ -93,7 +94,7 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
         prepare(store.folder / "attestations")
 
         def told(counts: IngestCounts) -> None:
-            _attest_batch("receive", store, profile, keys, counts)
+            _attest_batch("receive", store, profile, keys, counts, key)
             talk.line(f"stored {counts.accepted} examples{_reasons(counts.quarantined)}")
 
         receive(
@@ -127,7 +128,7 @@ def hold_examples(
     Raises: StoreError example-unknown; FormatError for a name that no record can hold.
     """
     require_person(person)
-    profile = place.profile()
+    profile, key = place.profile(), place.signing_key()
     with _guarded(), place.open_store() as store:
         prepare(store.folder / "attestations")
         keys = [_whole_key(store, one) for one in examples]
@@ -139,7 +140,7 @@ def hold_examples(
                 "pictures": taken.pictures,
                 "patients": taken.patients,
             }
-            _attest_decision(profile, "hold", store, counts, person)
+            _attest_decision("hold", store, profile, counts, person, key)
     return taken, released and taken.examples > 0
 
 
@@ -149,7 +150,7 @@ def undo_hold(place: Workplace, examples: Sequence[str], person: str, *, group: 
     Raises: StoreError example-unknown, also when none of them is held.
     """
     require_person(person)
-    profile = place.profile()
+    profile, key = place.profile(), place.signing_key()
     with _guarded(), place.open_store() as store:
         prepare(store.folder / "attestations")
         count = store.forget_withheld([_whole_key(store, one) for one in examples], group=group)
@@ -157,7 +158,7 @@ def undo_hold(place: Workplace, examples: Sequence[str], person: str, *, group: 
             raise StoreError(
                 "example-unknown", "none of these examples is held", hint="wardround site hold lists what is held"
             )
-        _attest_decision(profile, "unhold", store, {"examples": count}, person)
+        _attest_decision("unhold", store, profile, {"examples": count}, person, key)
     return count
 
 
@@ -180,9 +181,11 @@ def _whole_key(store: Store, beginning: str) -> str:
     return found[0]
 
 
-def _attest_decision(profile: DeidProfile, kind: str, store: Store, counts: Json, person: str) -> None:
+def _attest_decision(
+    kind: str, store: Store, profile: DeidProfile, counts: Json, person: str, key: SigningKey | None
+) -> None:
     text = attestation(kind, profile, store.key_id, counts, data_digest=store.digest(), time_utc=_now(), person=person)
-    keep(store.folder / "attestations", text)
+    keep(store.folder / "attestations", text, key)
 
 
 @dataclass(frozen=True)
@@ -229,14 +232,15 @@ def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) 
     action: Any = "revoke" if revoke else "release"
     release = Release(action, now.data_digest, now.profile_digest, person, _now())
     with _guarded():
-        place.releases().append(release)
-    return release
+        return place.releases().append(release)
 
 
-def _attest_batch(kind: str, store: Store, profile: DeidProfile, keys: SiteKeys, counts: IngestCounts) -> str:
+def _attest_batch(
+    kind: str, store: Store, profile: DeidProfile, keys: SiteKeys, counts: IngestCounts, key: SigningKey | None
+) -> str:
     digest = store.digest()
     text = attestation(kind, profile, keys.key_id, asdict(counts), data_digest=digest, time_utc=_now())
-    keep(store.folder / "attestations", text)
+    keep(store.folder / "attestations", text, key)
     return digest
 
 

@@ -1,21 +1,24 @@
 """Who looked at a data set and released it. Without a release of exactly this data set, nothing trains.
 
-One canonical JSON line per decision, each with the SHA-256 of the line before (docs/spec/releases-1.md). A release
-names the digest of the store, so one more example, one less, or other rules of de-identification need another release.
+One canonical JSON line per decision, each with the SHA-256 of the line before, signed by the site's identity key if it
+has one (docs/spec/releases-1.md). A release names the digest of the store, so one more example, one less, or other
+rules of de-identification need another release.
 """
 
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from client import signed_record
 from federation import canonical, durable
 from federation.errors import FormatError, StoreError, printable
 from federation.messages import DIGEST
+from federation.trust.keys import SigningKey
 
 VERSION = "wardround-release/1"
 Action = Literal["release", "revoke"]
@@ -32,13 +35,15 @@ class Release:
     profile_digest: str
     person: str
     time_utc: str
+    signer: str = field(default="", compare=False)
+    """The public key of the site that signed it; empty where the site has none."""
 
 
 class Releases:
-    """The record of decisions in one file; read again whenever it is asked."""
+    """The record of decisions in one file; read again whenever it is asked, as is the site's key, which may rotate."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, key: Callable[[], SigningKey | None] = lambda: None) -> None:
+        self._path, self._key = path, key
 
     def all(self) -> list[Release]:
         """Every decision, oldest first. Raises: StoreError release-damaged; then nothing counts as released."""
@@ -55,12 +60,16 @@ class Releases:
         return found
 
     def of(self, data_digest: str) -> Release | None:
-        """The release of this data set, or None if there is none or it was revoked."""
+        """The release of this data set. None if there is none, it was revoked, or the site has a key and another one
+        signed it, or none."""
         about = [release for release in self.all() if release.data_digest == data_digest]
-        return about[-1] if about and about[-1].action == "release" else None
+        if not about or about[-1].action != "release":
+            return None
+        key = self._key()
+        return about[-1] if key is None or about[-1].signer == key.public.text else None
 
-    def append(self, release: Release) -> None:
-        """Record a decision. After a return it survives a power cut."""
+    def append(self, release: Release) -> Release:
+        """Record a decision, and return it as it was signed. After a return it survives a power cut."""
         require_person(release.person)
         if DIGEST.fullmatch(release.data_digest) is None:
             raise FormatError("not-canonical", "a digest that no record can hold", hint="it has 64 hexadecimal digits")
@@ -69,9 +78,11 @@ class Releases:
             known = self.all()
             text = self._path.read_bytes() if known else b""
             before = hashlib.sha256(text.splitlines(keepends=True)[-1]).hexdigest() if known else _FIRST
-            line = canonical.dump({"version": VERSION, "seq": len(known) + 1, "prev": before, **vars(release)}) + b"\n"
+            said = {"version": VERSION, "seq": len(known) + 1, "prev": before, **vars(release)}
+            line = signed_record.dump("release", said, self._key()) + b"\n"
             durable.write(self._path, [text, line])
             self._path.chmod(0o600)
+            return _read(line, len(known) + 1, before)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -103,9 +114,13 @@ def _read(line: bytes, number: int, before: str) -> Release:
             "version": "wardround-release/1", "seq": int(seq), "prev": str(prev),
             "action": "release" | "revoke" as action,
             "data_digest": str(data), "profile_digest": str(profile), "person": str(person), "time_utc": str(time_utc),
-            **rest,
-        } if not rest and seq == number and prev == before and line.endswith(b"\n"):  # fmt: skip
-            return Release(action, data, profile, printable(person), time_utc)  # earlier versions took other letters
+            "signer": str(signer), "signature": str(), **rest,
+        } if (
+            isinstance(value, dict) and not rest and seq == number and prev == before and line.endswith(b"\n")
+            and signed_record.verifies("release", value)
+        ):  # fmt: skip
+            # earlier versions took other letters
+            return Release(action, data, profile, printable(person), time_utc, signer)
     raise _damaged("the record of releases does not verify")
 
 

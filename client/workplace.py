@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.folder import SETTINGS
+from client.folder import IDENTITY, SETTINGS
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.site_rules import load_rules, under
@@ -16,6 +16,7 @@ from client.imaging.store import Store
 from client.releases import Releases
 from client.settings import Settings, load_settings
 from federation.errors import SettingsError, StoreError
+from federation.trust.keys import SigningKey
 
 
 @dataclass(frozen=True)
@@ -116,4 +117,9 @@ class Workplace:
         return os.path.exists(self.store_folder / "store.json")  # a name too long for the disk is not there either
 
     def releases(self) -> Releases:
-        return Releases(self.state / "releases.jsonl")
+        return Releases(self.state / "releases.jsonl", self.signing_key)
+
+    def signing_key(self) -> SigningKey | None:
+        """The site's identity key; None at a site that has none yet. Raises: TrustError when it cannot be read."""
+        path = self.folder / IDENTITY
+        return SigningKey.load(path) if path.exists() else None

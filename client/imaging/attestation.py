@@ -12,9 +12,11 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from client import signed_record
 from client.imaging.profile import DeidProfile
 from federation import canonical, durable
 from federation.canonical import Value
+from federation.trust.keys import SigningKey
 
 VERSION = "wardround-attestation/1"
 _PACKAGES = (
@@ -64,9 +66,13 @@ def prepare(folder: Path) -> None:
         raise PermissionError(errno.EACCES, "the folder of attestations cannot be written")
 
 
-def keep(folder: Path, text: bytes) -> Path:
-    """Write an attestation under the digest of its text; the same batch told twice is one file."""
+def keep(folder: Path, text: bytes, key: SigningKey | None = None) -> Path:
+    """Sign an attestation, if there is a key, and write it under the digest of its text; the same batch told twice is
+    one file."""
     prepare(folder)
+    said = canonical.load(text)
+    assert isinstance(said, dict)
+    text = signed_record.dump("attestation", said, key)
     path = folder / f"{hashlib.sha256(text).hexdigest()}.json"
     durable.write(path, [text])
     path.chmod(0o600)

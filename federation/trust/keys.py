@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from federation import durable
 from federation.errors import TrustError
 
-Domain = Literal["question", "answer", "roster", "enrolment", "secagg"]
+Domain = Literal["question", "answer", "roster", "enrolment", "secagg", "release", "attestation"]
 
 FIELD = 2**255 - 19
 # y-coordinates of the eight points of small order: under such a "key" one signature fits many messages.

@@ -13,12 +13,14 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from client import signed_record
 from client.imaging.attestation import attestation, countable, keep
 from client.imaging.profile import DeidProfile
 from client.imaging.reasons import REASONS
 from client.imaging.store import Store
 from federation import canonical
 from federation.errors import DeidError
+from federation.trust.keys import SigningKey
 from sim.wardround import call
 
 SITE = """
@@ -143,6 +145,24 @@ def test_a_person_takes_examples_out_and_the_release_is_void(run: Run, source: P
     assert decided["hold"]["person"] == decided["unhold"]["person"] == "Dr. Panza"
     assert decided["hold"]["counts"] == {"held": {"leak-found": 1}, "pictures": 1, "patients": 1}
     assert not [path for path in (site / "store" / "attestations").iterdir() if example.encode() in path.read_bytes()]
+
+
+def test_a_site_with_a_key_signs_its_release_and_its_attestations(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    digest = json.loads(run("release", "--json")[1])["data_digest"]
+    run("release", digest, "--by", "Dr. Panza")
+    (site / "keys").mkdir()
+    key = SigningKey.create(site / "keys" / "identity.key")
+    assert json.loads(run("release", "--json")[1])["release"] is None, "what nobody signed is no release any more"
+
+    assert json.loads(run("release", digest, "--by", "Dr. Panza", "--json")[1])["signer"] == key.public.text
+    assert json.loads(run("release", "--json")[1])["release"]["signer"] == key.public.text
+    run("ingest", source)
+    records = [canonical.load(path.read_bytes()) for path in (site / "store" / "attestations").iterdir()]
+    assert all(isinstance(one, dict) and signed_record.verifies("attestation", one) for one in records)
+    assert {one["signer"] for one in records if isinstance(one, dict)} == {"", key.public.text}
+    (site / "keys" / "identity.key").chmod(0o644)
+    assert run("ingest", source)[0] == 20
 
 
 def test_a_whole_device_group_is_held_at_once(run: Run, source: Path, site: Path) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from client import signed_record
 from client.releases import Release, Releases
+from federation import canonical
 from federation.errors import FormatError, StoreError
+from federation.trust.keys import SigningKey
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
 
@@ -64,6 +67,60 @@ def test_a_name_in_an_old_record_that_cannot_be_printed_is_shown_without_it(rele
     path.write_bytes(path.read_bytes().replace(b"Dr. Panza", b"M\\udcfcller\\u202e"))
 
     assert releases.of(DIGEST) == decision(person="M?ller?")
+
+
+@pytest.fixture
+def key() -> SigningKey:
+    return SigningKey.from_seed(bytes(31) + b"\x01")
+
+
+def test_a_site_with_a_key_signs_and_counts_what_it_signed(tmp_path, key):
+    path = tmp_path / "releases.jsonl"
+    signed = Releases(path, lambda: key)
+    signed.append(decision())
+    signed.append(decision(digest=OTHER))
+
+    assert signed.of(DIGEST) == decision() and signed.of(OTHER).signer == key.public.text
+    assert Releases(path).of(DIGEST) == decision(), "a copy is read without the key"
+    line = path.read_bytes().splitlines()[1]
+    record = canonical.load(line)
+    said = {name: one for name, one in record.items() if name != "signature"}
+    key.public.verify("release", canonical.dump(said), bytes.fromhex(record["signature"]))
+
+
+def test_every_change_of_a_byte_of_a_signed_line_is_found_the_last_one_too(tmp_path, key):
+    path = tmp_path / "releases.jsonl"
+    signed = Releases(path, lambda: key)
+    signed.append(decision())
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(StoreError) as refused:
+            signed.of(DIGEST)
+        assert refused.value.code == "release-damaged"
+
+
+def test_a_line_that_nobody_or_another_key_signed_releases_nothing_at_a_site_with_a_key(tmp_path, key):
+    other = SigningKey.from_seed(bytes(31) + b"\x02")
+    for number, forger in enumerate((lambda: None, lambda: other)):
+        path = tmp_path / f"{number}.jsonl"
+        Releases(path, forger).append(decision())
+
+        assert Releases(path, lambda: key).of(DIGEST) is None and Releases(path, forger).of(DIGEST) == decision()
+        Releases(path, lambda: key).append(decision())
+        assert Releases(path, lambda: key).of(DIGEST) == decision()
+
+
+def test_a_signature_of_another_purpose_or_without_its_signer_is_none(key):
+    said = {"a": 1}
+    record = canonical.load(signed_record.dump("release", said, key))
+
+    assert signed_record.verifies("release", record) and not signed_record.verifies("attestation", record)
+    for change in ({"signer": ""}, {"signature": ""}, {"signature": record["signature"].upper()}, {"signer": None}):
+        assert not signed_record.verifies("release", {**record, **change})
+    assert not signed_record.verifies("release", said)
 
 
 @pytest.mark.parametrize("there", ["state", "state/releases.jsonl"])
