@@ -132,7 +132,8 @@ def hold_examples(
     with _guarded(), place.open_store() as store:
         prepare(store.folder / "attestations")
         keys = [_whole_key(store, one) for one in examples]
-        released = place.releases().of(store.digest()) is not None
+        releases = place.releases()
+        released = bool(releases.all()) and releases.of(store.digest()) is not None
         taken = store.withhold(keys, REASONS[because], group=group)
         if taken.examples:
             counts = {

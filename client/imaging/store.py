@@ -239,11 +239,18 @@ class Store:
 
         It is computed again only after somebody, here or in another process, has written to the index.
         """
-        (version,) = self._ask("PRAGMA data_version")[0]
-        seen = (int(version), self._index.total_changes)
+        seen = self._seen()
         if self._digest is None or self._digest[0] != seen:
             self._digest = (seen, self._computed_digest())
         return self._digest[1]
+
+    def take_digest(self, digest: str) -> None:
+        """Take over what another connection has computed since somebody wrote last."""
+        self._digest = (self._seen(), digest)
+
+    def _seen(self) -> tuple[int, int]:
+        (version,) = self._ask("PRAGMA data_version")[0]
+        return int(version), self._index.total_changes
 
     def _computed_digest(self) -> str:
         total = hashlib.sha256(FORMAT.encode() + b"\n" + self.profile_digest.encode() + b"\n")

@@ -28,9 +28,9 @@ CREATE TEMP TABLE IF NOT EXISTS suspect (picture_key TEXT PRIMARY KEY) WITHOUT R
 CREATE TEMP TABLE IF NOT EXISTS touched (patient_key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _SHOWS_A_SUSPECT = (
-    "FROM touched t JOIN example e USING (patient_key), json_each(e.pictures) j "
-    "JOIN suspect s ON s.picture_key = j.value JOIN picture p ON p.picture_key = s.picture_key"
-)
+    "FROM touched t CROSS JOIN example e ON e.patient_key = t.patient_key CROSS JOIN json_each(e.pictures) j "
+    "CROSS JOIN suspect s ON s.picture_key = j.value CROSS JOIN picture p ON p.picture_key = s.picture_key"
+)  # CROSS JOIN: from the few to the many, in this order
 
 
 class Reach(NamedTuple):
@@ -57,8 +57,8 @@ def reach(index: sqlite3.Connection, keys: Sequence[str], *, group: bool) -> Rea
     [(examples,)] = index.execute(f"SELECT count(DISTINCT e.example_key) {_SHOWS_A_SUSPECT}")
     [(pictures,)] = index.execute("SELECT count(*) FROM suspect")
     [(left,)] = index.execute(
-        "SELECT count(DISTINCT patient_key) FROM example JOIN touched USING (patient_key) "
-        f"WHERE example_key NOT IN (SELECT e.example_key {_SHOWS_A_SUSPECT})"
+        "SELECT count(DISTINCT t.patient_key) FROM touched t CROSS JOIN example x ON x.patient_key = t.patient_key "
+        f"WHERE x.example_key NOT IN (SELECT e.example_key {_SHOWS_A_SUSPECT})"
     )
     [(touched,)] = index.execute("SELECT count(*) FROM touched")
     return Reach(examples, pictures, touched - left)
@@ -147,9 +147,12 @@ def _suspect(index: sqlite3.Connection, keys: Sequence[str], *, group: bool) -> 
     if group:
         index.execute(
             f"INSERT OR IGNORE INTO suspect SELECT p.picture_key FROM picture p WHERE {DEVICE} IN "
-            f"(SELECT {DEVICE} FROM picture p JOIN suspect USING (picture_key))"
+            f"(SELECT {DEVICE} FROM suspect s CROSS JOIN picture p ON p.picture_key = s.picture_key)"
         )
-    index.execute("INSERT OR IGNORE INTO touched SELECT patient_key FROM picture JOIN suspect USING (picture_key)")
+    index.execute(
+        "INSERT OR IGNORE INTO touched SELECT p.patient_key FROM suspect s "
+        "CROSS JOIN picture p ON p.picture_key = s.picture_key"
+    )
 
 
 def _begin(index: sqlite3.Connection) -> None:

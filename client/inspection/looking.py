@@ -11,17 +11,18 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
-from typing import NamedTuple
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from client.imaging.store import Store
-from client.imaging.withheld import DEVICE
 from client.inspection.browse import rate_bound
 
 STAGES = ("Pictures with blanked parts", "One of each device and size", "The rest, in random order")
 _REST = 2
 _KEY_BYTES = 16
 _AT_ONCE = 2048
+Device = tuple[str, str, int, int]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Queue:
 
     def __init__(self, store: Store) -> None:
         parts = (bytearray(), bytearray(), bytearray())
-        groups = set[str]()
+        groups = set[Device]()
         for key, blanked, devices in _rows(store):
             new = groups.isdisjoint(devices) if not blanked else False
             parts[0 if blanked else 1 if new else _REST].extend(bytes.fromhex(key))
@@ -148,16 +149,20 @@ class Looking:
         return Progress(stages, sum(looked), self._held, sample, rate_bound(sample), self.next(store))
 
 
-def _rows(store: Store) -> Iterator[tuple[str, bool, frozenset[str]]]:
+def _rows(store: Store) -> Iterator[tuple[str, bool, frozenset[Device]]]:
     """Every example in the order of keys: is a picture of it blanked, and its device groups."""
     after = ""
     while rows := store.rows(
-        "SELECT e.example_key, max(coalesce(json_extract(p.fields, '$.blanked_share'), 0)), "
-        f"json_group_array(DISTINCT {DEVICE}) FROM (SELECT * FROM example WHERE example_key > ? "
-        "ORDER BY example_key LIMIT ?) e, json_each(e.pictures) j JOIN picture p ON p.picture_key = j.value "
-        "GROUP BY e.example_key ORDER BY e.example_key",
+        "SELECT e.example_key, p.fields FROM "
+        "(SELECT example_key, pictures FROM example WHERE example_key > ? ORDER BY example_key LIMIT ?) e "
+        "CROSS JOIN json_each(e.pictures) j CROSS JOIN picture p ON p.picture_key = j.value ORDER BY e.example_key",
         after, _AT_ONCE,
     ):  # fmt: skip
-        for key, blanked, devices in rows:
-            yield str(key), blanked > 0, frozenset(map(str, json.loads(devices)))
+        for key, pictures in groupby(rows, key=itemgetter(0)):
+            fields = [json.loads(text) for _, text in pictures]
+            yield str(key), any(one["blanked_share"] for one in fields), frozenset(map(_device, fields))
         after = rows[-1][0]
+
+
+def _device(fields: dict[str, Any]) -> Device:
+    return fields["manufacturer"], fields["modality"], fields["source_rows"], fields["source_columns"]

@@ -79,6 +79,7 @@ class Inspection:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        self.pages.close()
 
     def redeem(self, token: str) -> str | None:
         """The session of the browser that brings the token, once."""

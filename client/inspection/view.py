@@ -2,7 +2,11 @@
 
 import io
 import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -25,22 +29,30 @@ STATIC = {"/style.css": "text/css; charset=utf-8", "/keys.js": "text/javascript;
 
 
 class Pages:
-    """One site's pages. Opens the store anew for every request, so that the page shows what is there now."""
+    """One site's pages. Opens the store anew for every request, so that the page shows what is there now; its digest is
+    computed again only after somebody has written, or a page of a large store would take seconds."""
 
     def __init__(self, place: Workplace, person: str = "") -> None:
         self._place = place
         self.looking = Looking(person)
+        self._lock = Lock()
+        self._watch: tuple[int, sqlite3.Connection] | None = None
+        self._digest: tuple[tuple[int, int], str] | None = None
         self._templates = Environment(
             loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
         self._overview: tuple[str, browse.Overview] | None = None
 
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch[1].close()
+
     def static(self, path: str) -> bytes:
         return (_HERE / path.removeprefix("/")).read_bytes()
 
     def overview(self, wanted: Wanted, after: str) -> str:
-        with self._place.open_store() as store:
+        with self._store() as store:
             found = browse.cards(store, wanted, after if _KEY.fullmatch(after) else "")
             shown = found[:PAGE]
             seen = browse.position(store, shown[-1].example_key) if shown and wanted == Wanted() else 0
@@ -52,7 +64,7 @@ class Pages:
 
     def example(self, key: str, wanted: Wanted, *, queued: bool = False, ask: str = "") -> str | None:
         """One example; `ask` `leak` or `group` asks whether it shall be held, and says what would go."""
-        with self._place.open_store() as store:
+        with self._store() as store:
             patient = browse.owner(store, key) if _KEY.fullmatch(key) else None
             if patient is None:
                 return None
@@ -74,12 +86,12 @@ class Pages:
 
     def queue(self) -> str:
         """What there is to look at, how far it was looked at, and what that proves."""
-        with self._place.open_store() as store:
+        with self._store() as store:
             return self._filled("queue.html.j2", store, progress=self.looking.progress(store))
 
     def decide(self, key: str, act: str, wanted: Wanted, *, queued: bool) -> str | None:
         """Do what a person pressed: `clean`, `hold` or `hold-group`. Returns where to go on; None if it cannot be."""
-        with self._place.open_store() as store:
+        with self._store() as store:
             if _KEY.fullmatch(key) is None or browse.owner(store, key) is None:
                 return None
             if act == "clean":
@@ -89,7 +101,7 @@ class Pages:
                 return f"/example/{key}?{_query(wanted, queued)}"
         elif act != "clean":
             return None
-        with self._place.open_store() as store:
+        with self._store() as store:
             behind = self.looking.next(store, after=key) if queued else browse.beside(store, wanted, key)[1]
         if behind:
             return f"/example/{behind}?{_query(wanted, queued)}"
@@ -108,14 +120,14 @@ class Pages:
         return True
 
     def held(self) -> str:
-        with self._place.open_store() as store:
+        with self._store() as store:
             return self._filled("held.html.j2", store)
 
     def picture(self, key: str, *, small: bool) -> bytes | None:
         """The stored PNG, checked against its digest, or a smaller one."""
         if _KEY.fullmatch(key) is None:
             return None
-        with self._place.open_store() as store:
+        with self._store() as store:
             picture: Picture | None = store.picture(key)
             if picture is None:
                 return None
@@ -127,6 +139,25 @@ class Pages:
         buffer = io.BytesIO()
         image.save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
+
+    @contextmanager
+    def _store(self) -> Iterator[Store]:
+        with self._place.open_store() as store:
+            with self._lock:
+                version = self._version(store)
+                if self._digest is not None and self._digest[0] == version:
+                    store.take_digest(self._digest[1])
+                else:
+                    self._digest = (version, store.digest())
+            yield store
+
+    def _version(self, store: Store) -> tuple[int, int]:
+        """Changes whenever somebody writes to the index: SQLite tells a connection that stays open."""
+        path = store.folder / "index.sqlite"
+        inode = path.stat().st_ino
+        if self._watch is None or self._watch[0] != inode:
+            self._watch = (inode, sqlite3.connect(path, check_same_thread=False))
+        return inode, int(self._watch[1].execute("PRAGMA data_version").fetchone()[0])
 
     def _filled(self, name: str, store: Store, **values: object) -> str:
         digest = store.digest()

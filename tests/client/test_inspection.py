@@ -17,6 +17,7 @@ from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
+from client.imaging.store import Store
 from client.inspection.looking import Looking
 from client.inspection.server import Inspection
 from client.releases import Release
@@ -280,6 +281,26 @@ def test_only_a_gapless_beginning_of_the_rest_proves_something(place: Workplace)
         assert looking.next(store, f"{201:032x}") == f"{202:032x}" and looking.next(store) == f"{101:032x}"
         assert looking.beside(store, f"{202:032x}") == (f"{201:032x}", f"{203:032x}")
         assert looking.beside(store, "f" * 32) == ("", "")
+
+
+def test_a_page_computes_the_digest_once_until_somebody_writes(
+    place: Workplace, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, compute = list[int](), Store._computed_digest
+
+    def counted(store: Store) -> str:
+        computed.append(1)
+        return compute(store)
+
+    monkeypatch.setattr(Store, "_computed_digest", counted)
+    for path in ("/", "/held", "/queue", f"/example/{101:032x}", f"/picture/{1:032x}.png", "/"):
+        assert browser.get(path)[0] == 200
+    assert len(computed) == 1
+    with place.open_store() as store:
+        store.erase(f"{2:032x}")
+        digest = store.digest()
+
+    assert digest in browser.get("/")[2] and len(computed) == 3
 
 
 def test_a_name_that_no_record_can_hold_opens_no_page(place: Workplace) -> None:
