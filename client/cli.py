@@ -248,7 +248,7 @@ def hold(
     elif undo:
         count = intake.undo_hold(place, examples, by.strip(), group=group)
         print(json.dumps({"examples": count}) if as_json else f"forgot {_number(count, 'example')}")
-        Talk().line("wardround: wardround site ingest of the same source brings them back; look at them again then")
+        Talk().line("wardround: to bring them back, ingest their source again; then look at them again")
     else:
         taken, was_released = intake.hold_examples(place, examples, by.strip(), because=because.value, group=group)
         counted = [_number(count, name.removesuffix("s")) for name, count in taken._asdict().items()]
@@ -257,6 +257,8 @@ def hold(
             if as_json
             else "held {}, {}; nothing left of {}".format(*counted)
         )
+        if not taken.examples:
+            Talk().line("wardround: that was held already")
         if was_released:
             Talk().line(
                 "wardround: the release is void: this is another data set now; look, then wardround site release"

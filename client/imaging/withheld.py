@@ -145,10 +145,12 @@ def _suspect(index: sqlite3.Connection, keys: Sequence[str], *, group: bool) -> 
             "WHERE e.example_key = ?", (key,),
         )  # fmt: skip
     if group:
+        marks = ", ".join("?" * len(keys))
         index.execute(
             f"INSERT OR IGNORE INTO suspect SELECT p.picture_key FROM picture p WHERE {DEVICE} IN "
-            f"(SELECT {DEVICE} FROM suspect s CROSS JOIN picture p ON p.picture_key = s.picture_key)"
-        )
+            f"(SELECT {DEVICE} FROM suspect s CROSS JOIN picture p ON p.picture_key = s.picture_key "
+            f"UNION SELECT device FROM withheld WHERE example_key IN ({marks}))", tuple(keys),
+        )  # fmt: skip
     index.execute(
         "INSERT OR IGNORE INTO touched SELECT p.patient_key FROM suspect s "
         "CROSS JOIN picture p ON p.picture_key = s.picture_key"

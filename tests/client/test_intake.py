@@ -133,6 +133,7 @@ def test_a_person_takes_examples_out_and_the_release_is_void(run: Run, source: P
         [example, _] = [one.example_key for patient in store.patients() for one in store.examples(patient)]
     status, out, err = run("hold", example[:8], "--by", "Dr. Panza")
     assert (status, out) == (0, "held 1 example, 1 picture; nothing left of 1 patient\n") and "release is void" in err
+    assert "held already" in run("hold", example, "--by", "Dr. Panza")[2]
     again = json.loads(run("ingest", source, "--json")[1])
     assert (again["accepted"], again["quarantined"], again["released"]) == (0, {"leak-found": 1}, False)
     assert run("hold")[1].startswith(f"{example}  leak-found") and "leak-found" in run("quarantine")[1]

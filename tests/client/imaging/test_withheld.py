@@ -79,6 +79,15 @@ def test_a_group_is_manufacturer_modality_and_size(store: Store) -> None:
     assert store.forget_withheld([key(102)]) == 1 and store.forget_withheld([key(101)], group=True) == 1
 
 
+def test_the_group_of_an_example_that_is_held_already_can_be_held_after_it(store: Store) -> None:
+    add(store, 101, 1, (1,))
+    add(store, 102, 2, (2,))
+    add(store, 103, 3, (3,), maker="OTHER")
+    store.withhold([key(101)], "leak-found")
+
+    assert store.withhold([key(101)], "leak-found", group=True) == Reach(1, 1, 1) and store.patients() == [key(3)]
+
+
 def test_a_held_picture_is_refused_under_another_text_until_the_hold_is_undone(store: Store) -> None:
     study = add(store, 101, 1, (1,))
     store.withhold([key(101)], "leak-found")
