@@ -1,8 +1,10 @@
 """`wardround site …`: what a hospital's operator types. Parse, call one function, print."""
 
 import json
+import os
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -187,13 +189,22 @@ def receive(
     receive_objects(Workplace.open(folder), port, Talk())
 
 
-@app.command("quarantine", epilog="Example: wardround site quarantine --dir /srv/wardround")
+held = typer.Typer(pretty_exceptions_enable=False)
+app.add_typer(held, name="quarantine")
+_HELD = ("list", "show", "find", "discard")
+
+
+@held.callback(invoke_without_command=True, epilog="Example: wardround site quarantine --dir /srv/wardround")
 def quarantine(
+    context: typer.Context,
     folder: Folder = Path("."),
     minimum: Annotated[int, typer.Option(min=1, help="leave out counts below this, to show it to others")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Count what was held back, by reason, with what each reason means and what to do."""
+    if context.invoked_subcommand is not None:  # options may stand before the command, too
+        context.default_map = {name: {"folder": folder, "as_json": as_json} for name in _HELD}
+        return
     from client.intake import quarantine as held_back
     from client.workplace import Workplace
 
@@ -205,6 +216,156 @@ def quarantine(
         print(f"{row['count']:>7}  {row['reason']:<22} {row['means']}\n{'':>7}  {'':<22} -> {row['do']}")
     if not told["reasons"]:
         Talk().line("wardround: nothing is held back")
+
+
+@held.command("list", epilog="Example: wardround site quarantine list --reason burned-in --dir /srv/wardround")
+def quarantine_list(
+    folder: Folder = Path("."),
+    reason: Annotated[str, typer.Option(help="only what is held for this reason")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """One line per item: opaque id, reason, kind, modality if it has one, since when."""
+    from client.quarantine import KINDS, items
+    from client.workplace import Workplace
+
+    def lines() -> Iterator[str]:
+        for item in items(Workplace.open(folder), reason=reason):
+            told = f"{item['item']}  {item['reason']:<22} {KINDS.get(item['kind'], item['kind']):<27}"
+            yield json.dumps(item, sort_keys=True) if as_json else f"{told} {item['modality']:<10} {item['since']}"
+
+    _stream(lines(), as_json)
+
+
+@held.command("show", epilog="Example: wardround site quarantine show 3f9a0c --dir /srv/wardround")
+def quarantine_show(
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="its id, or the first six letters or more")],
+    folder: Folder = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """One item: what its reason means and what to do."""
+    from client.quarantine import KINDS, show
+    from client.workplace import Workplace
+
+    told = show(Workplace.open(folder), item)
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    for name in ("item", "reason", "means", "do", "kind", "modality", "since"):
+        if told[name]:
+            print(f"{name:<9} {KINDS.get(told[name], told[name]) if name == 'kind' else told[name]}")
+
+
+@held.command("find", epilog="Example: wardround site quarantine find /data/export repair.csv --dir /srv/wardround")
+def quarantine_find(
+    source: Annotated[Path, typer.Argument(metavar="SRC", readable=False, help="what was ingested")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", readable=False, help="a new file, outside of SRC")],
+    item: Annotated[
+        list[str] | None, typer.Argument(metavar="[ITEM]...", help="ids; without: all that lie there")
+    ] = None,
+    folder: Folder = Path("."),
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write into FILE which files and rows of SRC are held back, for whoever repairs them. It names patients' files."""
+    from client.quarantine import find_items
+    from client.workplace import Workplace
+
+    talk = Talk()
+    told = find_items(Workplace.open(folder), source, target, item or [], talk, workers=workers)
+    print(json.dumps(told, sort_keys=True) if as_json else "\n".join(f"{name:<10} {n}" for name, n in told.items()))
+    talk.line(
+        "wardround: the table names files of patients: it stays on this machine, and goes when they are repaired"
+        if told["items"]
+        else "wardround: nothing that is held back lies there; no table was written"
+    )
+
+
+@held.command(
+    "discard", epilog="Example: wardround site quarantine discard 3f9a0c --by 'Dr. Panza' --dir /srv/wardround"
+)
+def quarantine_discard(
+    item: Annotated[list[str] | None, typer.Argument(metavar="[ITEM]...", help="ids, of six letters or more")] = None,
+    folder: Folder = Path("."),
+    reason: Annotated[str, typer.Option(help="all that are held for this reason")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="all that are held")] = False,
+    by: Annotated[str, typer.Option(help="who forgets them: a person's name, recorded")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Forget items. The originals are not touched; an ingest of the same source holds them again."""
+    from client.quarantine import discard
+    from client.workplace import Workplace
+
+    if [bool(item), bool(reason), everything].count(True) != 1:
+        raise typer.BadParameter("give items, --reason or --all: one of the three", param_hint="ITEM")
+    if not by.strip():
+        raise typer.BadParameter("say who forgets them, with --by", param_hint="--by")
+    told = discard(Workplace.open(folder), item or [], reason=reason, person=by.strip())
+    if as_json:
+        print(json.dumps(told, sort_keys=True))
+        return
+    print(f"{'discarded':<12} {sum(told['discarded'].values())}")
+    for code, count in told["discarded"].items():
+        print(f"  {code:<22} {count}")
+
+
+@app.command("erase", epilog="Example: wardround site erase --by 'Dr. Panza' --dir /srv/wardround < ids.txt")
+def erase(
+    folder: Folder = Path("."),
+    by: Annotated[str, typer.Option(help="who withdraws them: a person's name, recorded")] = "",
+    issuer: Annotated[str, typer.Option(help="of the ids, if the images name one")] = "",
+    key: Annotated[
+        list[str] | None, typer.Option(help="a patient's pseudonym instead, as site inspect shows it")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="take a withdrawal back")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw patients, for good: their ids come on standard input, one a line, or are asked for."""
+    from client import erasure
+    from client.workplace import Workplace
+
+    if not by.strip():
+        raise typer.BadParameter("say who withdraws them, with --by", param_hint="--by")
+    talk, place = Talk(), Workplace.open(folder)
+    ids = [] if key else erasure.ask_ids() if sys.stdin.isatty() else erasure.read_ids(sys.stdin.buffer)
+    if undo:
+        told = erasure.take_back(place, ids, key or [], person=by.strip(), issuer=issuer)
+        line = f"took back {_some(told['undone'], 'withdrawal')}"
+        after = "wardround: what was erased is gone: ingest their images again" if told["undone"] else ""
+    else:
+        told = erasure.erase(place, ids, key or [], talk, person=by.strip(), issuer=issuer)
+        line = f"erased {_some(told['patients'], 'patient')}, {_some(told['examples'], 'example')}"
+        after = (
+            "wardround: the data set is another one now, and no release is of it: site inspect, then site release"
+            if told["examples"]
+            else ""
+        )
+    print(json.dumps(told, sort_keys=True) if as_json else line, flush=True)
+    if told.get("received"):
+        talk.line(f"wardround: {_some(told['received'], 'received object')} of theirs went from the spool, too")
+    if after:
+        talk.line(after)
+    erasure.require_known(told)
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _stream(lines: Iterator[str], as_json: bool) -> None:
+    """Lines as they come; as one JSON object with `--json`. Somebody who has seen enough may close the pipe."""
+    try:
+        first = next(lines, None)
+        if as_json:
+            print('{"items": [', end="")
+        elif first is None:
+            Talk().line("wardround: nothing is held back")
+        if first is not None:
+            print(first, end="" if as_json else "\n")
+        for line in lines:
+            print(f", {line}" if as_json else line, end="" if as_json else "\n")
+        print("]}" if as_json else "", end="\n" if as_json else "", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command("inspect", epilog="Example: wardround site inspect --by 'Dr. Panza' --dir /srv/wardround")

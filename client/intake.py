@@ -3,11 +3,8 @@
 Nothing here prints a value of a patient, a path of a file or a key. Every batch leaves an attestation.
 """
 
-import errno
-import os
 import re
 import signal
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -16,9 +13,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from client.guarded import guarded as _guarded
 from client.imaging.attestation import attestation, countable, keep, prepare
 from client.imaging.export import export
-from client.imaging.ingest import IngestCounts, ingest
+from client.imaging.ingest import IngestCounts, Withdrawn, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.reasons import explained
@@ -28,7 +26,6 @@ from client.imaging.workers import cores
 from client.releases import Release, require_person
 from client.settings import ensure_declared
 from client.workplace import Workplace
-from federation import durable
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
 from federation.trust.keys import SigningKey
@@ -37,20 +34,19 @@ Json = dict[str, Any]
 _DIGEST_LETTERS_MIN = 12
 _KEY_LETTERS_MIN = 8
 _KEY_BEGINS = re.compile(rf"[0-9a-f]{{{_KEY_LETTERS_MIN},32}}")
-_MISPLACED = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-_FULL = StoreError("disk-full", "the disk is full", hint="free some space, then start again")
 
 
 def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | None) -> Json:
     """`site ingest`. Raises: DataError nothing-clean when not one example is in the store afterwards."""
     profile, keys, key = place.profile(), place.keys(), place.signing_key()
+    gone = withdrawn(place, keys, talk)
     place.releases().all()  # a damaged record is told before the work, not in place of its counts
     with _guarded(), place.store_for(profile, keys) as store:
         prepare(store.folder / "attestations")
         with talk.progress("read headers, then de-identify") as progress:
             counts = ingest(
                 source, store, profile, keys, listing=progress, progress=progress,
-                workers=cores() if workers is None else workers,
+                workers=cores() if workers is None else workers, withdrawn=gone,
             )  # fmt: skip
         digest = _attest_batch("ingest", store, profile, keys, counts, key)
         if not store.count():
@@ -65,12 +61,14 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
 def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, *, workers: int | None) -> Json:
     """`site deidentify`."""
     profile, keys, key = place.profile(), place.keys(), place.signing_key()
+    gone = withdrawn(place, keys, talk)
     with _guarded():
         prepare(place.state / "attestations")
         with talk.progress("read headers, then de-identify") as progress:
             counts = export(
-                source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers
-            )
+                source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers,
+                withdrawn=gone(),
+            )  # fmt: skip
         text = attestation("deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=_now())
         keep(place.state / "attestations", text, key)
     return asdict(counts)
@@ -84,7 +82,7 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
 
     profile, keys, key, wanted = place.profile(), place.keys(), place.signing_key(), place.settings.receive
     door = Door(port, wanted.callers, wanted.ae_title, wanted.host, wanted.associations)
-    stop = Event()
+    stop, gone = Event(), withdrawn(place, keys, talk)
     with (
         _guarded(),
         place.store_for(profile, keys) as store,
@@ -103,8 +101,19 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
             started=lambda actual: talk.line(f"{door.ae_title} listens on {door.host} port {actual}"),
             expired=lambda count: talk.line(f"{count} images waited too long for a report and were removed"),
             busy=lambda: talk.line("another process is writing to the store; what was received waits until it ends"),
+            withdrawn=gone,
         )  # fmt: skip
     talk.line("stopped; what was acknowledged and has not come to rest is ingested at the next start")
+
+
+def withdrawn(place: Workplace, keys: SiteKeys, talk: Talk) -> Callable[[], Withdrawn]:
+    """Says who is withdrawn, whenever it is asked. Raises: StoreError withdrawal-damaged, before any work."""
+    record = place.withdrawals()
+    if others := record.unknowable(keys.key_id):
+        talk.line(
+            f"wardround: {others} withdrawn under another secret cannot be recognised: erase them again by their ids"
+        )
+    return lambda: record.patients(keys.key_id)
 
 
 def quarantine(place: Workplace, *, minimum: int) -> Json:
@@ -266,30 +275,3 @@ def _stopped_by_signals(stop: Event) -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """What the operating system says about folders, as errors with a hint."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in durable.DISK_FULL:
-            raise _FULL from None
-        if error.errno in durable.NOT_ALLOWED:
-            raise StoreError(
-                "no-permission",
-                "no permission to write in the site's folder",
-                hint="run as the user who owns it; every file of a site belongs to one user",
-            ) from None
-        if error.errno in _MISPLACED:
-            raise StoreError(
-                "output-failed",
-                f"a folder of the site cannot be used: {os.strerror(error.errno).lower()}",
-                hint="look whether store and reports in site.toml, spool, state and attestations are folders",
-            ) from None
-        raise
-    except sqlite3.OperationalError as error:  # the index of a source, in the spool
-        if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
-            raise _FULL from None
-        raise

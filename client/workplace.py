@@ -15,6 +15,7 @@ from client.imaging.site_rules import load_rules, under
 from client.imaging.store import Store
 from client.releases import Releases
 from client.settings import Settings, load_settings
+from client.withdrawals import Withdrawals
 from federation.errors import SettingsError, StoreError
 from federation.trust.keys import SigningKey
 
@@ -88,13 +89,13 @@ class Workplace:
 
     def open_store(self) -> Store:
         """The site's store. Raises: StoreError, also when nothing was ever ingested."""
-        if not self._has_store():
+        if not self.has_store():
             raise StoreError("store-damaged", "there is no store yet", hint="fill it with wardround site ingest")
         return Store.open(self.store_folder)
 
     def store_for(self, profile: DeidProfile, keys: SiteKeys) -> Store:
         """The site's store, made if there is none, for this profile and secret only."""
-        if not self._has_store():
+        if not self.has_store():
             return Store.create(self.store_folder, profile_digest=profile.digest, key_id=keys.key_id)
         store = Store.open(self.store_folder)
         if store.key_id != keys.key_id:
@@ -113,7 +114,7 @@ class Workplace:
             )
         return store
 
-    def _has_store(self) -> bool:
+    def has_store(self) -> bool:
         return os.path.exists(self.store_folder / "store.json")  # a name too long for the disk is not there either
 
     def releases(self) -> Releases:
@@ -123,3 +124,6 @@ class Workplace:
         """The site's identity key; None at a site that has none yet. Raises: TrustError when it cannot be read."""
         path = self.folder / IDENTITY
         return SigningKey.load(path) if path.exists() else None
+
+    def withdrawals(self) -> Withdrawals:
+        return Withdrawals(self.state / "withdrawn.jsonl")

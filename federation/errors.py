@@ -84,6 +84,7 @@ class DeidError(FedError):
             "text-residual", "residual-identifier", "report-format",
             "leak-found", "unclear", "site-refused",
             "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document",
+            "withdrawn",
         }
     )  # fmt: skip
 
@@ -124,7 +125,7 @@ class StoreError(FedError):
     codes = frozenset(
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
-            "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
+            "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest", "withdrawal-damaged",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "output-failed",
             "disk-full", "bundle-failed", "example-unknown",
         }
@@ -141,7 +142,7 @@ class DataError(FedError):
     codes = frozenset(
         {
             "folder-absent", "folder-empty", "folder-unreadable", "folder-overlap", "nothing-clean", "too-few-patients",
-            "site-name", "not-released", "receiver", "no-worker",
+            "site-name", "not-released", "receiver", "no-worker", "patient-unknown", "item-unknown",
         }
     )  # fmt: skip
 

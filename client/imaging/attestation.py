@@ -32,7 +32,7 @@ def attestation(
     """The canonical text of one batch's attestation.
 
     Args:
-        kind: `ingest`, `receive` or `deidentify`; `hold` or `unhold` when a person took examples out, or let them back.
+        kind: `ingest`, `receive`, `deidentify`; `hold`, `unhold`, `discard`, `erase` or `erase-undo`, by a person.
         data_digest: of the store after the batch; None for an export.
         person: who decided, where a person did.
     """

@@ -41,7 +41,7 @@ from client.imaging.deid import clean_dataset, require_usable
 from client.imaging.header import border, open_file, parse, refusal
 from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
 from client.imaging.identifiers import collect
-from client.imaging.ingest import require_apart
+from client.imaging.ingest import Withdrawn, is_withdrawn, require_apart
 from client.imaging.ocr import shipped
 from client.imaging.pixels import cover
 from client.imaging.profile import DeidProfile
@@ -80,13 +80,13 @@ class ExportCounts:
 def export(
     folder: Path, target: Path, profile: DeidProfile, keys: SiteKeys, spool: Path, *,
     listing: Progress | None = None, progress: Progress | None = None, workers: int | None = None,
-    limits: WorkLimits | None = None,
+    limits: WorkLimits | None = None, withdrawn: Withdrawn = frozenset(),
 ) -> ExportCounts:  # fmt: skip
     """Write the clean form of every object of a folder, a DICOMDIR's folder or a zip below `target`.
 
     Guarantees: a file below `target` is `<patient>/<study>/<instance>.dcm`, all pseudonyms; it appears whole, after it
     has passed the residual scan, or not at all; its UIDs are those that every other export of this site gives. Nothing
-    else is written there. Killed and started again, it goes on.
+    else is written there. Killed and started again, it goes on. Nothing is written of the patients `withdrawn`.
 
     Raises: DataError folder-absent, folder-empty, folder-unreadable, folder-overlap, no-worker; StoreError
     output-exists, output-failed, disk-full, no-permission.
@@ -106,6 +106,7 @@ def export(
             source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False
         )  # fmt: skip
         with closing(intake):
+            intake.withhold(partial(is_withdrawn, withdrawn, keys, profile))
             reasons |= source.refused
             total = intake.image_count
             if not total:

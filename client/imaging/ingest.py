@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from client.imaging.deid import clean, example_keys
+from client.imaging.held import file_item, row_items, source_item
 from client.imaging.profile import DeidProfile
-from client.imaging.pseudonyms import SiteKeys, pseudonym
+from client.imaging.pseudonyms import SiteKeys, normal_id
 from client.imaging.receive import Intake, RawStudy, scan
 from client.imaging.record import CleanStudy
 from client.imaging.scratch import scratch
@@ -27,7 +28,13 @@ Progress = Callable[[int, int], None]
 _POOL_FROM = 256  # fewer studies are cleaned faster here than workers start
 _COMMIT_EVERY = 256
 _CHUNK = 4
+Withdrawn = Collection[str]
+"""Keys of patients who have been withdrawn."""
 _ROW_ITSELF = frozenset({"pairing", "report-format"})
+
+
+def _nobody() -> Withdrawn:
+    return frozenset()
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ def ingest(
     progress: Progress | None = None, listing: Progress | None = None, workers: int | None = None,
     limits: WorkLimits | None = None, reports: Path | None = None, every_row: bool = True,
     leftover: Callable[[Path], None] | None = None, rested: Collection[Path] | None = None,
+    withdrawn: Callable[[], Withdrawn] = _nobody,
 ) -> IngestCounts:  # fmt: skip
     """De-identify a folder, a DICOMDIR's folder or a zip into a store. Doing it again adds nothing.
 
@@ -67,6 +75,8 @@ def ingest(
         reports: a folder of report files that lie elsewhere; with `rested`, these of them and no others.
         every_row: a row whose image is not there stops everything; otherwise it is counted as waiting.
         leftover: called with every usable image that no row is about.
+        withdrawn: says who has been; asked while nobody else can write to the store, so that whoever is erased after
+            that is erased from what this ingest stores.
 
     Raises: DataError folder-absent, folder-unreadable, folder-overlap, folder-empty; DeidError archive-refused, and
     pairing before anything is stored; StoreError.
@@ -88,10 +98,22 @@ def ingest(
         try:
             return _stored_all(
                 intake, source, store, profile, keys, progress=progress, workers=workers, limits=limits,
-                leftover=leftover,
+                leftover=leftover, withdrawn=withdrawn, whole=every_row,
             )  # fmt: skip
         finally:
             intake.close()
+
+
+def is_withdrawn(gone: Withdrawn, keys: SiteKeys, profile: DeidProfile, issuer: str, patient_id: str) -> bool:
+    return bool(gone) and any(key in gone for key in patient_keys(keys, profile, issuer, patient_id))
+
+
+def patient_keys(keys: SiteKeys, profile: DeidProfile, issuer: str, patient_id: str) -> set[str]:
+    """The keys by which this id may have been withdrawn: perhaps before the site had a default issuer."""
+    if not patient_id:
+        return set()
+    issuers = {issuer, ""} if issuer == normal_id(profile.default_issuer) else {issuer}
+    return {keys.patient_key(each, patient_id) for each in issuers}
 
 
 def require_apart(one: Path, other: Path) -> None:
@@ -108,25 +130,24 @@ def require_apart(one: Path, other: Path) -> None:
 def _stored_all(
     intake: Intake, source: Source, store: Store, profile: DeidProfile, keys: SiteKeys, *,
     progress: Progress | None, workers: int | None, limits: WorkLimits, leftover: Callable[[Path], None] | None,
+    withdrawn: Callable[[], Withdrawn], whole: bool,
 ) -> IngestCounts:  # fmt: skip
     total = intake.study_count
     accepted = already = 0
-    reasons = intake.unusable + source.refused
+    origin = source_item(source, keys) if whole else ""  # what was received lies nowhere any more
     outcomes = each(
         partial(_cleaned, profile, keys), _marked(intake.studies(), store, keys),
         failed=_reason, workers=_count(workers, total), limits=limits, chunk=_CHUNK, files=_file_count,
     )  # fmt: skip
     with closing(outcomes), store.batch():
-        for path, code in intake.unnamed():
-            item = pseudonym(keys.scan, "file", path)[:16]
-            store.unhold(item) if code is None else store.hold(item, code)
-            if code is None and leftover is not None:
-                leftover(source.at(path))
+        intake.withhold(partial(is_withdrawn, withdrawn(), keys, profile))
+        reasons = intake.unusable + source.refused
+        _settle_files(intake, source, store, keys, origin, leftover)
         for done, ((raw, _), outcome) in enumerate(outcomes, 1):
             added, reason = _stored(outcome, store)
             reason = reason or _taken_out(raw, store, keys)
             accepted += added
-            _settle(raw, reason, store, keys)
+            _settle(raw, reason, store, keys, origin)
             if reason is None:
                 already += len(raw.conversations) - added
             else:
@@ -135,19 +156,42 @@ def _stored_all(
                 progress(done, total)
             if done % _COMMIT_EVERY == 0:
                 store.checkpoint()
+        if whole:  # a folder or archive that could not be read is held itself, in place of what lies in it
+            store.forget_others(origin)
     return IngestCounts(
         accepted, already, dict(sorted(reasons.items())), intake.rejected, intake.unreported, intake.waiting
     )
 
 
-def _settle(raw: RawStudy, reason: str | None, store: Store, keys: SiteKeys) -> None:
+def _settle_files(
+    intake: Intake, source: Source, store: Store, keys: SiteKeys, origin: str,
+    leftover: Callable[[Path], None] | None,
+) -> None:  # fmt: skip
+    """Files that no row names, and what could not be read at all."""
+    for image in intake.unnamed():
+        item = file_item(image.name, keys)
+        if image.code is not None:
+            store.hold(item, image.code, kind="file", modality=image.modality, source=origin)
+            continue
+        store.unhold(item)
+        if leftover is not None:
+            leftover(image.path)
+    for name in source.archives():
+        store.unhold(file_item(name, keys))
+    for name, kind, code in intake.refused():
+        store.hold(file_item(name, keys), code, kind=kind, source=origin)
+
+
+def _settle(raw: RawStudy, reason: str | None, store: Store, keys: SiteKeys, origin: str) -> None:
     """A row that is wrong itself is known by its place alone, since its repair may change what it names. What a person
     took out the store remembers by its examples."""
-    place, item = pseudonym(keys.scan, raw.source)[:16], pseudonym(keys.scan, raw.source, raw.about)[:16]
-    store.unhold(place)
-    store.unhold(item)
-    if reason is not None and reason not in REASONS.values():
-        store.hold(place if reason in _ROW_ITSELF else item, reason)
+    place, item = row_items(raw, keys)
+    held = None if reason is None or reason in REASONS.values() else place if reason in _ROW_ITSELF else item
+    for other in {place, item} - {held}:
+        store.unhold(other)
+    if held is not None and reason is not None:
+        kinds = {image.modality for image in raw.images}
+        store.hold(held, reason, modality=kinds.pop() if len(kinds) == 1 else "", source=origin)
 
 
 Outcome = CleanStudy | str | None

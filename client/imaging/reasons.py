@@ -44,6 +44,7 @@ REASONS = {
     "truncated": Reason("the file ends early", "copy or export it again"),
     "unclear": Reason("a person could not tell that it is clean", "look at the source, then site hold --undo"),
     "unreadable": Reason("no permission to read it, or the disk failed", "run as a user who may read it"),
+    "withdrawn": Reason("a patient who has been withdrawn", "delete it at the source"),
 }  # fmt: skip
 
 

@@ -47,7 +47,8 @@ _INDEX_MEMORY_KB = 64 * 1024
 _SCHEMA = """
 CREATE TABLE image (id INTEGER PRIMARY KEY, path BLOB UNIQUE, kind TEXT, code TEXT, sop TEXT, study TEXT,
                     accession TEXT, issuer TEXT, patient TEXT, birth TEXT, sex TEXT, position REAL, localizer INTEGER,
-                    frames INTEGER, named INTEGER DEFAULT 0, twin TEXT DEFAULT '');
+                    frames INTEGER, modality TEXT, named INTEGER DEFAULT 0, twin TEXT DEFAULT '');
+CREATE TABLE refused (path BLOB, kind TEXT, code TEXT);
 CREATE TABLE row (id INTEGER PRIMARY KEY, file BLOB, number INTEGER, start INTEGER, length INTEGER, images TEXT,
                   code TEXT, patient TEXT);
 """
@@ -68,6 +69,10 @@ class RawImage:
     twin: str = ""
     """A digest of the content, if a file before this one has its instance UID and another content."""
     frames: int = 1
+    modality: str = ""
+    """If it is a word of the profile's list."""
+    name: str = ""
+    """Of the file in its source."""
 
     def __repr__(self) -> str:
         return "<RawImage: hidden>"
@@ -89,6 +94,8 @@ class RawStudy:
     """Why the study cannot be used, if that is known already."""
     about: str = ""
     """What its first row names: a row in the same place of another folder is another item of the quarantine."""
+    rows: tuple[tuple[str, int], ...] = ()
+    """All rows about these images: name of the report file, number."""
 
     def __repr__(self) -> str:
         return "<RawStudy: hidden>"
@@ -140,6 +147,7 @@ class Intake:
 
     def __init__(self, source: Source, profile: DeidProfile, place: Path, *, every_row: bool) -> None:
         self._source, self._profile, self._every_row = source, profile, every_row
+        self._is_withdrawn: Callable[[str, str], bool] = lambda issuer, patient_id: False
         self._staff: set[str] = set()
         self._reports: list[str] = []
         self._index = _nameless_index(place)
@@ -200,12 +208,23 @@ class Intake:
         self._mark_conflicts()
         self._mark_duplicates()
 
+    def withhold(self, is_withdrawn: Callable[[str, str], bool]) -> None:
+        """From now on the images of these patients (issuer, patient id; as in `RawImage`) cannot be used."""
+        self._is_withdrawn = is_withdrawn
+        people = self._index.execute("SELECT DISTINCT issuer, patient FROM image WHERE patient != ''").fetchall()
+        self._index.executemany(
+            "UPDATE image SET code = 'withdrawn' WHERE issuer = ? AND patient = ?",
+            [person for person in people if is_withdrawn(*person)],
+        )
+
     def _named_paths(self) -> Iterator[tuple[str, Path]]:
+        self._source.on_refusal = self._add_refused
         for name in self._source.names():
             if name.casefold().endswith((".jsonl", ".csv")) and not name.rpartition("/")[2].startswith("._"):
                 self._reports.append(name)
             else:
                 yield name, self._source.at(name)
+        self._source.on_refusal = lambda name, kind, code: None
 
     def list_rows(self) -> None:
         for name in self._reports:
@@ -221,11 +240,15 @@ class Intake:
         for (identity,) in self._index.execute(wanted):
             yield self._image(identity, "")
 
-    def unnamed(self) -> Iterator[tuple[str, str | None]]:
-        """Files that no row names, each with the reason why it is unusable, or None."""
-        rows = self._index.execute("SELECT path, code FROM image WHERE named = 0 AND code IS NOT 'not-dicom'")
-        for path, code in rows:
-            yield os.fsdecode(path), code
+    def unnamed(self) -> Iterator[RawImage]:
+        """Files that no row names; `code` says why one is unusable."""
+        for (identity,) in self._index.execute("SELECT id FROM image WHERE named = 0 AND code IS NOT 'not-dicom'"):
+            yield self._image(identity, "")
+
+    def refused(self) -> Iterator[tuple[str, str, str]]:
+        """What could not be read at all: its name, `archive` or `file`, the reason."""
+        for path, kind, code in self._index.execute("SELECT path, kind, code FROM refused"):
+            yield os.fsdecode(path), kind, code
 
     def studies(self) -> Iterator[RawStudy]:
         """Rows about the same images are one study; so are their conversations, in the order of the rows."""
@@ -249,6 +272,7 @@ class Intake:
                 conversations=tuple(conversations),
                 source=f"{first['file']}\x1f{first['number']}",
                 about=first["about"],
+                rows=tuple((row["file"], row["number"]) for row in rows),
                 sampled=first["sampled"],
                 staff=staff,
                 code=codes[0] if codes else None,
@@ -256,11 +280,14 @@ class Intake:
 
     def _add_image(self, path: str, kind: str, facts: Mapping[str, Any]) -> None:
         keys = ("code", "sop", "study", "accession", "issuer", "patient", "birth", "sex", "position", "localizer",
-                "frames")  # fmt: skip
+                "frames", "modality")  # fmt: skip
         self._index.execute(
             f"INSERT INTO image (path, kind, {', '.join(keys)}) VALUES (?, ?, {', '.join('?' * len(keys))})",
             (os.fsencode(path), kind, *(facts.get(key) for key in keys)),
         )
+
+    def _add_refused(self, path: str, kind: str, code: str) -> None:
+        self._index.execute("INSERT INTO refused VALUES (?, ?, ?)", (os.fsencode(path), kind, code))
 
     def _mark_conflicts(self) -> None:
         """One id with two birth dates or sexes may be two people; with and without an issuer, one person twice."""
@@ -381,13 +408,18 @@ class Intake:
         }  # fmt: skip
 
     def _image(self, identity: int, pictured: str) -> RawImage:
-        path, kind, code, sop, issuer, patient, twin, frames = self._index.execute(
-            "SELECT path, kind, code, sop, issuer, patient, twin, frames FROM image WHERE id = ?", (identity,)
+        path, kind, code, sop, issuer, patient, twin, frames, modality = self._index.execute(
+            "SELECT path, kind, code, sop, issuer, patient, twin, frames, modality FROM image WHERE id = ?", (identity,)
         ).fetchone()
         path = os.fsdecode(path)
         if kind == "picture":
             sop, issuer, patient = path, normal_id(self._profile.default_issuer), normal_id(pictured)
-        return RawImage(self._source.at(path), kind, sop or "", issuer or "", patient or "", code, twin, frames or 1)
+            if patient and self._is_withdrawn(issuer, patient):
+                code = "withdrawn"
+        return RawImage(
+            self._source.at(path), kind, sop or "", issuer or "", patient or "", code, twin, frames or 1,
+            modality or "", path,
+        )  # fmt: skip
 
     def _one(self, query: str) -> Any:
         return self._index.execute(query).fetchone()[0]
@@ -447,6 +479,7 @@ def _is_directory(path: Path) -> bool:
 def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
     staff = {word for keyword in _STAFF for word in name_words(str(dataset.get(keyword, "") or "")) if len(word) > 2}
     text = {keyword: str(dataset.get(keyword, "") or "") for keyword in _TAGS[:8]}
+    modality = str(dataset.get("Modality", "") or "").strip(" \0").upper()
     facts = {
         "code": object_code(text["SOPClassUID"], profile)
         or modality_code(dataset, profile)
@@ -460,6 +493,7 @@ def _facts(dataset: Any, profile: DeidProfile) -> _Listed:
         "sex": text["PatientSex"].strip(" \0").upper(),
         "position": _position(dataset),
         "frames": _frames(dataset),
+        "modality": modality if modality in profile.terms["Modality"] else "",
         "localizer": int("LOCALIZER" in [str(word).upper() for word in dataset.get("ImageType") or []]),
     }
     return _Listed("dicom", facts, frozenset(staff))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from threading import Event
 
-from client.imaging.ingest import IngestCounts, ingest
+from client.imaging.ingest import IngestCounts, Withdrawn, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.spool import Spool
@@ -65,12 +65,13 @@ def receive(
     expired: Callable[[int], None] = lambda count: None,
     busy: Callable[[], None] = lambda: None,
     now_s: Callable[[], float] = time.time,
+    withdrawn: Callable[[], Withdrawn] = frozenset,
 ) -> None:  # fmt: skip
     """Serve until `stop` is set, then end in order: no new callers, one last look at what has come to rest.
 
     Guarantees: an object that was acknowledged is ingested, also after a kill and a new start. No raw file is left of
     what was ingested or held back; what waits for a report is removed after `keep_days`, by a clock that has run
-    steadily for a day.
+    steadily for a day, and at the next look if its patient is withdrawn.
 
     Args:
         started: called with the port; `told` with the counts of every batch; `expired` with images removed unreported;
@@ -81,26 +82,29 @@ def receive(
     reports.mkdir(parents=True, exist_ok=True, mode=0o700)
     files, clock = ReportFiles(reports, quiet_s), SteadyClock(spool.clock)
     seen: Mapping[Path, Mark] = {}
+    gone: Withdrawn = frozenset()
     waits = False
     with provider(door, spool, profile) as running:
         started(running.port)
         while not stop.wait(_LOOK_EVERY_S):
-            there = files.rested()
+            there, now_gone = files.rested(), withdrawn()
+            again = there != seen or now_gone != gone
             waited = waits
             waits = not _look(
-                spool, store, reports, there, profile, keys, now_s(), quiet_s, there != seen, workers, told
+                spool, store, reports, there, profile, keys, now_s(), quiet_s, again, workers, told, withdrawn
             )
             if waits and not waited:
                 busy()
-            seen = there
-            if clock.is_steady(now_s()) and (gone := spool.expire(now_s(), keep_days * _DAY_S)):
-                expired(gone)
-    _look(spool, store, reports, files.rested(), profile, keys, now_s(), quiet_s, False, workers, told)
+            seen, gone = there, now_gone
+            if clock.is_steady(now_s()) and (late := spool.expire(now_s(), keep_days * _DAY_S)):
+                expired(late)
+    _look(spool, store, reports, files.rested(), profile, keys, now_s(), quiet_s, False, workers, told, withdrawn)
 
 
 def _look(
     spool: Spool, store: Store, reports: Path, rested: Collection[Path], profile: DeidProfile, keys: SiteKeys,
     now_s: float, quiet_s: float, again: bool, workers: int | None, told: Callable[[IngestCounts], None],
+    withdrawn: Callable[[], Withdrawn],
 ) -> bool:  # fmt: skip
     """Whether all that came to rest was ingested; if another process writes to the store, the batch stays for later."""
     if not spool.begin(now_s, quiet_s=quiet_s, again=again):
@@ -109,7 +113,7 @@ def _look(
     try:
         counts = ingest(
             spool.batch, store, profile, keys, workers=workers, reports=reports, every_row=False,
-            leftover=leftover.append, rested=rested,
+            leftover=leftover.append, rested=rested, withdrawn=withdrawn,
         )  # fmt: skip
     except StoreError as error:
         if error.code == "store-busy":

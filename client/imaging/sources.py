@@ -12,7 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from client.imaging.header import open_file, refusal
@@ -49,7 +49,13 @@ class Source:
         self._rested = rested
         self.refused: Counter[str] = Counter()
         """Reasons of archives, files and folders that could not be read at all."""
+        self.on_refusal: Callable[[str, str, str], None] = lambda name, kind, code: None
+        """Hears of each of them: its name, `archive` or `file`, the reason."""
+        self.origin = Path(os.path.realpath(top))
+        """Where it lies, whatever it is unpacked to."""
         self.top = self._opened(top)
+        if self.origin.is_file() and self.top == self.origin.parent:  # a DICOMDIR stands for its folder
+            self.origin = self.top
         if reports is not None:
             self._roots[_ELSEWHERE] = reports
 
@@ -70,6 +76,10 @@ class Source:
                 if prefix in self._roots:
                     return self._roots[prefix].joinpath(*parts[end:])
         return self.top / name
+
+    def archives(self) -> list[str]:
+        """The names of the archives that were unpacked."""
+        return sorted(self._unpacked)
 
     def lacks(self, what: str, *, hint: str) -> DataError:
         """The error of a source without one such file. What may not be read is named: it may be all that there is."""
@@ -108,7 +118,11 @@ class Source:
         )
 
     def _below(self, folder: Path, prefix: str, depth: int, only: Collection[Path] | None = None) -> Iterator[str]:
-        for place, folders, files in os.walk(folder, followlinks=False, onerror=self._unreadable):
+        def unreadable(error: OSError) -> None:
+            inside = Path(os.fsdecode(error.filename or folder)).relative_to(folder).as_posix()
+            self._refuse(prefix.rstrip("/") if inside == "." else prefix + inside, "file", "unreadable")
+
+        for place, folders, files in os.walk(folder, followlinks=False, onerror=unreadable):
             folders.sort()
             inside = Path(place).relative_to(folder).as_posix()
             before = prefix if inside == "." else f"{prefix}{inside}/"
@@ -121,7 +135,7 @@ class Source:
                         continue
                     archive = self._is_archive(path)
                 except PermissionError:
-                    self.refused["unreadable"] += 1
+                    self._refuse(before + name, "file", "unreadable")
                     continue
                 except (OSError, DeidError):
                     continue
@@ -138,7 +152,7 @@ class Source:
                 self._roots[name] = unpacked(path, self._scratch / f"zip-{len(self._roots)}", self._limits)
                 self._unpacked.add(name)
         except DeidError as error:
-            self.refused[error.code] += 1
+            self._refuse(name, "archive", error.code)
             return
         yield from self._below(self._roots[name], name + "/", depth)
 
@@ -146,8 +160,9 @@ class Source:
         with open_file(path) as file:
             return is_zip(file.read(4))
 
-    def _unreadable(self, error: OSError) -> None:
-        self.refused["unreadable"] += 1
+    def _refuse(self, name: str, kind: str, code: str) -> None:
+        self.refused[code] += 1
+        self.on_refusal(name, kind, code)
 
 
 def is_zip(head: bytes) -> bool:

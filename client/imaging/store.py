@@ -34,6 +34,8 @@ __all__ = ["Picture", "PictureFields", "Store", "StoredExample", "Turn"]
 FORMAT = "wardround-store/1"
 _KEY = re.compile(r"[0-9a-f]{32}")
 _LOCK_TRIES, _LOCK_PAUSE_S = 50, 0.1
+_HELD = "item, reason, kind, modality, since"
+_DECISION = {*_HELD.split(", "), "source"}
 _PIECES = {"images", "attestations", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "store.json.part"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS patient (patient_key TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -43,7 +45,9 @@ CREATE TABLE IF NOT EXISTS picture (
 CREATE TABLE IF NOT EXISTS example (
   example_key TEXT PRIMARY KEY, patient_key TEXT NOT NULL REFERENCES patient, study_key TEXT NOT NULL,
   pictures TEXT NOT NULL, turns TEXT NOT NULL, sex TEXT NOT NULL, age_years INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS decision (item TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS decision (
+  item TEXT PRIMARY KEY, reason TEXT NOT NULL, kind TEXT NOT NULL, modality TEXT NOT NULL, since TEXT NOT NULL,
+  source TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS picture_patient ON picture (patient_key);
 CREATE INDEX IF NOT EXISTS example_patient ON example (patient_key);
 """
@@ -98,6 +102,20 @@ class StoredExample:
         return "<StoredExample: hidden>"
 
 
+@dataclass(frozen=True)
+class Held:
+    """One item in quarantine. What it is called and where it lies, only its source knows."""
+
+    item: str
+    reason: str
+    kind: str
+    """`row`: a report row with its images; `file`; `archive`."""
+    modality: str
+    """A word of the profile's list, or empty."""
+    since: str
+    """The UTC minute in which it was first held back for this reason."""
+
+
 class Store:
     """Patients, their examples and pictures. One writer at a time (a file lock); readers need no lock."""
 
@@ -148,14 +166,17 @@ class Store:
         try:
             with _guarded_disk():
                 index = _connect(folder)
-                index.execute("SELECT count(*) FROM decision").fetchone()
+                columns = {name for _, name, *_ in index.execute("PRAGMA table_info(decision)")}
                 tables = index.execute("SELECT count(*) FROM sqlite_master WHERE name = 'withheld'").fetchone()
         except sqlite3.Error:
             raise _damaged("the index of the store does not open") from None
-        if tables == (0,):
-            raise StoreError(
-                "store-version", "the store is of an earlier version", hint="ingest the folder into a new store"
-            )
+        if columns != _DECISION or tables == (0,):
+            index.close()
+            raise _damaged("the index of the store has no list of what is held back") if not columns else StoreError(
+                "store-version",
+                "the store was made by an earlier version of Wardround",
+                hint="name a new folder in data.store and ingest again",
+            )  # fmt: skip
         return cls(folder, index, str(profile_digest), str(key_id))
 
     def close(self) -> None:
@@ -234,6 +255,22 @@ class Store:
         """What `withhold` of this example would take out."""
         return withheld.reach(self._index, [example_key], group=group)
 
+    def held_items(self, *, reason: str = "", after: str = "", most: int) -> list[Held]:
+        """The next quarantined items behind the id `after`, in the order of their ids."""
+        wanted = " AND reason = ?" if reason else ""
+        rows = self._ask(
+            f"SELECT {_HELD} FROM decision WHERE item > ?{wanted} ORDER BY item LIMIT ?",
+            after, *([reason] if reason else []), most,
+        )  # fmt: skip
+        return [Held(*row) for row in rows]
+
+    def held_like(self, start: str) -> list[Held]:
+        """The items whose id begins so, two at most: enough to see whether it is one."""
+        rows = self._ask(
+            f"SELECT {_HELD} FROM decision WHERE item >= ? AND item < ? ORDER BY item LIMIT 2", start, start + "g"
+        )
+        return [Held(*row) for row in rows]
+
     def digest(self) -> str:
         """SHA-256 over all examples and pictures; the order in which they came does not change it.
 
@@ -276,6 +313,7 @@ class Store:
                 else:
                     os.write(self._lock, b"writing\n")
                     os.fsync(self._lock)
+                self._index.execute("DELETE FROM noted")
                 self._index.execute("BEGIN IMMEDIATE")
                 try:
                     yield
@@ -331,15 +369,45 @@ class Store:
                 (key, clean.patient_key, clean.study_key, keys, turns, clean.sex, clean.age_years),
             )
 
-    def hold(self, item: str, reason: str) -> None:
-        """Note that an item, by its opaque id, is in quarantine and why."""
+    def hold(self, item: str, reason: str, *, kind: str = "row", modality: str = "", source: str = "") -> None:
+        """Note that an item, by its opaque id, is in quarantine and why. Held again for the same reason, it keeps its
+        first minute. `source` is the opaque id of where it lies, for `forget_others`."""
+        since = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())
         with self.batch():
-            self._index.execute("INSERT OR REPLACE INTO decision VALUES (?, ?)", (item, reason))
+            self._index.execute(
+                "INSERT INTO decision VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (item) DO UPDATE SET "
+                "since = CASE WHEN reason = excluded.reason THEN since ELSE excluded.since END, "
+                "reason = excluded.reason, kind = excluded.kind, modality = excluded.modality, "
+                "source = excluded.source",
+                (item, reason, kind, modality, since, source),
+            )
+            self._index.execute("INSERT OR IGNORE INTO noted VALUES (?)", (item,))
 
     def unhold(self, item: str) -> None:
         """The item was accepted after all."""
         with self.batch():
             self._index.execute("DELETE FROM decision WHERE item = ?", (item,))
+
+    def forget_others(self, source: str) -> None:
+        """At the end of a batch that has seen all of a source: of this source, only what the batch held stays held."""
+        with self.batch():
+            self._index.execute(
+                "DELETE FROM decision WHERE source = ? AND item NOT IN (SELECT item FROM noted)", (source,)
+            )
+
+    def discard(self, items: Sequence[str] | None, *, reason: str = "") -> Counter[str]:
+        """Take these items off the list, or all that are held for a reason, or all. Returns how many by reason."""
+        gone: Counter[str] = Counter()
+        with self.batch():
+            if items is None:
+                wanted, values = ("WHERE reason = ?", (reason,)) if reason else ("", ())
+                counted = f"SELECT reason, count(*) FROM decision {wanted} GROUP BY reason"
+                gone.update(dict(self._index.execute(counted, values).fetchall()))
+                self._index.execute(f"DELETE FROM decision {wanted}", values)
+            for item in items or ():
+                found = self._index.execute("DELETE FROM decision WHERE item = ? RETURNING reason", (item,)).fetchall()
+                gone.update(held for (held,) in found)
+        return gone
 
     def erase(self, patient_key: str) -> int:
         """Withdraw a patient: rows, then pictures, then the write-ahead log. Returns how many examples there were.
@@ -485,6 +553,7 @@ def _connect(folder: Path) -> sqlite3.Connection:
     index = sqlite3.connect(path, isolation_level=None, timeout=30)
     index.executescript(
         "PRAGMA journal_mode=WAL; PRAGMA secure_delete=ON; PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY;"
+        "CREATE TEMP TABLE noted (item TEXT PRIMARY KEY) WITHOUT ROWID;"  # what a batch has held back
     )
     return index
 

@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             self._page(pages.overview(wanted, asked.get("after", "")))
         elif path == "/held":
-            self._page(pages.held())
+            self._page(pages.held(asked.get("after", "")))
         elif path == "/queue":
             self._page(pages.queue())
         elif path in STATIC:

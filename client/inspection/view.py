@@ -18,12 +18,14 @@ from client.inspection import browse
 from client.inspection.browse import PAGE, Wanted
 from client.inspection.looking import Looking
 from client.intake import hold_examples
+from client.quarantine import KINDS
 from client.rules_view import rules_told
 from client.workplace import Workplace
 from federation.errors import FedError
 
 _HERE = Path(__file__).parent
 _KEY = re.compile(r"[0-9a-f]{32}")
+_ITEM = re.compile(r"[0-9a-f]{1,32}")
 _THUMB_SIDE = 360
 STATIC = {"/style.css": "text/css; charset=utf-8", "/keys.js": "text/javascript; charset=utf-8"}
 
@@ -119,9 +121,14 @@ class Pages:
         self.looking.notice(said + ("; its release is void." if was_released else "."))
         return True
 
-    def held(self) -> str:
+    def held(self, after: str) -> str:
         with self._store() as store:
-            return self._filled("held.html.j2", store)
+            found = store.held_items(after=after if _ITEM.fullmatch(after) else "", most=PAGE + 1)
+            shown = found[:PAGE]
+            return self._filled(
+                "held.html.j2", store, items=shown, kinds=KINDS, after=after,
+                next=_query(Wanted(), after=shown[-1].item) if len(found) > PAGE else "",
+            )  # fmt: skip
 
     def picture(self, key: str, *, small: bool) -> bytes | None:
         """The stored PNG, checked against its digest, or a smaller one."""

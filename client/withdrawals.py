@@ -1,0 +1,146 @@
+"""Which patients were withdrawn. It is written before anything is erased, so that none of them comes back.
+
+One canonical JSON line per decision, each with the SHA-256 of the line before (docs/spec/withdrawals-1.md). A person is
+named by the keyed pseudonym alone, beside the id of the secret that made it: another secret makes other keys.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from federation import canonical, durable
+from federation.errors import FormatError, StoreError, printable
+
+VERSION = "wardround-withdrawal/1"
+Action = Literal["withdraw", "undo"]
+_PERSON_MOST = 100
+_FIRST = "0" * 64
+_KEY, _KEY_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
+_Mark = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """One decision about one patient."""
+
+    action: Action
+    patient_key: str
+    key_id: str
+    person: str
+    time_utc: str
+
+
+class Withdrawals:
+    """The record of decisions in one file; read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[_Mark | None, list[Withdrawal]] = (None, [])
+
+    def all(self) -> list[Withdrawal]:
+        """Every decision, oldest first. Raises: StoreError withdrawal-damaged; then nothing may be ingested."""
+        try:
+            with open(self._path, "rb") as file:
+                found = os.fstat(file.fileno())
+                mark = (found.st_ino, found.st_size, found.st_mtime_ns)
+                if self._read[0] != mark:
+                    self._read = (mark, list(_verified(file.read())))
+        except FileNotFoundError:
+            return []
+        except (IsADirectoryError, NotADirectoryError):
+            raise _damaged("the record of withdrawals is no file") from None
+        return self._read[1]
+
+    def patients(self, key_id: str) -> frozenset[str]:
+        """Keys of this secret's patients who are withdrawn now."""
+        return frozenset(key for key, of in self._now() if of == key_id)
+
+    def unknowable(self, key_id: str) -> int:
+        """How many are withdrawn under another secret: with this one nobody can tell who they are."""
+        return sum(of != key_id for _, of in self._now())
+
+    def append(self, decisions: Sequence[Withdrawal]) -> None:
+        """Record decisions, all or none. After a return they survive a power cut.
+
+        Raises: FormatError not-canonical for a name that no record can hold.
+        """
+        for one in decisions:
+            require_person(one.person)
+            if _KEY.fullmatch(one.patient_key) is None or _KEY_ID.fullmatch(one.key_id) is None:
+                raise FormatError("not-canonical", "a key of another form", hint="give it as it is shown")
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._locked():
+            known = self.all()
+            text = self._path.read_bytes() if known else b""
+            lines, before = [text], _before(text)
+            for seq, one in enumerate(decisions, len(known) + 1):
+                line = canonical.dump({"version": VERSION, "seq": seq, "prev": before, **vars(one)}) + b"\n"
+                lines.append(line)
+                before = hashlib.sha256(line).hexdigest()
+            durable.write(self._path, lines)
+            self._path.chmod(0o600)
+
+    def _now(self) -> Collection[tuple[str, str]]:
+        last = {(one.patient_key, one.key_id): one.action for one in self.all()}
+        return [person for person, action in last.items() if action == "withdraw"]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = os.open(self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def require_person(person: str) -> None:
+    """Raises: FormatError not-canonical for a name that no record can hold."""
+    if not 0 < len(person) <= _PERSON_MOST or not person.isprintable():
+        raise FormatError(
+            "not-canonical",
+            "a name that no record can hold",
+            hint=f"give a plain name of at most {_PERSON_MOST} letters, in UTF-8 and without control characters",
+        )
+
+
+def _before(text: bytes) -> str:
+    return hashlib.sha256(text.splitlines(keepends=True)[-1]).hexdigest() if text else _FIRST
+
+
+def _verified(text: bytes) -> Iterator[Withdrawal]:
+    if not text:  # no write leaves it so
+        raise _damaged("the record of withdrawals is empty")
+    before = _FIRST
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        yield _read(line, number, before)
+        before = hashlib.sha256(line).hexdigest()
+
+
+def _read(line: bytes, number: int, before: str) -> Withdrawal:
+    try:
+        value = canonical.load(line.removesuffix(b"\n"))
+    except FormatError:
+        value = None
+    match value:
+        case {
+            "version": "wardround-withdrawal/1", "seq": int(seq), "prev": str(prev),
+            "action": "withdraw" | "undo" as action,
+            "patient_key": str(key), "key_id": str(key_id), "person": str(person), "time_utc": str(time_utc),
+            **rest,
+        } if not rest and seq == number and prev == before and line.endswith(b"\n"):  # fmt: skip
+            return Withdrawal(action, key, key_id, printable(person), time_utc)
+    raise _damaged("the record of withdrawals does not verify")
+
+
+def _damaged(message: str) -> StoreError:
+    return StoreError(
+        "withdrawal-damaged", message,
+        hint="restore state/withdrawn.jsonl from a backup: without it, patients who were withdrawn would come back",
+    )  # fmt: skip
