@@ -358,7 +358,7 @@ def _stream(lines: Iterator[str], as_json: bool) -> None:
         if as_json:
             print('{"items": [', end="")
         elif first is None:
-            Talk().line("wardround: nothing is held back")
+            Talk().line("wardround: no such item is held back")
         if first is not None:
             print(first, end="" if as_json else "\n")
         for line in lines:

@@ -364,6 +364,20 @@ def test_what_was_held_back_has_its_reason_and_what_to_do(browser: Browser) -> N
     assert "burned-in" in text and "text may be burned into the pixels" in text
 
 
+def test_what_was_held_back_is_listed_a_page_at_a_time(place: Workplace, browser: Browser) -> None:
+    with place.open_store() as store, store.batch():
+        for number in range(60):
+            store.hold(f"{number:016x}", "truncated", kind="file", modality="CR")
+    _, _, first = browser.get("/held")
+    following = re.search(r"/held\?after=([0-9a-f]+)", first)
+    assert following is not None and "report row with its images" not in first and "file, CR" in first
+    _, _, second = browser.get(following[0])
+
+    found = re.findall(r"<code>([0-9a-f]{16})</code>", first + second)
+    assert found == [f"{number:016x}" for number in range(60)] and "Next page" not in second
+    assert browser.get("/held?after=%27%20OR%201=1")[2].count("<code>0000") == 48
+
+
 def test_without_a_store_or_with_a_taken_port_there_is_one_error(
     tmp_path: Path, page: Inspection, place: Workplace
 ) -> None:

@@ -4,14 +4,17 @@ import shutil
 import signal
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
 
 from client.imaging.ingest import ingest
+from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.store import Store
@@ -286,3 +289,60 @@ def test_a_store_inside_the_folder_is_refused(hospital: Path, profile: DeidProfi
     with _fresh(hospital / "site" / "store", profile, keys) as store, pytest.raises(DataError) as refused:
         ingest(hospital, store, profile, keys)
     assert refused.value.code == "folder-overlap"
+
+
+def test_who_is_withdrawn_does_not_come_back_by_a_header_a_picture_or_a_default_issuer(
+    tmp_path: Path, hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    (hospital / "p.png").write_bytes(encode_png(np.full((64, 64), 90, np.uint8)))
+    said = [{"from": "human", "value": "<image>Q?"}, {"from": "gpt", "value": "Clear lungs."}]
+    (hospital / "p.jsonl").write_text(json.dumps({"image": "p.png", "conversations": said, "patient_id": "K-1"}))
+    gone = {keys.patient_key("", name) for name in ("MRN-000001", "K-1")}
+    counts = ingest(hospital, store, profile, keys, withdrawn=lambda: gone)
+    assert (counts.accepted, counts.quarantined) == (2, {"withdrawn": 2}) and store.held() == {"withdrawn": 2}
+
+    north = replace(profile, default_issuer="NORTH")
+    other = Store.create(tmp_path / "other", profile_digest=north.digest, key_id=keys.key_id)
+    assert ingest(hospital, other, north, keys, withdrawn=lambda: gone).quarantined == {"withdrawn": 2}
+    assert ingest(hospital, store, profile, keys).accepted == 2 and store.held() == {}
+
+
+def test_who_is_withdrawn_is_asked_when_nobody_else_can_write(
+    hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.imaging.store._LOCK_TRIES", 1)
+    asked = []
+
+    def withdrawn() -> frozenset[str]:
+        with pytest.raises(StoreError) as refused, Store.open(store.folder) as another:
+            another.erase(keys.patient_key("", "MRN-000001"))
+        asked.append(refused.value.code)
+        return frozenset()
+
+    ingest(hospital, store, profile, keys, withdrawn=withdrawn)
+    assert asked == ["store-busy"]
+
+
+def test_an_item_keeps_the_minute_in_which_it_was_first_held(
+    hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    make_chest(2, PatientID="").save_as(hospital / "pacs/2/IM0001", enforce_file_format=True)
+    for year in (2026, 2027):
+        monkeypatch.setattr("time.gmtime", lambda year=year: (year, 1, 2, 3, 4, 5, 0, 1, 0))
+        ingest(hospital, store, profile, keys)
+        (held,) = store.held_items(most=9)
+        assert (held.since, held.reason, held.modality) == ("2026-01-02T03:04Z", "no-patient-id", "CR")
+    make_chest(2, SOPClassUID="1.2.3").save_as(hospital / "pacs/2/IM0001")
+    ingest(hospital, store, profile, keys)
+
+    assert [(held.since[:4], held.reason) for held in store.held_items(most=9)] == [("2027", "class-unknown")]
+
+
+def test_a_modality_that_is_no_listed_word_is_not_kept(
+    hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
+) -> None:
+    make_chest(2, PatientID="", Modality="QUIXANO").save_as(hospital / "pacs/2/IM0001", enforce_file_format=True)
+    ingest(hospital, store, profile, keys)
+
+    assert [held.modality for held in store.held_items(most=9)] == [""]

@@ -291,6 +291,33 @@ def test_while_somebody_else_writes_to_the_store_what_was_received_waits(
     assert said == ["busy", "stored 1"] and raw(spool) == []
 
 
+def test_what_waits_of_a_patient_goes_when_they_are_withdrawn(
+    tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
+) -> None:
+    for number in (1, 2):
+        make_chest(number).save_as(spool.parts / "x", enforce_file_format=True)
+        spool.accept(spool.parts / "x")
+    stop, told = threading.Event(), list[IngestCounts]()
+    gone: set[str] = set()
+    looks = 0
+
+    def now_s() -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            assert len(raw(spool)) == 2 and not told
+            gone.add(keys.patient_key("", "MRN-000001"))
+        return time.time() + 60
+
+    receive(
+        DOOR, spool, store, tmp_path / "reports", profile, keys, quiet_s=1, keep_days=1, stop=stop, workers=0,
+        now_s=now_s, told=lambda counts: (told.append(counts), stop.set()), withdrawn=lambda: frozenset(gone),
+    )  # fmt: skip
+
+    assert [dict(counts.quarantined) for counts in told] == [{"withdrawn": 1}] and store.patients() == []
+    assert len(raw(spool)) == 1 and b"MRN-000002" in raw(spool)[0].read_bytes()
+
+
 def test_a_clock_that_is_set_ahead_removes_nothing_that_waits(
     tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make
 ) -> None:

@@ -194,6 +194,16 @@ def test_a_damaged_head_or_index_and_another_version_are_refused(store: Store) -
     assert refused.value.code == "store-damaged"
 
 
+def test_a_store_with_the_list_of_an_earlier_version_is_refused(store: Store) -> None:
+    store.close()
+    with sqlite3.connect(store.folder / "index.sqlite") as index:
+        index.executescript("DROP TABLE decision; CREATE TABLE decision (item TEXT PRIMARY KEY, reason TEXT NOT NULL)")
+
+    with pytest.raises(StoreError) as refused:
+        Store.open(store.folder)
+    assert refused.value.code == "store-version" and "earlier version" in str(refused.value)
+
+
 def test_a_new_store_needs_an_empty_folder(store: Store, profile: DeidProfile, keys: SiteKeys) -> None:
     with pytest.raises(StoreError) as refused:
         Store.create(store.folder, profile_digest=profile.digest, key_id=keys.key_id)

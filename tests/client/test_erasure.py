@@ -1,0 +1,291 @@
+"""Withdrawing a patient, as a tired administrator types it: nothing of them is left, nothing is repeated, nobody comes
+back."""
+
+import io
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from client.imaging.profile import DeidProfile
+from client.imaging.pseudonyms import SiteKeys
+from client.imaging.spool import Spool
+from client.imaging.store import Store
+from client.workplace import Workplace
+from federation import canonical
+from sim.wardround import call
+
+SITE = """
+[site]
+id = "toboso"
+[data]
+store = "store"
+secret = "secret"
+declared_patients = 100
+[policy]
+epsilon_max = 8.0
+"""
+KEYS = SiteKeys.from_secret(bytes(range(32)))
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def right_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("client.intake", "client.imaging.export"):
+        monkeypatch.setattr(f"{module}.cores", lambda: 0)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "site.toml").write_text(SITE)
+    (folder / "secret").write_bytes(bytes(range(32)))
+    (folder / "secret").chmod(0o600)
+    return folder
+
+
+def image(number: int, **changes: str) -> FileDataset:
+    dataset = FileDataset("", Dataset(), file_meta=FileMetaDataset(), preamble=bytes(128))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", f"1.2.3.4.{number}.1"
+    dataset.StudyInstanceUID, dataset.AccessionNumber = f"1.2.3.4.{number}", f"ACC000{number}"
+    dataset.PatientID, dataset.PatientName, dataset.Modality = f"MRN-{number}", "Quixano^Alonso", "CR"
+    dataset.Rows = dataset.Columns = 32
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PixelData = np.arange(1024, dtype=np.uint8).tobytes()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Two patients with a radiograph and a report each."""
+    folder = tmp_path / "Quixano"
+    folder.mkdir()
+    for number in (1, 2):
+        image(number).save_as(folder / f"{number}", enforce_file_format=True)
+    (folder / "r.csv").write_text("path,report\n1,Clear lungs.\n2,Clear lungs.\n")
+    return folder
+
+
+@pytest.fixture
+def run(site: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    def typed(*words: str | Path, ids: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(ids)))
+        status = call(["site", *map(str, words), "--dir", str(site)])
+        out, err = capfd.readouterr()
+        assert not [word for word in ("Quixano", "MRN", "ACC000", "1.2.3.4", "Traceback") if word in out + err]
+        assert KEYS.patient_key("", "MRN-1") not in out + err
+        return status, out, err
+
+    return typed
+
+
+def told(err: str) -> list[str]:
+    lines = [line for line in err.splitlines() if line.startswith(("wardround: error", "wardround: hint"))]
+    assert len(lines) == 2, err
+    return lines
+
+
+def pictures(site: Path) -> int:
+    return sum(path.suffix == ".png" for path in (site / "store").rglob("*"))
+
+
+def test_nothing_of_a_patient_is_left_and_no_command_brings_them_back(
+    run: Run, source: Path, site: Path, tmp_path: Path
+) -> None:
+    digest = json.loads(run("ingest", source, "--json")[1])["data_digest"]
+    run("release", digest, "--by", "Dr. Panza")
+    status, out, err = run("erase", "--by", "Dr. Panza", ids=b"\xef\xbb\xbf mrn-1 \r\n\r\n")
+    assert (status, out) == (0, "erased 1 patient, 1 example\n") and "no release" in err
+    assert json.loads(run("release", "--json")[1]) | {"release": None} == json.loads(run("release", "--json")[1])
+    assert pictures(site) == 1
+    key = KEYS.patient_key("", "MRN-1").encode()
+    assert not [path for path in (site / "store").rglob("*") if path.is_file() and key in path.read_bytes()]
+    (record,) = (site / "state/withdrawn.jsonl").read_bytes().splitlines()
+    line = canonical.load(record)
+    assert isinstance(line, dict) and (line["person"], line["key_id"]) == ("Dr. Panza", KEYS.key_id)
+    kept = [canonical.load(path.read_bytes()) for path in (site / "store/attestations").iterdir()]
+    (mine,) = [one for one in kept if isinstance(one, dict) and one["kind"] == "erase"]
+    assert mine["person"] == "Dr. Panza" and isinstance(mine["counts"], dict) and mine["counts"]["examples"] == 1
+
+    again = json.loads(run("ingest", source, "--json")[1])
+    assert (again["accepted"], again["already"], again["quarantined"]) == (0, 1, {"withdrawn": 1})
+    exported = json.loads(run("deidentify", source, tmp_path / "clean", "--json")[1])
+    assert (exported["written"], exported["quarantined"]) == (1, {"withdrawn": 1})
+    shutil.rmtree(site / "store")
+    assert json.loads(run("ingest", source, "--json")[1])["quarantined"] == {"withdrawn": 1}  # in a new store, too
+    assert run("erase", "--by", "Dr. Panza", ids=b"MRN-1\n")[:2] == (0, "erased 0 patients, 0 examples\n")
+
+
+def test_a_withdrawal_is_taken_back(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    assert run("erase", "--by", "Panza", ids=b"MRN-1\nMRN-2\nMRN-1\n")[1] == "erased 2 patients, 2 examples\n"
+    status, out, err = run("erase", "--undo", "--by", "Panza", ids=b"MRN-1\n")
+    assert (status, out) == (0, "took back 1 withdrawal\n") and "ingest their images again" in err
+    assert json.loads(run("ingest", source, "--json")[1])["accepted"] == 1
+    status, _, err = run("erase", "--undo", "--by", "Panza", ids=b"MRN-1\n")
+    assert status == 19 and "nobody who is withdrawn" in told(err)[0]
+
+    assert json.loads(run("quarantine", "--json")[1])["reasons"][0]["reason"] == "withdrawn"
+    run("erase", "--undo", "--by", "Panza", ids=b"MRN-2\n")
+    run("ingest", source)
+    assert json.loads(run("quarantine", "--json")[1])["reasons"] == []
+
+
+def test_a_patient_is_named_by_the_pseudonym_that_the_page_shows(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    key = KEYS.patient_key("", "MRN-2")
+
+    assert json.loads(run("erase", "--key", key[:12] + "…", "--by", "Panza", "--json")[1]) == {
+        "patients": 1, "examples": 1, "received": 0, "unknown": 0,
+    }  # fmt: skip
+    assert run("erase", "--key", key[:12], "--by", "Panza")[0] == 0  # a second time it is known from the record
+    assert run("erase", "--undo", "--key", key[:14], "--by", "Panza")[0] == 0
+    for wrong in ("f" * 12, "abc", "Quixano", "Z" * 32):
+        status, _, err = run("erase", "--key", wrong, "--by", "Panza")
+        assert status == 19 and "nothing was erased" in told(err)[1]
+
+
+def test_an_id_that_nobody_has_is_told_and_stays_out_all_the_same(run: Run, source: Path, site: Path) -> None:
+    status, out, err = run("erase", "--by", "Panza", ids=b"MRN-1\n")  # before there is a store
+    assert (status, out) == (19, "erased 0 patients, 0 examples\n") and "1 id was of nobody" in told(err)[0]
+    assert json.loads(run("ingest", source, "--json")[1])["quarantined"] == {"withdrawn": 1}
+    status, out, err = run("erase", "--by", "Panza", "--issuer", "NORTH", ids=b"MRN-2\nMRN-7\n")
+    assert status == 19 and "2 ids were of nobody" in told(err)[0] and "--issuer" in told(err)[1]
+
+
+def test_an_issuer_belongs_to_the_id(run: Run, source: Path) -> None:
+    image(1, IssuerOfPatientID="NORTH").save_as(source / "1", enforce_file_format=True)
+    run("ingest", source)
+
+    assert run("erase", "--by", "Panza", "--issuer", "north", ids=b"MRN-1\n")[1] == "erased 1 patient, 1 example\n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [(b"", "no patient id"), (b" \n\n", "no patient id"), (b"MRN-1\n\xff\n", "line 2"), (b"M" * 300, "line 1")],
+)
+def test_what_is_no_list_of_ids_erases_nothing(ids: bytes, said: str, run: Run, site: Path) -> None:
+    status, _, err = run("erase", "--by", "Panza", ids=ids)
+
+    assert status == 19 and said in told(err)[0] and not (site / "state").exists()
+    assert run("erase", ids=b"MRN-1\n")[0] == 2
+    assert run("erase", "--by", "P" * 101, ids=b"MRN-1\n")[0] == 14
+
+
+def test_a_kill_between_the_record_and_the_erasing_is_completed_by_the_same_command(
+    run: Run, source: Path, site: Path
+) -> None:
+    run("ingest", source)
+    killed = (
+        "import os, signal\nfrom client.imaging.store import Store\nfrom sim.wardround import call\n"
+        "Store.erase = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"call(['site', 'erase', '--by', 'Panza', '--dir', {str(site)!r}])"
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", killed],
+        input=b"MRN-1\n",
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL and pictures(site) == 2
+    assert json.loads(run("ingest", source, "--json")[1])["accepted"] == 0
+
+    status, out, _ = run("erase", "--by", "Panza", ids=b"MRN-1\n")
+    assert (status, out, pictures(site)) == (0, "erased 1 patient, 1 example\n", 1)
+    assert len((site / "state/withdrawn.jsonl").read_bytes().splitlines()) == 1
+
+
+def test_a_damaged_record_stops_every_way_in(run: Run, source: Path, site: Path, tmp_path: Path) -> None:
+    run("erase", "--by", "Panza", ids=b"MRN-1\n")
+    (site / "state/withdrawn.jsonl").write_bytes(b"")
+
+    for words in (("ingest", source), ("deidentify", source, tmp_path / "clean"), ("erase", "--by", "Panza")):
+        status, _, err = run(*words, ids=b"MRN-1\n")
+        assert status == 17 and "record of withdrawals" in told(err)[0]
+    assert not (site / "store").exists() and not (tmp_path / "clean").exists()
+
+
+def test_another_secret_is_told_and_erases_nothing(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    run("erase", "--by", "Panza", ids=b"MRN-1\n")
+    (site / "secret").write_bytes(bytes(32))
+
+    status, _, err = run("erase", "--by", "Panza", ids=b"MRN-2\n")
+    assert status == 17 and "another site secret" in told(err)[0] and pictures(site) == 1
+    assert "1 withdrawn under another secret cannot be recognised" in run("ingest", source)[2]
+
+
+def test_a_store_that_is_written_to_is_waited_for_and_the_record_is_there_already(
+    run: Run, source: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("ingest", source)
+    monkeypatch.setattr("client.imaging.store._LOCK_TRIES", 2)
+    with Store.open(site / "store") as store, store.batch():
+        status, _, err = run("erase", "--by", "Panza", ids=b"MRN-1\n")
+        assert status == 17 and "another process" in told(err)[0]
+        assert Workplace.open(site).withdrawals().patients(KEYS.key_id) == {KEYS.patient_key("", "MRN-1")}
+
+    assert run("erase", "--by", "Panza", ids=b"MRN-1\n")[1] == "erased 1 patient, 1 example\n"
+
+
+def test_what_waits_in_the_spool_goes_at_once_or_at_the_receivers_next_look(run: Run, site: Path) -> None:
+    profile = DeidProfile.shipped()
+    spool = Spool(site / "spool", profile.limits, KEYS)
+    for number in (1, 2, 3):
+        image(number).save_as(spool.parts / f"{number}", enforce_file_format=True)
+        spool.accept(spool.parts / f"{number}")
+    status, out, err = run("erase", "--by", "Panza", ids=b"MRN-1\n")  # a receiver has the spool
+    assert status == 19 and "next look" in err and len(list(spool.files())) == 3
+    spool.close()
+
+    status, _, err = run("erase", "--by", "Panza", ids=b"MRN-2\n")
+    assert status == 0 and "1 received object of theirs" in err
+    assert not [path for path in (site / "spool").rglob("*.dcm") if b"MRN-2" in path.read_bytes()]
+    assert len(list((site / "spool").rglob("*.dcm"))) == 2 and not list((site / "spool").glob("work-*"))
+
+
+def test_ids_that_are_typed_are_not_shown(site: Path) -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sim.wardround", "site", "erase", "--by", "Panza", "--dir", str(site)],
+        stdin=child, stdout=child, stderr=child, cwd=Path(__file__).parents[2], start_new_session=True,
+    )  # fmt: skip
+    os.close(child)
+    shown = b""
+
+    def read() -> None:
+        nonlocal shown
+        try:
+            while data := os.read(parent, 4096):
+                shown += data
+        except OSError:
+            return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number, typed in enumerate((b"MRN-1\n", b"\n"), 1):
+        while shown.count(b"patient id, not shown") < number and process.poll() is None:
+            time.sleep(0.05)
+        os.write(parent, typed)
+    assert process.wait(60) == 19
+    reader.join(10)
+    os.close(parent)
+    assert b"erased 0 patients" in shown and b"MRN" not in shown
