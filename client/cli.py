@@ -326,7 +326,7 @@ def erase(
     if not by.strip():
         raise typer.BadParameter("say who withdraws them, with --by", param_hint="--by")
     talk, place = Talk(), Workplace.open(folder)
-    ids = [] if key else erasure.ask_ids() if sys.stdin.isatty() else erasure.read_ids(sys.stdin.buffer)
+    ids = [] if key else erasure.ids_from(sys.stdin)
     if undo:
         told = erasure.take_back(place, ids, key or [], person=by.strip(), issuer=issuer)
         line = f"took back {_some(told['undone'], 'withdrawal')}"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from client.guarded import guarded
 from client.imaging.attestation import attestation, keep
@@ -98,6 +98,13 @@ def require_known(counts: Json) -> None:
         f"{one} nobody in the store; recorded all the same, so that they stay out",
         hint="if it was mistyped, take it back with --undo; if the images name an issuer, give it with --issuer",
     )
+
+
+def ids_from(stdin: TextIO | None) -> list[str]:
+    """Asked for at a terminal, otherwise read as a list; there is no standard input where somebody has closed it."""
+    if stdin is None:
+        return _some([])
+    return ask_ids() if stdin.isatty() else read_ids(stdin.buffer)
 
 
 def read_ids(stream: BinaryIO) -> list[str]:
