@@ -53,7 +53,7 @@ def erase(
         chosen = _chosen(ids, shown_keys, keys, profile, issuer, store, known)
         stored = {key for key in chosen if store is not None and _has(store, key)}
         _record(place, "withdraw", [key for key in chosen if key not in known], keys, person)
-        examples = sum(store.erase(key) for key in chosen) if store is not None else 0
+        examples = store.erase(*chosen) if store is not None else 0
         received = _drop_received(place, profile, keys, chosen, talk)
         nobody = [key for key in chosen if key not in stored | known | received.keys()]
         counts = {
@@ -212,7 +212,9 @@ def _drop_received(
         return Counter()
     try:
         spool = Spool(place.spool, profile.limits, keys)
-    except StoreError:
+    except StoreError as error:
+        if error.code != "store-busy":
+            raise
         talk.line("wardround: site receive is running: what it holds of them goes at its next look")
         return Counter()
     wanted, gone = set(chosen), Counter[str]()

@@ -58,7 +58,7 @@ def find_items(
         only = [_item(store, start).item for start in starts]
         with talk.progress("read headers") as progress:
             counts = find(
-                source, target, store, profile, keys, place.spool, only=only, listing=progress,
+                source, target, store, profile, keys, place.spool, apart=(place.reports,), only=only, listing=progress,
                 workers=cores() if workers is None else workers,
             )  # fmt: skip
     return asdict(counts)

@@ -55,19 +55,20 @@ class FoundCounts:
 
 def find(
     folder: Path, target: Path, store: Store, profile: DeidProfile, keys: SiteKeys, spool: Path, *,
-    only: Collection[str] = (), workers: int = 0, listing: Callable[[int, int], None] | None = None,
+    apart: Collection[Path] = (), only: Collection[str] = (), workers: int = 0,
+    listing: Callable[[int, int], None] | None = None,
 ) -> FoundCounts:  # fmt: skip
     """Write which files and rows of a source are held back, as a table of `COLUMNS`, into the new file `target`.
 
     Guarantees: the table, which names files of patients, is readable by its owner only, outside of the source, the
-    store and the spool; it is there whole or not at all; without an item there is none.
+    store, the spool and the folders `apart`; it is there whole or not at all; without an item there is none.
 
     Raises: DataError folder-absent, folder-empty, folder-unreadable, folder-overlap; StoreError output-exists.
     """
     _require_new(target)
     with scratch(spool) as place:
         source = Source(folder, profile.limits, place)
-        _require_outside(target, (source.origin, source.top, store.folder, spool))
+        _require_outside(target, (source.origin, source.top, store.folder, spool, *apart))
         intake = scan(
             source, profile, place, workers=workers, limits=WorkLimits(), progress=listing, every_row=False
         )  # fmt: skip

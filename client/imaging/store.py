@@ -409,23 +409,25 @@ class Store:
                 gone.update(held for (held,) in found)
         return gone
 
-    def erase(self, patient_key: str) -> int:
-        """Withdraw a patient: rows, then pictures, then the write-ahead log. Returns how many examples there were.
+    def erase(self, *patient_keys: str) -> int:
+        """Withdraw patients: rows, then pictures, then the write-ahead log. Returns how many examples there were.
 
         A crash in between leaves pictures without rows, which the next writer removes.
 
         Raises StoreError store-busy when somebody reads for so long that the log keeps the patient's words.
         """
+        gone = 0
         with self.batch():
-            pictures = [picture.path for picture in self._pictures(patient_key)]
-            gone = self._index.execute("DELETE FROM example WHERE patient_key = ?", (patient_key,)).rowcount
-            self._index.execute("DELETE FROM picture WHERE patient_key = ?", (patient_key,))
-            self._index.execute("DELETE FROM patient WHERE patient_key = ?", (patient_key,))
-            self.checkpoint()
-            for path in pictures:
-                path.unlink(missing_ok=True)
+            for key in patient_keys:
+                pictures = [picture.path for picture in self._pictures(key)]
+                gone += self._index.execute("DELETE FROM example WHERE patient_key = ?", (key,)).rowcount
+                self._index.execute("DELETE FROM picture WHERE patient_key = ?", (key,))
+                self._index.execute("DELETE FROM patient WHERE patient_key = ?", (key,))
+                self.checkpoint()
+                for path in pictures:
+                    path.unlink(missing_ok=True)
         self._truncate_log()
-        return int(gone)
+        return gone
 
     def withhold(self, example_keys: Sequence[str], reason: str, *, group: bool = False) -> Reach:
         """Take out what a person found wanting, with every example that shows one of its pictures, or with `group` a

@@ -206,6 +206,7 @@ def test_what_is_in_no_source_any_more_is_dropped_only_by_an_ingest_of_that_sour
         ("{source}/x.csv", "would lie in"), ("{site}/store/x.csv", "would lie in"),
         ("{source}/reports.csv", "file of this"),
         ("{site}/nowhere/x.csv", "no folder"), ("{site}/link", "file of this"), ("{site}/spool/x.csv", "no folder"),
+        ("{site}/reports/x.csv", "would lie in"),
     ],
 )  # fmt: skip
 def test_the_table_of_names_is_written_only_where_it_may_be(
@@ -213,6 +214,7 @@ def test_the_table_of_names_is_written_only_where_it_may_be(
 ) -> None:
     run("ingest", source)
     (site / "link").symlink_to(site / "elsewhere")
+    (site / "reports").mkdir()
     there = sorted(path for path in site.parent.rglob("*") if path.suffix == ".csv")
 
     status, _, err = run("quarantine", "find", source, where.format(source=source, site=site))
