@@ -128,7 +128,12 @@ def _is_placeholder(text: str, word: re.Match[str]) -> bool:
 
 def _is_name_inside(text: str, match: re.Match[str]) -> bool:
     """A plain word that is a name too, with a capital that no heading or other capital beside it explains."""
-    if fold(match[0]) not in listed_words("names") or _EPONYM.fullmatch(match[0]) is None:
+    return fold(match[0]) in listed_words("names") and stands_by_itself(text, match)
+
+
+def stands_by_itself(text: str, match: re.Match[str]) -> bool:
+    """Whether a word has a capital inside a sentence, and neither an eponym nor another capital beside it says why."""
+    if _EPONYM.fullmatch(match[0]) is None:
         return False
     if starts_sentence(text, match.start()) or is_eponym(text, match.start(), match.end()):
         return False

@@ -32,6 +32,7 @@ from client.imaging.report_clues import (
 )
 from client.imaging.report_initials import initials
 from client.imaging.report_known import known
+from client.imaging.report_listed import NOBODY, Listed
 from client.imaging.second_reader import second_reader
 from client.imaging.tagger import Tagger
 from client.imaging.vocabulary import Span, blocks_of_one_case, is_caseless, normalised, undisguised
@@ -42,10 +43,11 @@ Clearing = Callable[[str, Iterable[Span]], list[Span]]
 
 
 def scrub(
-    text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None
-) -> str:
-    """`text` without identifiers: those of the headers, of `staff` (name words of the site), those of patterns, what a
-    site's own `tagger` marks, and what the second reader doubts.
+    text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None,
+    listed: Listed = NOBODY,
+) -> str:  # fmt: skip
+    """`text` without identifiers: those of the headers, of `staff` (name words of other headers), of the site's lists
+    (`listed`), those of patterns, what a site's own `tagger` marks, and what the second reader doubts.
 
     Guarantees: of `identifiers` no UID or date is left, no id of four characters or more that is no word of the
     vocabulary (a shorter one goes behind a word like `patient` or `no.`, and wherever it has the form of no finding:
@@ -58,7 +60,7 @@ def scrub(
     'Seen by [NAME] on [DATE]. Nodule 4 x 5 mm at T12-L1.'
     """
     reader = second_reader()
-    clean = _by_rules(text, identifiers, staff, tagger, reader.not_cleared)
+    clean = _by_rules(text, identifiers, staff, tagger, listed, reader.not_cleared)
     doubts = list(reader.doubts(clean))
     if _places(doubts) > _DOUBTS_MAX:
         raise refusal("text-residual", "the text has too many places that may be about a person")
@@ -66,22 +68,24 @@ def scrub(
 
 
 def scrub_by_rules(
-    text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None
-) -> str:
+    text: str, identifiers: Identifiers, staff: frozenset[str] = frozenset(), tagger: Tagger | None = None,
+    listed: Listed = NOBODY,
+) -> str:  # fmt: skip
     """`text` as the rules alone leave it, which the second reader learns from. Raises as `scrub`."""
-    return _by_rules(text, identifiers, staff, tagger, lambda _, spans: list(spans))
+    return _by_rules(text, identifiers, staff, tagger, listed, lambda _, spans: list(spans))
 
 
 def _by_rules(
-    text: str, identifiers: Identifiers, staff: frozenset[str], tagger: Tagger | None, not_cleared: Clearing
-) -> str:
+    text: str, identifiers: Identifiers, staff: frozenset[str], tagger: Tagger | None, listed: Listed,
+    not_cleared: Clearing,
+) -> str:  # fmt: skip
     """What the second reader reads: all that the rules find is masked, but words that go by their neighbours or for a
     capital alone, and are `not_cleared` away."""
     cleaned, found, unknown = [], set[str](), set[str]()
     text = normalised(text)
     text = _replaced(text, in_other_scripts(text))
     for block in blocks_of_one_case(text):
-        clean, by_rule, by_capital = _scrub_block(block, identifiers, staff, tagger, not_cleared)
+        clean, by_rule, by_capital = _scrub_block(block, identifiers, staff, tagger, listed, not_cleared)
         cleaned.append(clean)
         found |= by_rule
         unknown |= by_capital
@@ -92,8 +96,9 @@ def _by_rules(
 
 
 def _scrub_block(
-    text: str, identifiers: Identifiers, staff: frozenset[str], tagger: Tagger | None, not_cleared: Clearing
-) -> tuple[str, set[str], set[str]]:
+    text: str, identifiers: Identifiers, staff: frozenset[str], tagger: Tagger | None, listed: Listed,
+    not_cleared: Clearing,
+) -> tuple[str, set[str], set[str]]:  # fmt: skip
     """A text of one case, clean; the words taken out of it for what is known of them; and those for a capital alone."""
     plain = _plain(text)
     caseless = is_caseless(plain)
@@ -103,7 +108,7 @@ def _scrub_block(
     if tagger is not None:
         spans += [Span(*span) for span in tagger.spans(text)]
     found = {plain[span.start : span.end] for span in spans if span.placeholder in (NAME, PLACE)}
-    text, unknown = _replaced(text, spans), set[str]()
+    text, unknown = _replaced(text, [*spans, *listed.spans(plain)]), set[str]()
     for search in (beside_placeholders, in_told_sentences, unknown_names, beside_placeholders):
         plain = _plain(text)
         spans = not_cleared(plain, search(plain, caseless))
