@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from client.folder import CA, IDENTITY, SECRET, SETTINGS, TRANSPORT, SiteFolder
 from client.imaging.scratch import left_over
+from client.imaging.site_lists import SiteLists
 from client.imaging.spool import has_receiver, raw_times
 from client.imaging.store import Store
 from client.local_service import SOCKET
@@ -69,6 +70,7 @@ def examine(folder: SiteFolder, *, now: Callable[[], float] = time.time) -> list
         _checked("release", lambda: _release(folder)),
         _checked("spool", lambda: _spool(folder, now())),
         _checked("text search", lambda: _text_search(folder)),
+        _checked("lists", lambda: _lists(folder)),
         _checked("model", lambda: _model(folder)),
         _checked("roster", lambda: _roster(folder, now())),
         _checked("telemetry", _telemetry),
@@ -197,6 +199,17 @@ def _text_search(folder: SiteFolder) -> tuple[Health, str]:
     second_reader()
     tagger_at(text.tagger, text.tagger_sha256)
     return "ok", "the detector of burned-in text and the second reader of reports are there, and whole"
+
+
+def _lists(folder: SiteFolder) -> tuple[Health, str]:
+    """Staff, places and joined records, as every ingest reads them."""
+    data = folder.settings().data
+    entries = SiteLists.read(folder.path, data).entries
+    words = {"staff": "staff", "places": "places", "patients": "joined records"}
+    said = ", ".join(f"{entries[name].count} {word}" for name, word in words.items() if name in entries)
+    if data.patients is not None and _others_may(folder.path / data.patients):
+        return "warn", f"{said}; others may read the file of data.patients: chmod go-rwx"
+    return "ok", said or "none: no staff, places or patients in [data] of site.toml"
 
 
 def _model(folder: SiteFolder) -> tuple[Health, str]:

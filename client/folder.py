@@ -52,6 +52,9 @@ store = "store"                    # clean examples, from this folder
 secret = "secret"                  # of the pseudonyms: keep a copy in a safe, apart from the store
 declared_patients = {declared:<10}     # public and round, near the store's patients; delta and weights follow from it
 # rules = "rules.toml"             # your own rules of de-identification, docs/site_operator.md; without: the shipped
+# staff = "staff.txt"              # names that go from every report, one a line
+# places = "places.txt"            # hospitals, wards, towns, streets, likewise
+# patients = "patients.csv"        # old_id,current_id: records that were joined
 
 [policy]
 epsilon_max = 3.0                  # over everything that this site ever answers; spent privacy does not come back

@@ -20,6 +20,7 @@ from client.imaging.ingest import IngestCounts, Withdrawn, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.reasons import explained
+from client.imaging.site_lists import SiteLists
 from client.imaging.store import Store
 from client.imaging.withheld import REASONS, Reach, Withheld, device_words
 from client.imaging.workers import cores
@@ -38,7 +39,7 @@ _KEY_BEGINS = re.compile(rf"[0-9a-f]{{{_KEY_LETTERS_MIN},32}}")
 
 def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | None) -> Json:
     """`site ingest`. Raises: DataError nothing-clean when not one example is in the store afterwards."""
-    profile, keys, key = place.profile(), place.keys(), place.signing_key()
+    profile, keys, key, lists = place.profile(), place.keys(), place.signing_key(), place.lists
     gone = withdrawn(place, keys, talk)
     place.releases().all()  # a damaged record is told before the work, not in place of its counts
     with _guarded(), place.store_for(profile, keys) as store:
@@ -46,9 +47,9 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
         with talk.progress("read headers, then de-identify") as progress:
             counts = ingest(
                 source, store, profile, keys, listing=progress, progress=progress,
-                workers=cores() if workers is None else workers, withdrawn=gone,
+                workers=cores() if workers is None else workers, withdrawn=gone, listed=lists.listed,
             )  # fmt: skip
-        digest = _attest_batch("ingest", store, profile, keys, counts, key)
+        digest = _attest_batch("ingest", store, profile, keys, lists, counts, key)
         if not store.count():
             raise DataError(
                 "nothing-clean",
@@ -69,7 +70,10 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
                 source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers,
                 withdrawn=gone(),
             )  # fmt: skip
-        text = attestation("deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=_now())
+        text = attestation(
+            "deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=_now(),
+            lists=place.lists.attested(keys),
+        )  # fmt: skip
         keep(place.state / "attestations", text, key)
     return asdict(counts)
 
@@ -80,7 +84,8 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
     from client.imaging.spool import Spool
     from client.imaging.storage_scp import Door
 
-    profile, keys, key, wanted = place.profile(), place.keys(), place.signing_key(), place.settings.receive
+    profile, keys, key, lists = place.profile(), place.keys(), place.signing_key(), place.lists
+    wanted = place.settings.receive
     door = Door(port, wanted.callers, wanted.ae_title, wanted.host, wanted.associations)
     stop, gone = Event(), withdrawn(place, keys, talk)
     with (
@@ -92,12 +97,13 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
         prepare(store.folder / "attestations")
 
         def told(counts: IngestCounts) -> None:
-            _attest_batch("receive", store, profile, keys, counts, key)
+            _attest_batch("receive", store, profile, keys, lists, counts, key)
             talk.line(f"stored {counts.accepted} examples{_reasons(counts.quarantined)}")
 
         receive(
             door, spool, store, place.reports, profile, keys,
             quiet_s=wanted.quiet_s, keep_days=wanted.keep_days, stop=stop, workers=cores(), told=told,
+            listed=lists.listed,
             started=lambda actual: talk.line(f"{door.ae_title} listens on {door.host} port {actual}"),
             expired=lambda count: talk.line(f"{count} images waited too long for a report and were removed"),
             busy=lambda: talk.line("another process is writing to the store; what was received waits until it ends"),
@@ -246,10 +252,13 @@ def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) 
 
 
 def _attest_batch(
-    kind: str, store: Store, profile: DeidProfile, keys: SiteKeys, counts: IngestCounts, key: SigningKey | None
-) -> str:
+    kind: str, store: Store, profile: DeidProfile, keys: SiteKeys, lists: SiteLists, counts: IngestCounts,
+    key: SigningKey | None,
+) -> str:  # fmt: skip
     digest = store.digest()
-    text = attestation(kind, profile, keys.key_id, asdict(counts), data_digest=digest, time_utc=_now())
+    text = attestation(
+        kind, profile, keys.key_id, asdict(counts), data_digest=digest, time_utc=_now(), lists=lists.attested(keys)
+    )
     keep(store.folder / "attestations", text, key)
     return digest
 

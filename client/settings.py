@@ -29,6 +29,9 @@ class Data:
     secret: Name  # the file with this site's pseudonym secret
     declared_patients: Annotated[int, Field(ge=1, le=100_000_000)]  # rounded and public; not the count of the store
     rules: Name | None = None  # the file with this site's own rules of de-identification; absent: the shipped ones
+    staff: Name | None = None  # names that go from every report, one a line
+    places: Name | None = None  # hospitals, wards, towns, streets, likewise
+    patients: Name | None = None  # a table of joined records: older ids of the same people
 
 
 def ensure_declared(data: Data, patients: int) -> None:

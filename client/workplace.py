@@ -6,11 +6,13 @@ It needs no keys and no roster: a hospital can ingest, inspect and release befor
 import os
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from client.folder import IDENTITY, SETTINGS
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
+from client.imaging.site_lists import SiteLists, require_joined
 from client.imaging.site_rules import load_rules, under
 from client.imaging.store import Store
 from client.releases import Releases
@@ -55,8 +57,16 @@ class Workplace:
     def reports(self) -> Path:
         return self.folder / self.settings.receive.reports
 
+    @cached_property
+    def lists(self) -> SiteLists:
+        """The site's lists, read once. Raises: SettingsError, DataError site-list."""
+        return SiteLists.read(self.folder, self.settings.data)
+
     def keys(self) -> SiteKeys:
-        """The site's pseudonym keys. Raises: SettingsError when the secret is absent, short, or open to others."""
+        """The site's pseudonym keys, which know of its joined records.
+
+        Raises: SettingsError when the secret is absent, short, or open to others; as `lists`.
+        """
         path = self.folder / self.settings.data.secret
         try:
             mode = path.stat().st_mode
@@ -73,7 +83,7 @@ class Workplace:
                 "the site's secret is open to other users",
                 hint="chmod 600 the file that data.secret names",
             )
-        return SiteKeys.from_secret(secret)
+        return SiteKeys.from_secret(secret).joining(self.lists.joined)
 
     def profile(self) -> DeidProfile:
         """The shipped rules, changed by the site's own if it has some. Raises: SettingsError."""
@@ -112,6 +122,11 @@ class Workplace:
                 "the store was made with other rules of de-identification",
                 hint="take the change in data.rules back, or name a new folder in data.store and ingest all again",
             )
+        try:
+            require_joined(store, keys, {profile.default_issuer})
+        except StoreError:
+            store.close()
+            raise
         return store
 
     def has_store(self) -> bool:

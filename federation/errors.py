@@ -125,7 +125,8 @@ class StoreError(FedError):
     codes = frozenset(
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
-            "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest", "withdrawal-damaged",
+            "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
+            "store-joined", "withdrawal-damaged",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "output-failed",
             "disk-full", "bundle-failed", "example-unknown",
         }
@@ -142,7 +143,7 @@ class DataError(FedError):
     codes = frozenset(
         {
             "folder-absent", "folder-empty", "folder-unreadable", "folder-overlap", "nothing-clean", "too-few-patients",
-            "site-name", "not-released", "receiver", "no-worker", "patient-unknown", "item-unknown",
+            "site-name", "not-released", "receiver", "no-worker", "patient-unknown", "item-unknown", "site-list",
         }
     )  # fmt: skip
 

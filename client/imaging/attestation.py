@@ -28,6 +28,7 @@ _PACKAGES = (
 def attestation(
     kind: str, profile: DeidProfile, key_id: str, counts: Mapping[str, int | Mapping[str, int]], *,
     data_digest: str | None, time_utc: str, person: str = "",
+    lists: Mapping[str, Mapping[str, int | str]] | None = None,
 ) -> bytes:  # fmt: skip
     """The canonical text of one batch's attestation.
 
@@ -35,6 +36,7 @@ def attestation(
         kind: `ingest`, `receive`, `deidentify`; `hold`, `unhold`, `discard`, `erase` or `erase-undo`, by a person.
         data_digest: of the store after the batch; None for an export.
         person: who decided, where a person did.
+        lists: of each list that the site has, how many entries it had then and a keyed digest.
     """
     limits, rendering = asdict(profile.limits), asdict(profile.rendering)
     return canonical.dump(
@@ -51,6 +53,7 @@ def attestation(
             "limits": _plain(limits),
             "rendering": _plain(rendering),
             "key_id": key_id,
+            "lists": _plain(lists or {}),
             "data_digest": data_digest,
             "counts": _plain(counts),
             "versions": _versions(),

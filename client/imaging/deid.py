@@ -5,7 +5,7 @@ Every identifier of the study's own headers is then looked for in what was kept;
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -25,20 +25,24 @@ from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 from client.imaging.receive import RawImage, RawStudy
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
 from client.imaging.report_known import residue
+from client.imaging.report_listed import NOBODY, Listed
 from client.imaging.report_sections import sections
 from client.imaging.report_text import scrub
 from client.imaging.reports import RawTurn
 from client.imaging.tagger import Tagger, tagger_at
 
-__all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys"]
+__all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys", "joined_ids"]
 
 
-def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | None = None) -> CleanStudy:
-    """The training record of a study. Without a `reader` of burned-in text the shipped one is opened.
+def clean(
+    raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | None = None, listed: Listed = NOBODY
+) -> CleanStudy:
+    """The training record of a study. Without a `reader` of burned-in text the shipped one is opened; `listed` are the
+    site's own names and places.
 
     Guarantees: pictures carry no metadata; every picture was searched for burned-in text, and what was found is blank;
     field values are numbers or words of the profile's lists; of the names, ids, UIDs, dates and places of the study's
-    headers what `residue` looks for is not left in a question or an answer; one patient only.
+    headers, and of the site's lists, what `residue` looks for is not left in a question or an answer; one patient only.
 
     Raises: DeidError with the reason for quarantine; its message never holds a value.
     """
@@ -55,6 +59,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
     study_key, sex, age = "", "", None
     patient_key = _patient_key(images, keys)
     for image in images:
+        found = found.plus(joined_ids(image, keys))
         if image.kind == "picture":
             found = found.plus(_of_picture(image))
             with open_file(image.path) as file:
@@ -63,7 +68,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
         else:
             with border("malformed", "a header field does not convert"):
                 dataset = read(image.path, profile.limits, pixels=True)
-                require_usable(dataset, image, profile)
+                require_usable(dataset, image, profile, keys)
                 found = found.plus(collect(dataset, profile.limits))
                 header = clean_dataset(dataset, profile, keys)
                 fields = _fields(header)
@@ -75,7 +80,7 @@ def clean(raw: RawStudy, profile: DeidProfile, keys: SiteKeys, reader: Reader | 
                     raise refusal("burned-in", "the header announces text in the pixels, and none was found")
         pictures += [_picture(one, image, patient_key, fields, keys, profile.limits) for one in rendered]
     examples = tuple(
-        CleanExample(key, _turns(turns, found, raw.staff, tagger))
+        CleanExample(key, _turns(turns, found, raw.staff, tagger, listed))
         for key, turns in zip(example_keys(raw, keys), raw.conversations, strict=True)
     )
     return CleanStudy(
@@ -116,7 +121,7 @@ def _sampled(raw: RawStudy, profile: DeidProfile) -> tuple[RawImage, ...]:
     return tuple(raw.images[at] for at in spread(len(raw.images), profile.rendering.pictures_per_study))
 
 
-def require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> None:
+def require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile, keys: SiteKeys) -> None:
     """Of an accepted class, and still of the patient that the first look at the folder saw.
 
     Raises: DeidError site-refused, class-refused, class-unknown, patient-conflict.
@@ -124,15 +129,25 @@ def require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile) -> N
     class_uid = str(dataset.SOPClassUID)
     if (code := class_code(class_uid, profile) or modality_code(dataset, profile)) is not None:
         raise refusal(code, "objects of this SOP class or modality are not accepted")
-    issuer = str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer
-    stated = (normal_id(issuer), normal_id(str(dataset.get("PatientID", "") or "")))
-    if stated != (normal_id(image.issuer), normal_id(image.patient_id)):
+    issuer = normal_id(str(dataset.get("IssuerOfPatientID", "") or "") or profile.default_issuer)
+    stated = normal_id(str(dataset.get("PatientID", "") or ""))
+    if (issuer, keys.joined.current(issuer, stated)) != (normal_id(image.issuer), normal_id(image.patient_id)):
         raise refusal("patient-conflict", "the file changed its patient while the folder was read")
 
 
+def joined_ids(image: RawImage, keys: SiteKeys) -> Identifiers:
+    """All ids of a person whose records were joined: a report may quote any of them."""
+    ids = keys.joined.all_ids(normal_id(image.issuer), normal_id(image.patient_id))
+    return Identifiers(names=frozenset(_names_in(ids)), ids=frozenset(map(fold_id, ids)))
+
+
 def _of_picture(image: RawImage) -> Identifiers:
-    names = set() if any(letter.isdigit() for letter in image.patient_id) else name_words(image.patient_id)
-    return Identifiers(names=frozenset(names), ids=frozenset({fold_id(image.patient_id)}))
+    return Identifiers(names=frozenset(_names_in({image.patient_id})), ids=frozenset({fold_id(image.patient_id)}))
+
+
+def _names_in(ids: Iterable[str]) -> set[str]:
+    """The words of ids that are no numbers."""
+    return {word for each in ids if not any(map(str.isdigit, each)) for word in name_words(each)}
 
 
 def _picture(
@@ -207,16 +222,18 @@ def _age(raw: Dataset, header: Dataset, profile: DeidProfile) -> int | None:
 
 
 def _turns(
-    turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str], tagger: Tagger | None
+    turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str], tagger: Tagger | None, listed: Listed
 ) -> tuple[Turn, ...]:
     kept = []
     for turn in turns:
-        question = scrub(turn.question, found, staff, tagger)
-        answer = scrub(sections(turn.answer), found, staff, tagger)
+        question = scrub(turn.question, found, staff, tagger, listed)
+        answer = scrub(sections(turn.answer), found, staff, tagger, listed)
         for text in (question, answer):
             if not text:
                 raise refusal("text-sections", "nothing of the text is left")
             if (kind := residue(text, found)) is not None:
                 raise refusal("residual-identifier", f"a {kind} of this patient's header is still in the text")
+            if (kind := listed.residue(text)) is not None:
+                raise refusal("residual-identifier", f"a {kind} of the site's lists is still in the text")
         kept.append(Turn(question, answer))
     return tuple(kept)

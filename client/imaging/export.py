@@ -37,7 +37,7 @@ from pydicom.uid import (
 from client.imaging import jpeg12
 from client.imaging.burned_in import Mask, flagged
 from client.imaging.dataset import method_code
-from client.imaging.deid import clean_dataset, require_usable
+from client.imaging.deid import clean_dataset, joined_ids, require_usable
 from client.imaging.header import border, open_file, parse, refusal
 from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
 from client.imaging.identifiers import collect
@@ -103,7 +103,7 @@ def export(
             require_apart(source.top, spool)
         _claim(target)
         intake = scan(
-            source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False
+            source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False, joined=keys.joined
         )  # fmt: skip
         with closing(intake):
             intake.withhold(partial(is_withdrawn, withdrawn, keys, profile))
@@ -152,8 +152,8 @@ def clean_file(image: RawImage, profile: DeidProfile, keys: SiteKeys) -> CleanFi
         with open_file(image.path) as file:
             whole = file.read(profile.limits.file_bytes + 1)
         dataset = parse(BytesIO(whole), profile.limits, pixels=True)
-        require_usable(dataset, image, profile)
-        found = collect(dataset, profile.limits)
+        require_usable(dataset, image, profile, keys)
+        found = collect(dataset, profile.limits).plus(joined_ids(image, keys))
     where = _text_in(whole, profile) if "PixelData" in dataset else None
     native = None
     if "PixelData" in dataset and not image.twin:

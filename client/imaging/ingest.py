@@ -17,7 +17,9 @@ from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys, normal_id
 from client.imaging.receive import Intake, RawStudy, scan
 from client.imaging.record import CleanStudy
+from client.imaging.report_listed import NOBODY, Listed
 from client.imaging.scratch import scratch
+from client.imaging.site_lists import require_joined
 from client.imaging.sources import Source
 from client.imaging.store import Store
 from client.imaging.withheld import REASONS
@@ -63,6 +65,7 @@ def ingest(
     limits: WorkLimits | None = None, reports: Path | None = None, every_row: bool = True,
     leftover: Callable[[Path], None] | None = None, rested: Collection[Path] | None = None,
     withdrawn: Callable[[], Withdrawn] = _nobody,
+    listed: Listed = NOBODY,
 ) -> IngestCounts:  # fmt: skip
     """De-identify a folder, a DICOMDIR's folder or a zip into a store. Doing it again adds nothing.
 
@@ -77,6 +80,7 @@ def ingest(
         leftover: called with every usable image that no row is about.
         withdrawn: says who has been; asked while nobody else can write to the store, so that whoever is erased after
             that is erased from what this ingest stores.
+        listed: the site's own names and places; its joined records are in `keys`.
 
     Raises: DataError folder-absent, folder-unreadable, folder-overlap, folder-empty; DeidError archive-refused, and
     pairing before anything is stored; StoreError.
@@ -93,11 +97,12 @@ def ingest(
         require_apart(source.top, store.folder)
         intake = scan(
             source, profile, place, workers=_workers(workers, source), limits=limits, progress=listing,
-            every_row=every_row,
+            every_row=every_row, joined=keys.joined,
         )  # fmt: skip
         try:
+            require_joined(store, keys, intake.issuers)
             return _stored_all(
-                intake, source, store, profile, keys, progress=progress, workers=workers, limits=limits,
+                intake, source, store, profile, keys, listed, progress=progress, workers=workers, limits=limits,
                 leftover=leftover, withdrawn=withdrawn, whole=every_row,
             )  # fmt: skip
         finally:
@@ -128,7 +133,7 @@ def require_apart(one: Path, other: Path) -> None:
 
 
 def _stored_all(
-    intake: Intake, source: Source, store: Store, profile: DeidProfile, keys: SiteKeys, *,
+    intake: Intake, source: Source, store: Store, profile: DeidProfile, keys: SiteKeys, listed: Listed, *,
     progress: Progress | None, workers: int | None, limits: WorkLimits, leftover: Callable[[Path], None] | None,
     withdrawn: Callable[[], Withdrawn], whole: bool,
 ) -> IngestCounts:  # fmt: skip
@@ -136,7 +141,7 @@ def _stored_all(
     accepted = already = 0
     origin = source_item(source, keys) if whole else ""  # what was received lies nowhere any more
     outcomes = each(
-        partial(_cleaned, profile, keys), _marked(intake.studies(), store, keys),
+        partial(_cleaned, profile, keys, listed), _marked(intake.studies(), store, keys),
         failed=_reason, workers=_count(workers, total), limits=limits, chunk=_CHUNK, files=_file_count,
     )  # fmt: skip
     with closing(outcomes), store.batch():
@@ -235,13 +240,13 @@ def _taken_out(raw: RawStudy, store: Store, keys: SiteKeys) -> str | None:
         return None
 
 
-def _cleaned(profile: DeidProfile, keys: SiteKeys, marked: tuple[RawStudy, bool]) -> Outcome:
+def _cleaned(profile: DeidProfile, keys: SiteKeys, listed: Listed, marked: tuple[RawStudy, bool]) -> Outcome:
     """Only the code of a refusal goes on: no exception, and so no traceback, leaves a worker."""
     raw, is_stored = marked
     if is_stored:
         return None
     try:
-        return clean(raw, profile, keys)
+        return clean(raw, profile, keys, listed=listed)
     except DeidError as error:
         return error.code
     except OSError:

@@ -8,11 +8,12 @@ import hashlib
 import hmac
 import unicodedata
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from client.imaging.joined import Joined
 from federation.errors import SettingsError
 
 DOMAINS = ("patient", "uid", "accession", "date", "source", "scan")
@@ -32,6 +33,8 @@ class SiteKeys:
     scan: bytes
     key_id: str
     """Names the secret without revealing it: a store remembers which secret made its patient keys."""
+    joined: Joined = field(default_factory=Joined)
+    """Older ids of the same people: they have the key of the current one."""
 
     @classmethod
     def from_secret(cls, secret: bytes) -> "SiteKeys":
@@ -43,14 +46,30 @@ class SiteKeys:
                 hint="make 32 bytes with the operating system's generator",
             )
         keys = {domain: _derive(secret, domain) for domain in DOMAINS}
-        return cls(**keys, key_id=_derive(secret, "key-id")[:8].hex())
+        return cls(key_id=_derive(secret, "key-id")[:8].hex(), joined=Joined(), **keys)
 
     def __repr__(self) -> str:
         return "<SiteKeys: hidden>"
 
+    def joining(self, joined: Joined) -> "SiteKeys":
+        """The same keys, for a site that has joined records."""
+        return replace(self, joined=joined)
+
     def patient_key(self, issuer: str, patient_id: str) -> str:
-        """HMAC(issuer, 0x1F, id) of the normalised pair: padded, unpadded and differently cased ids are one person."""
+        """HMAC(issuer, 0x1F, id) of the normalised pair: padded, unpadded and differently cased ids are one person, and
+        so are those that the site has joined."""
+        issuer, patient_id = normal_id(issuer), normal_id(patient_id)
+        return pseudonym(self.patient, issuer, self.joined.current(issuer, patient_id))
+
+    def unjoined_key(self, issuer: str, patient_id: str) -> str:
+        """The key that this id had, or would have, as a person of its own."""
         return pseudonym(self.patient, normal_id(issuer), normal_id(patient_id))
+
+    def person_keys(self, issuer: str, patient_id: str) -> frozenset[str]:
+        """Every key that this person has, or had before records were joined."""
+        issuer, patient_id = normal_id(issuer), normal_id(patient_id)
+        ids = self.joined.all_ids(issuer, patient_id) | {patient_id}
+        return frozenset(self.unjoined_key(issuer, each) for each in ids)
 
     def new_uid(self, uid: str, *, within: str = "") -> str:
         """A `2.25.` UID for `uid`; `within` a study UID keeps frames of reference from joining studies.

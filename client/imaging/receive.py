@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from client.imaging.header import border, class_code, kind_of, modality_code, open_file, read
 from client.imaging.identifiers import UNDECODED, name_words, parse_day
+from client.imaging.joined import Joined
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import normal_id
 from client.imaging.reports import RawTurn, ReportRow, csv_row, csv_rows, json_row, json_rows
@@ -47,7 +48,7 @@ _INDEX_MEMORY_KB = 64 * 1024
 _SCHEMA = """
 CREATE TABLE image (id INTEGER PRIMARY KEY, path BLOB UNIQUE, kind TEXT, code TEXT, sop TEXT, study TEXT,
                     accession TEXT, issuer TEXT, patient TEXT, birth TEXT, sex TEXT, position REAL, localizer INTEGER,
-                    frames INTEGER, modality TEXT, named INTEGER DEFAULT 0, twin TEXT DEFAULT '');
+                    frames INTEGER, modality TEXT, vague INTEGER, named INTEGER DEFAULT 0, twin TEXT DEFAULT '');
 CREATE TABLE refused (path BLOB, kind TEXT, code TEXT);
 CREATE TABLE row (id INTEGER PRIMARY KEY, file BLOB, number INTEGER, start INTEGER, length INTEGER, images TEXT,
                   code TEXT, patient TEXT);
@@ -64,6 +65,7 @@ class RawImage:
     """SOP instance UID; for a picture its place in the folder, which is used for keyed pseudonyms only."""
     issuer: str
     patient_id: str
+    """Of joined records the current one."""
     code: str | None = None
     """Why the file cannot be used, if that is known already."""
     twin: str = ""
@@ -111,7 +113,7 @@ def studies(folder: Path, profile: DeidProfile | None = None) -> Iterator[RawStu
 def scan(
     source: Source, profile: DeidProfile, place: Path, *,
     workers: int = 0, limits: WorkLimits | None = None, progress: Callable[[int, int], None] | None = None,
-    every_row: bool = True,
+    every_row: bool = True, joined: Joined | None = None,
 ) -> "Intake":  # fmt: skip
     """List a source. Content decides what a file is, except that reports end in .jsonl or .csv (and do not begin with
     `._`, as what macOS writes beside a file does).
@@ -119,11 +121,12 @@ def scan(
     Args:
         place: the scratch folder for the index.
         every_row: a row whose image is not there stops the work; otherwise it is left for another time.
+        joined: which ids count as others.
 
     Raises: DataError folder-empty, folder-unreadable; DeidError pairing for a row that names an image that is not
     there.
     """
-    intake = Intake(source, profile, place, every_row=every_row)
+    intake = Intake(source, profile, place, every_row=every_row, joined=joined or Joined())
     intake.list_images(workers, limits or WorkLimits(), progress)
     intake.list_rows()
     if every_row and (not intake.image_count or not intake.row_count):
@@ -145,8 +148,10 @@ class _Listed(NamedTuple):
 class Intake:
     """The index of one source. Full of identifiers; it goes with the object."""
 
-    def __init__(self, source: Source, profile: DeidProfile, place: Path, *, every_row: bool) -> None:
-        self._source, self._profile, self._every_row = source, profile, every_row
+    def __init__(
+        self, source: Source, profile: DeidProfile, place: Path, *, every_row: bool, joined: Joined
+    ) -> None:  # fmt: skip
+        self._source, self._profile, self._every_row, self._joined = source, profile, every_row, joined
         self._is_withdrawn: Callable[[str, str], bool] = lambda issuer, patient_id: False
         self._staff: set[str] = set()
         self._reports: list[str] = []
@@ -173,6 +178,11 @@ class Intake:
     def study_count(self) -> int:
         grouped = self._one("SELECT count(DISTINCT images) FROM row WHERE images IS NOT NULL")
         return int(grouped) + int(self._one("SELECT count(*) FROM row WHERE images IS NULL"))
+
+    @property
+    def issuers(self) -> frozenset[str]:
+        """Those that images name, in normal form; the default one for those that name none."""
+        return frozenset(issuer for (issuer,) in self._index.execute("SELECT DISTINCT issuer FROM image") if issuer)
 
     @property
     def unreported(self) -> int:
@@ -263,7 +273,7 @@ class Intake:
             found = [self._image(number, rows[0]["patient"]) for number in json.loads(images or "[]")]
             codes += [image.code for image in found if image.code and not image.patient_id]  # before pairing
             conversations = [row["turns"] for row in rows]
-            pictured = {normal_id(row["patient"]) for row in rows if row["patient"]}
+            pictured = {self._pictured(row["patient"]) for row in rows if row["patient"]}
             if len(pictured) > 1 or len({(image.issuer, image.patient_id) for image in found}) > 1:
                 codes.append("pairing")
             first = rows[0]
@@ -280,7 +290,11 @@ class Intake:
 
     def _add_image(self, path: str, kind: str, facts: Mapping[str, Any]) -> None:
         keys = ("code", "sop", "study", "accession", "issuer", "patient", "birth", "sex", "position", "localizer",
-                "frames", "modality")  # fmt: skip
+                "frames", "modality", "vague")  # fmt: skip
+        issuer, patient = facts.get("issuer") or "", facts.get("patient") or ""
+        facts = {
+            **facts, "patient": self._joined.current(issuer, patient), "vague": self._joined.is_vague(issuer, patient)
+        }  # fmt: skip
         self._index.execute(
             f"INSERT INTO image (path, kind, {', '.join(keys)}) VALUES (?, ?, {', '.join('?' * len(keys))})",
             (os.fsencode(path), kind, *(facts.get(key) for key in keys)),
@@ -290,7 +304,8 @@ class Intake:
         self._index.execute("INSERT INTO refused VALUES (?, ?, ?)", (os.fsencode(path), kind, code))
 
     def _mark_conflicts(self) -> None:
-        """One id with two birth dates or sexes may be two people; with and without an issuer, one person twice."""
+        """One id with two birth dates or sexes may be two people; with and without an issuer, one person twice;
+        and of a join that names no issuer, nobody knows whose ids it is about where two issuers have them."""
         self._index.execute(
             """UPDATE image SET code = 'patient-conflict'
                WHERE code IS NULL AND kind = 'dicom' AND (issuer, patient) IN (
@@ -300,7 +315,7 @@ class Intake:
         self._index.execute(
             """UPDATE image SET code = 'patient-conflict' WHERE code IS NULL AND kind = 'dicom' AND patient IN (
                  SELECT patient FROM image WHERE kind = 'dicom' GROUP BY patient
-                 HAVING min(issuer) = '' AND max(issuer) != '')"""
+                 HAVING (min(issuer) = '' AND max(issuer) != '') OR (max(vague) AND count(DISTINCT issuer) > 1))"""
         )
 
     def _mark_duplicates(self) -> None:
@@ -413,13 +428,17 @@ class Intake:
         ).fetchone()
         path = os.fsdecode(path)
         if kind == "picture":
-            sop, issuer, patient = path, normal_id(self._profile.default_issuer), normal_id(pictured)
+            sop, issuer, patient = path, normal_id(self._profile.default_issuer), self._pictured(pictured)
             if patient and self._is_withdrawn(issuer, patient):
                 code = "withdrawn"
         return RawImage(
             self._source.at(path), kind, sop or "", issuer or "", patient or "", code, twin, frames or 1,
             modality or "", path,
         )  # fmt: skip
+
+    def _pictured(self, stated: str) -> str:
+        """Whose a picture is by the id in its row."""
+        return self._joined.current(normal_id(self._profile.default_issuer), normal_id(stated))
 
     def _one(self, query: str) -> Any:
         return self._index.execute(query).fetchone()[0]

@@ -14,6 +14,7 @@ from threading import Event
 from client.imaging.ingest import IngestCounts, Withdrawn, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
+from client.imaging.report_listed import NOBODY, Listed
 from client.imaging.spool import Spool
 from client.imaging.steady import SteadyClock
 from client.imaging.storage_scp import Door, provider
@@ -65,7 +66,7 @@ def receive(
     expired: Callable[[int], None] = lambda count: None,
     busy: Callable[[], None] = lambda: None,
     now_s: Callable[[], float] = time.time,
-    withdrawn: Callable[[], Withdrawn] = frozenset,
+    withdrawn: Callable[[], Withdrawn] = frozenset, listed: Listed = NOBODY,
 ) -> None:  # fmt: skip
     """Serve until `stop` is set, then end in order: no new callers, one last look at what has come to rest.
 
@@ -91,20 +92,23 @@ def receive(
             again = there != seen or now_gone != gone
             waited = waits
             waits = not _look(
-                spool, store, reports, there, profile, keys, now_s(), quiet_s, again, workers, told, withdrawn
-            )
+                spool, store, reports, there, profile, keys, listed, now_s(), quiet_s, again, workers, told,
+                withdrawn,
+            )  # fmt: skip
             if waits and not waited:
                 busy()
             seen, gone = there, now_gone
             if clock.is_steady(now_s()) and (late := spool.expire(now_s(), keep_days * _DAY_S)):
                 expired(late)
-    _look(spool, store, reports, files.rested(), profile, keys, now_s(), quiet_s, False, workers, told, withdrawn)
+    _look(
+        spool, store, reports, files.rested(), profile, keys, listed, now_s(), quiet_s, False, workers, told, withdrawn
+    )
 
 
 def _look(
     spool: Spool, store: Store, reports: Path, rested: Collection[Path], profile: DeidProfile, keys: SiteKeys,
-    now_s: float, quiet_s: float, again: bool, workers: int | None, told: Callable[[IngestCounts], None],
-    withdrawn: Callable[[], Withdrawn],
+    listed: Listed, now_s: float, quiet_s: float, again: bool, workers: int | None,
+    told: Callable[[IngestCounts], None], withdrawn: Callable[[], Withdrawn],
 ) -> bool:  # fmt: skip
     """Whether all that came to rest was ingested; if another process writes to the store, the batch stays for later."""
     if not spool.begin(now_s, quiet_s=quiet_s, again=again):
@@ -113,7 +117,7 @@ def _look(
     try:
         counts = ingest(
             spool.batch, store, profile, keys, workers=workers, reports=reports, every_row=False,
-            leftover=leftover.append, rested=rested, withdrawn=withdrawn,
+            leftover=leftover.append, rested=rested, listed=listed, withdrawn=withdrawn,
         )  # fmt: skip
     except StoreError as error:
         if error.code == "store-busy":

@@ -218,6 +218,9 @@ class Store:
         found = self._pictures(owners[0][0]) if owners else []
         return next((one for one in found if one.picture_key == picture_key), None)
 
+    def has_patient(self, patient_key: str) -> bool:
+        return bool(self._ask("SELECT 1 FROM patient WHERE patient_key = ?", patient_key))
+
     def rows(self, query: str, *values: object) -> list[Any]:
         """Rows of the index for a page that a person looks at; the query reads only."""
         return self._ask(query, *values)

@@ -45,6 +45,23 @@ def test_a_new_site_is_told_what_is_missing(folder):
     assert "enrol" in of(findings, "coordinator").says
 
 
+def test_the_lists_are_counted_and_a_wrong_one_is_named_by_its_line(folder):
+    assert of(examine(folder), "lists").says.startswith("none")
+    settings = folder.path / "site.toml"
+    settings.write_text(settings.read_text().replace("# staff =", "staff =").replace("# patients =", "patients ="))
+    (folder.path / "staff.txt").write_text("Kvothe\nVance\n")
+    (folder.path / "patients.csv").write_text("old_id,current_id\nQ1,Q2\n")
+    (folder.path / "patients.csv").chmod(0o644)
+
+    told = of(examine(folder), "lists")
+    assert told.health == "warn" and told.says.startswith("2 staff, 1 joined records") and "chmod" in told.says
+    (folder.path / "patients.csv").chmod(0o600)
+    assert of(examine(folder), "lists") == Finding("lists", "ok", "2 staff, 1 joined records")
+    (folder.path / "staff.txt").write_text("Kvothe\n4\n")
+    told = of(examine(folder), "lists")
+    assert told.health == "fix" and told.says.startswith("line 2 of the file of data.staff")
+
+
 def test_a_key_that_others_may_read_is_named(folder):
     (folder.path / IDENTITY).chmod(0o644)
 
