@@ -19,7 +19,7 @@ from client.imaging.identifiers import UNDECODED, fold, is_unspaced, name_words
 from client.imaging.joined import ANY, Join, Joined, JoinError
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 from client.imaging.report_listed import Listed
-from client.imaging.vocabulary import may_be_names_or_towns, vocabulary
+from client.imaging.vocabulary import listed_words, vocabulary
 from federation.errors import DataError, SettingsError, StoreError
 
 _BYTES_MAX = 64 * 2**20
@@ -27,6 +27,7 @@ _NAMES_MAX = 200_000
 _JOINS_MAX = 500_000
 _LINE_LETTERS_MAX = 200
 _NO_NAME = re.compile(r"[\d@;\t|<>{}\[\]#]")
+_NO_LETTER = re.compile(rf"[\0-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff{UNDECODED}]")
 _COLUMNS = (["old_id", "current_id"], ["current_id", "old_id"])
 
 
@@ -197,7 +198,7 @@ def _text(path: Path, which: str) -> str:
 def _why_no_line(line: str) -> str | None:
     if len(line) > _LINE_LETTERS_MAX:
         return f"has more than {_LINE_LETTERS_MAX} letters"
-    if UNDECODED in line or any(unicodedata.category(letter) in ("Cc", "Cs") and letter != "\t" for letter in line):
+    if _NO_LETTER.search(line):
         return "has a character that is no letter"
     return None
 
@@ -211,8 +212,8 @@ def _why_no_name(name: str) -> str | None:
     words = {word for part in re.split(r"[\s,.^=/()_-]+", name) for word in name_words(part)}
     if not words:
         return "has no word of two letters or more"
-    may_be = may_be_names_or_towns()
-    if all(len(word) > 2 and word in vocabulary() and word not in may_be for word in words):
+    names = listed_words("names")
+    if all(len(word) > 2 and word in vocabulary() and word not in names for word in words):
         return "has plain words only, which are in nobody's name as far as the vocabulary knows"
     return None
 
@@ -238,7 +239,7 @@ def _wrong(which: str, why: str, line: int | None = None) -> DataError:
 
 
 _HINTS = {
-    "staff": "one name a line, as UTF-8, at most 200 letters; a comment is a line that begins with #",
+    "staff": "one name a line, family and given, as UTF-8, at most 200 letters; a comment is a line that begins with #",
     "places": "one place a line, as UTF-8, at most 200 letters; a comment is a line that begins with #",
     "patients": "UTF-8 with commas: old_id,current_id and if need be issuer; one row for each older id",
 }

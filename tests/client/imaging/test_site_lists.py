@@ -1,12 +1,17 @@
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from client.imaging import workers
+from client.imaging.ingest import _cleaned, ingest
 from client.imaging.joined import Join
+from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
-from client.imaging.site_lists import SiteLists
+from client.imaging.site_lists import SiteLists, read_joins
+from client.imaging.store import Store
 from federation.errors import DataError, FedError, SettingsError
 
 
@@ -53,6 +58,7 @@ def test_joined_records_are_read_by_their_columns(tmp_path: Path) -> None:
         ("staff", b"Vance\n\nQ", "line 3 of the file of data.staff has no word of two letters"),
         ("staff", b"Q. X.", "line 1 of the file of data.staff has no word of two letters"),
         ("staff", b"pleural effusion", "line 1 of the file of data.staff has plain words only"),
+        ("staff", b"Vance\n\nleft lung", "line 3 of the file of data.staff has plain words only"),
         ("staff", b"4711;Quixano;Ana", "line 1 of the file of data.staff has more than a name"),
         ("staff", b"Quixano # left in May", "line 1 of the file of data.staff has more than a name"),
         ("staff", b"Quix\0ano", "line 1 of the file of data.staff has a character"),
@@ -98,7 +104,7 @@ def test_a_file_that_is_none_is_said_to_be_absent(tmp_path: Path, staff: str) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["Hope Long", "Long", "Rose White", "Mark Brown", "Ng", "O'Brien, Una", "王明", "Ян Ли"]
+    "name", ["Hope Long", "Rose Ward", "Rose White", "Mark Brown", "Ng", "O'Brien, Una", "王明", "Ян Ли"]
 )
 def test_a_name_of_words_that_may_be_names_is_taken(tmp_path: Path, name: str) -> None:
     try:
@@ -108,6 +114,19 @@ def test_a_name_of_words_that_may_be_names_is_taken(tmp_path: Path, name: str) -
 
 
 def test_rows_of_joined_records_hold_where_they_stand(tmp_path: Path) -> None:
-    from client.imaging.site_lists import read_joins
-
     assert read_joins('old_id,current_id\r\n"A",B\r\n') == [Join(2, "", "a", "b")]
+
+
+def test_a_worker_is_sent_the_lists_once_and_not_with_every_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hospital: Path, store: Store, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    lists = read(tmp_path, "staff", b"Quixanoa, Ana\n")
+    sent = list[object]()
+    give = workers._Crew._send
+    monkeypatch.setattr(workers._Crew, "_send", lambda crew, hand, told: (sent.append(told), give(crew, hand, told))[1])
+
+    counts = ingest(hospital, store, profile, keys, workers=1, listed=lists.listed)
+    assert counts.accepted == 3
+    taught = [each for each in sent if isinstance(each, tuple) and getattr(each[0], "func", None) is _cleaned]
+    assert len(taught) == 1 and b"quixanoaana" in pickle.dumps(taught)
+    assert not [each for each in sent if each is not taught[0] and b"quixanoaana" in pickle.dumps(each)]
