@@ -123,7 +123,7 @@ class Workplace:
                 hint="take the change in data.rules back, or name a new folder in data.store and ingest all again",
             )
         try:
-            require_joined(store, keys, {profile.default_issuer})
+            require_joined(store, keys, {profile.default_issuer} | keys.joined.issuers)
         except StoreError:
             store.close()
             raise

@@ -138,7 +138,8 @@ def require_usable(dataset: Dataset, image: RawImage, profile: DeidProfile, keys
 def joined_ids(image: RawImage, keys: SiteKeys) -> Identifiers:
     """All ids of a person whose records were joined: a report may quote any of them."""
     ids = keys.joined.all_ids(normal_id(image.issuer), normal_id(image.patient_id))
-    return Identifiers(names=frozenset(_names_in(ids)), ids=frozenset(map(fold_id, ids)))
+    names = (word for word in _names_in(ids) if len(word) > 3)
+    return Identifiers(names=frozenset(names), ids=frozenset(map(fold_id, ids)))
 
 
 def _of_picture(image: RawImage) -> Identifiers:

@@ -33,7 +33,7 @@ class SiteKeys:
     scan: bytes
     key_id: str
     """Names the secret without revealing it: a store remembers which secret made its patient keys."""
-    joined: Joined = field(default_factory=Joined)
+    joined: Joined = field(default_factory=Joined, hash=False)
     """Older ids of the same people: they have the key of the current one."""
 
     @classmethod

@@ -182,7 +182,8 @@ class Intake:
     @property
     def issuers(self) -> frozenset[str]:
         """Those that images name, in normal form; the default one for those that name none."""
-        return frozenset(issuer for (issuer,) in self._index.execute("SELECT DISTINCT issuer FROM image") if issuer)
+        found = self._index.execute("SELECT DISTINCT issuer FROM image WHERE issuer IS NOT NULL")
+        return frozenset(issuer for (issuer,) in found)
 
     @property
     def unreported(self) -> int:
@@ -291,10 +292,9 @@ class Intake:
     def _add_image(self, path: str, kind: str, facts: Mapping[str, Any]) -> None:
         keys = ("code", "sop", "study", "accession", "issuer", "patient", "birth", "sex", "position", "localizer",
                 "frames", "modality", "vague")  # fmt: skip
-        issuer, patient = facts.get("issuer") or "", facts.get("patient") or ""
-        facts = {
-            **facts, "patient": self._joined.current(issuer, patient), "vague": self._joined.is_vague(issuer, patient)
-        }  # fmt: skip
+        if stated := facts.get("patient"):
+            vague = self._joined.is_vague(facts["issuer"], stated)
+            facts = {**facts, "patient": self._joined.current(facts["issuer"], stated), "vague": vague}
         self._index.execute(
             f"INSERT INTO image (path, kind, {', '.join(keys)}) VALUES (?, ?, {', '.join('?' * len(keys))})",
             (os.fsencode(path), kind, *(facts.get(key) for key in keys)),

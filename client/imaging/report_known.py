@@ -313,6 +313,13 @@ _ACTS = re.compile(  # what a person does or has done to them, and a finding doe
     r"|repositioned|unable\s+to|present|examined|discharged|transferred|cough\w+|breathing|moving|crying))\b",
     re.IGNORECASE,
 )
+
+
+def acts(text: str, at: int) -> bool:
+    """Whether a person's verb stands here."""
+    return _ACTS.match(text, at) is not None
+
+
 _CALLED = re.compile(r"\b(?:mrs?|ms|miss|master|baby|pt|patient|name|dr)\b[.:,]?\s*$", re.IGNORECASE)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from client.imaging.identifiers import fold, fold_id, is_unspaced, name_words
 from client.imaging.patterns import NAME, PLACE
 from client.imaging.report_clues import is_eponym, stands_by_itself
+from client.imaging.report_known import acts
 from client.imaging.vocabulary import (
     WORD,
     Span,
@@ -22,6 +23,7 @@ from client.imaging.vocabulary import (
     listed_words,
     may_be_names,
     starts_sentence,
+    undisguised,
     vocabulary,
 )
 
@@ -75,9 +77,9 @@ class Listed:
         if words & self.rare_places and any(_says(self.rare_places, text, word) for word in WORD.finditer(text)):
             return "place"
         said = [word for *_, word in _words(text)]
-        lengths = {len(phrase) for found in self.phrases.values() for phrase in found} if self.phrases else set()
-        if any(tuple(said[at : at + n]) in self.phrases.get(word, ()) for at, word in enumerate(said) for n in lengths):
-            return "place"
+        for at, word in enumerate(said):
+            if any(tuple(said[at : at + len(phrase)]) == phrase for phrase in self.phrases.get(word, ())):
+                return "place"
         return None
 
     def _names(self, text: str, caseless: bool) -> Iterator[Span]:
@@ -98,7 +100,8 @@ class Listed:
         if caseless or not word[0][0].isupper():
             return False
         if not forms.isdisjoint(self.titled) and _is_titled(text, word):
-            return not starts_sentence(text, word.start()) and not is_eponym(text, *word.span())
+            inside = not starts_sentence(text, word.start()) or acts(text, word.end())
+            return inside and not is_eponym(text, *word.span())
         return not forms.isdisjoint(self.plain) and word[0].istitle() and stands_by_itself(text, word)
 
     def _is_pair(
@@ -118,7 +121,8 @@ class Listed:
                 if tuple(said for *_, said in last) == phrase and _are_neighbours(text, last):
                     yield Span(start, last[-1][1], PLACE)
                     break
-            if word in self.rare_places and not is_eponym(text, start, end):
+            owner = word[:-1] if text[end - 2 : end] in ("'s", "’s") else word
+            if not self.rare_places.isdisjoint((word, owner)) and not is_eponym(text, start, end):
                 yield Span(start, end, PLACE)
             elif word in self.plain_places and (until := _place_until(text, start, end, caseless)):
                 yield Span(start, until, PLACE)
@@ -147,7 +151,7 @@ def _staff(names: Iterable[str]) -> Listed:
     rare, titled, plain, unspaced = set[str](), set[str](), set[str](), set[str]()
     pairs = set[tuple[str, str]]()
     for name in names:
-        for word in name_words(name):
+        for word in _written(name_words(name)):
             if is_unspaced(word):
                 unspaced.add(word)
             elif len(word) >= 3:
@@ -157,6 +161,12 @@ def _staff(names: Iterable[str]) -> Listed:
         pairs |= {_ordered(one, other) for one, other in [*pairwise(parts), *ends]}
     mixed = frozenset(pair for pair in pairs if not rare.issuperset(pair))
     return Listed(frozenset(rare), frozenset(titled), frozenset(plain & may_be_names()), mixed, frozenset(unspaced))
+
+
+def _written(words: set[str]) -> set[str]:
+    """Words, and what a text says that has Latin letters for all that look the same (`undisguised`)."""
+    forms = {form for word in words if not word.isascii() for form in (word, word.title(), word.upper())}
+    return {*words, *(fold(undisguised(form)) for form in forms)}
 
 
 def _places(names: Iterable[str]) -> dict[str, Any]:
@@ -199,10 +209,13 @@ def _joined(word: str) -> str:
 
 
 def _forms(word: str) -> set[str]:
-    """What a written word may say: `Meyer-Vance's` is each of its parts, and all of it."""
+    """What a written word may say: `Meyer-Vance's` is each of its parts, and all of it; `X-ray` and `Hill-Sachs`, which
+    the vocabulary knows, have no parts."""
     folded = fold(word)
     if folded.isalpha():
         return {folded}
+    if "-" in folded and is_common(word):
+        return {_joined(word)}
     forms = {_joined(word), *(part for part in re.split(r"[\W_]+", folded) if len(part) > 1)}
     return forms | {_joined(re.sub(r"['’]s$", "", folded))}
 

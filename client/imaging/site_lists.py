@@ -96,11 +96,11 @@ def require_joined(store: _Patients, keys: SiteKeys, issuers: Collection[str]) -
     """No id that counts as another one is a patient of its own in the store: one person would be two there.
 
     Args:
-        issuers: of which a row without an issuer is looked for, beside those that rows name.
+        issuers: those under which the old ids are looked for.
 
     Raises: StoreError store-joined.
     """
-    for issuer in sorted({normal_id(each) for each in issuers} | keys.joined.issuers):
+    for issuer in sorted({normal_id(each) for each in issuers}):
         for old in keys.joined.old_ids(issuer):
             if store.has_patient(keys.unjoined_key(issuer, old)):
                 raise StoreError(

@@ -8,7 +8,7 @@ from client.imaging.report_listed import NOBODY, Listed
 from client.imaging.report_text import scrub, scrub_by_rules
 
 LISTED = Listed.of(
-    ["Kvothe, Ana", "Hope Long", "Dr. Rao", "Manning, Rose", "Meyer-Lühr", "Wei Ng", "Swan", "王 明"],
+    ["Kvothe, Ana", "Hope Long", "Dr. Rao", "Manning, Rose", "Meyer-Lühr", "Wei Ng", "Swan", "Ray Hill", "王 明"],
     ["Toboso General Hospital", "Daisy", "Bath", "St. Mary's", "North Wing", "Oak Street", "Sanchoville", "東京病院"],
 )
 
@@ -25,7 +25,9 @@ LISTED = Listed.of(
         ("It was Manning again, manning the pump.", "It was [NAME] again, manning the pump."),
         ("meyer-luehr and Luhr", "[NAME] and [NAME]"),
         ("Swan-Ganz catheter in place.", "Swan-Ganz catheter in place."),
+        ("An X-RAY, a Hill-Sachs defect.", "An X-RAY, a Hill-Sachs defect."),
         ("From toboso general\nhospital to the north wing.", "From [PLACE] to the [PLACE]."),
+        ("Sanchoville's ward. Manning was told.", "[PLACE] ward. [NAME] was told."),
         ("at sanchoville, from St Marys", "at [PLACE], from [PLACE]"),
         ("in oak street and Oak St", "in [PLACE] and [PLACE]"),
         ("A daisy, a bath. Came from Daisy, to Daisy Ward.", "A daisy, a bath. Came from [PLACE], to [PLACE]."),
