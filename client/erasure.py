@@ -23,7 +23,8 @@ from client.imaging.scratch import scratch
 from client.imaging.sources import Source
 from client.imaging.spool import Spool
 from client.imaging.store import Store
-from client.withdrawals import Action, Withdrawal, require_person
+from client.signed_record import require_person
+from client.withdrawals import Action, Withdrawal
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
@@ -50,14 +51,16 @@ def erase(
     with guarded(), ExitStack() as stack:
         store = stack.enter_context(_own_store(place, keys)) if place.has_store() else None
         known = place.withdrawals().patients(keys.key_id)
-        chosen = _chosen(ids, shown_keys, keys, profile, issuer, store, known)
+        people = _chosen(ids, shown_keys, keys, profile, issuer, store, known)
+        chosen = list(dict.fromkeys(key for person_keys in people for key in person_keys))
         stored = {key for key in chosen if store is not None and _has(store, key)}
         _record(place, "withdraw", [key for key in chosen if key not in known], keys, person)
         examples = store.erase(*chosen) if store is not None else 0
         received = _drop_received(place, profile, keys, chosen, talk)
-        nobody = [key for key in chosen if key not in stored | known | received.keys()]
         counts = {
-            "patients": len(stored), "examples": examples, "received": received.total(), "unknown": len(nobody),
+            "patients": sum(not stored.isdisjoint(one) for one in people), "examples": examples,
+            "received": received.total(),
+            "unknown": sum((stored | known | received.keys()).isdisjoint(one) for one in people),
         }  # fmt: skip
         _attest(place, "erase", profile, keys, counts, store, person)
     return counts
@@ -72,9 +75,10 @@ def take_back(
     with guarded(), ExitStack() as stack:
         store = stack.enter_context(_own_store(place, keys)) if place.has_store() else None
         known = place.withdrawals().patients(keys.key_id)
-        chosen = _chosen(ids, shown_keys, keys, profile, issuer, None, known)
-        undone = [key for key in chosen if key in known]
-        counts = {"undone": len(undone), "unknown": len(chosen) - len(undone)}
+        people = _chosen(ids, shown_keys, keys, profile, issuer, None, known)
+        undone = list(dict.fromkeys(key for one in people for key in one if key in known))
+        unknown = sum(known.isdisjoint(one) for one in people)
+        counts = {"undone": len(people) - unknown, "unknown": unknown}
         if undone:
             _record(place, "undo", undone, keys, person)
             _attest(place, "erase-undo", profile, keys, counts, store, person)
@@ -163,11 +167,17 @@ def _own_store(place: Workplace, keys: SiteKeys) -> Store:
 def _chosen(
     ids: Sequence[str], shown_keys: Sequence[str], keys: SiteKeys, profile: DeidProfile, issuer: str,
     store: Store | None, known: Collection[str],
-) -> list[str]:  # fmt: skip
-    """Each patient once, in the order in which they were given."""
-    made = [keys.patient_key(issuer or profile.default_issuer, each) for each in ids]
-    whole = [_whole_key(shown.rstrip("… ").lower(), store, known) for shown in shown_keys]
-    return list(dict.fromkeys(made + whole))
+) -> list[tuple[str, ...]]:  # fmt: skip
+    """The keys of each person, once, in the order in which they were given: that of now, and those of before records
+    were joined under which somebody is found."""
+    issuer = issuer or profile.default_issuer
+    people = []
+    for each in ids:
+        current = keys.patient_key(issuer, each)
+        earlier = sorted(keys.person_keys(issuer, each) - {current})
+        people.append((current, *(key for key in earlier if key in known or (store is not None and _has(store, key)))))
+    people += [(_whole_key(shown.rstrip("… ").lower(), store, known),) for shown in shown_keys]
+    return list(dict.fromkeys(people))
 
 
 def _whole_key(start: str, store: Store | None, known: Collection[str]) -> str:
@@ -234,7 +244,7 @@ def _attest(
 ) -> None:  # fmt: skip
     digest = None if store is None else store.digest()
     text = attestation(kind, profile, keys.key_id, counts, data_digest=digest, time_utc=_now(), person=person)
-    keep((place.state if store is None else store.folder) / "attestations", text)
+    keep((place.state if store is None else store.folder) / "attestations", text, place.signing_key())
 
 
 def _now() -> str:

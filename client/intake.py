@@ -24,8 +24,9 @@ from client.imaging.site_lists import SiteLists
 from client.imaging.store import Store
 from client.imaging.withheld import REASONS, Reach, Withheld, device_words
 from client.imaging.workers import cores
-from client.releases import Release, require_person
+from client.releases import Release
 from client.settings import ensure_declared
+from client.signed_record import require_person
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk

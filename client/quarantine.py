@@ -17,7 +17,7 @@ from client.imaging.held import find
 from client.imaging.reasons import REASONS, explained
 from client.imaging.store import Held, Store
 from client.imaging.workers import cores
-from client.withdrawals import require_person
+from client.signed_record import require_person
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
@@ -78,7 +78,7 @@ def discard(place: Workplace, starts: Sequence[str], *, reason: str, person: str
                 "discard", profile, store.key_id, {"discarded": counts}, data_digest=store.digest(), person=person,
                 time_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             )  # fmt: skip
-            keep(store.folder / "attestations", text)
+            keep(store.folder / "attestations", text, place.signing_key())
     return {"discarded": dict(sorted(counts.items()))}
 
 

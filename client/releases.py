@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from client import signed_record
+from client.signed_record import require_person
 from federation import canonical, durable
 from federation.errors import FormatError, StoreError, printable
 from federation.messages import DIGEST
@@ -22,7 +23,6 @@ from federation.trust.keys import SigningKey
 
 VERSION = "wardround-release/1"
 Action = Literal["release", "revoke"]
-_PERSON_MOST = 100
 _FIRST = "0" * 64
 
 
@@ -92,16 +92,6 @@ class Releases:
             yield
         finally:
             os.close(lock)
-
-
-def require_person(person: str) -> None:
-    """Raises: FormatError for a name that no record can hold."""
-    if not (0 < len(person) <= _PERSON_MOST and person.isprintable()):
-        raise FormatError(
-            "not-canonical",
-            "a name that no record can hold",
-            hint=f"give a plain name of at most {_PERSON_MOST} letters, in UTF-8 and without control characters",
-        )
 
 
 def _read(line: bytes, number: int, before: str) -> Release:

@@ -9,10 +9,21 @@ from typing import Literal
 
 from federation import canonical
 from federation.canonical import Value
-from federation.errors import TrustError
+from federation.errors import FormatError, TrustError
 from federation.trust.keys import SigningKey, VerifyKey
 
 Purpose = Literal["release", "attestation"]
+_PERSON_MOST = 100
+
+
+def require_person(person: str) -> None:
+    """Raises: FormatError for a name that no record can hold."""
+    if not (0 < len(person) <= _PERSON_MOST and person.isprintable()):
+        raise FormatError(
+            "not-canonical",
+            "a name that no record can hold",
+            hint=f"give a plain name of at most {_PERSON_MOST} letters, in UTF-8 and without control characters",
+        )
 
 
 def dump(purpose: Purpose, said: Mapping[str, Value], key: SigningKey | None) -> bytes:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from client.signed_record import require_person
 from federation import canonical, durable
 from federation.errors import FormatError, StoreError, printable
 
 VERSION = "wardround-withdrawal/1"
 Action = Literal["withdraw", "undo"]
-_PERSON_MOST = 100
 _FIRST = "0" * 64
 _KEY, _KEY_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 _Mark = tuple[int, int, int]
@@ -98,16 +98,6 @@ class Withdrawals:
             yield
         finally:
             os.close(lock)
-
-
-def require_person(person: str) -> None:
-    """Raises: FormatError not-canonical for a name that no record can hold."""
-    if not 0 < len(person) <= _PERSON_MOST or not person.isprintable():
-        raise FormatError(
-            "not-canonical",
-            "a name that no record can hold",
-            hint=f"give a plain name of at most {_PERSON_MOST} letters, in UTF-8 and without control characters",
-        )
 
 
 def _before(text: bytes) -> str:

@@ -100,7 +100,7 @@ def prepare(
             "quarantined": counts.quarantined,
         }
         text = attestation("ingest", profile, keys.key_id, told, data_digest=digest, time_utc=NOW)
-        keep(folder / "store" / "attestations", text)
+        keep(folder / "store" / "attestations", text, None)
     releases = releases_of(folder)
     if releases.of(digest) is None:
         releases.append(Release("release", digest, profile.digest, "wardround sim", NOW))

@@ -69,7 +69,7 @@ def prepare(folder: Path) -> None:
         raise PermissionError(errno.EACCES, "the folder of attestations cannot be written")
 
 
-def keep(folder: Path, text: bytes, key: SigningKey | None = None) -> Path:
+def keep(folder: Path, text: bytes, key: SigningKey | None) -> Path:
     """Sign an attestation, if there is a key, and write it under the digest of its text; the same batch told twice is
     one file."""
     prepare(folder)

@@ -114,11 +114,12 @@ def is_withdrawn(gone: Withdrawn, keys: SiteKeys, profile: DeidProfile, issuer: 
 
 
 def patient_keys(keys: SiteKeys, profile: DeidProfile, issuer: str, patient_id: str) -> set[str]:
-    """The keys by which this id may have been withdrawn: perhaps before the site had a default issuer."""
+    """The keys by which this id may have been withdrawn: perhaps before the site had a default issuer, or before its
+    record was joined with another."""
     if not patient_id:
         return set()
     issuers = {issuer, ""} if issuer == normal_id(profile.default_issuer) else {issuer}
-    return {keys.patient_key(each, patient_id) for each in issuers}
+    return {key for each in issuers for key in keys.person_keys(each, patient_id)}
 
 
 def require_apart(one: Path, other: Path) -> None:

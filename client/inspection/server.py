@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from client.inspection.browse import Wanted
 from client.inspection.view import STATIC, Pages
-from client.releases import require_person
+from client.signed_record import require_person
 from client.workplace import Workplace
 from federation.errors import DataError, FedError
 from federation.terminal import Talk

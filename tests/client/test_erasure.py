@@ -289,3 +289,20 @@ def test_ids_that_are_typed_are_not_shown(site: Path) -> None:
     reader.join(10)
     os.close(parent)
     assert b"erased 0 patients" in shown and b"MRN" not in shown
+
+
+def test_a_person_is_withdrawn_under_every_id_of_joined_records(run: Run, source: Path, site: Path) -> None:
+    """Withdrawn before the records were joined, by the older id; and after it, by the one of now."""
+    assert run("erase", "--by", "Dr. Panza", ids=b"MRN-1\n")[0] == 19  # of nobody yet, and recorded all the same
+    run("ingest", source)
+    (site / "patients.csv").write_text("old_id,current_id\nMRN-1,MRN-7\nMRN-2,MRN-8\n")
+    settings = (site / "site.toml").read_text()
+    (site / "site.toml").write_text(settings.replace("[policy]", 'patients = "patients.csv"\n[policy]'))
+
+    status, out, _ = run("erase", "--by", "Dr. Panza", ids=b"MRN-8\n")
+    assert (status, out) == (0, "erased 1 patient, 1 example\n") and pictures(site) == 0
+    status, out, _ = run("ingest", source, "--json")
+    assert json.loads(out or "{}").get("accepted", 0) == 0 and pictures(site) == 0
+    assert json.loads(run("quarantine", "--json")[1])["reasons"][0]["reason"] == "withdrawn"
+    assert run("erase", "--undo", "--by", "Dr. Panza", ids=b"MRN-8\n")[1] == "took back 1 withdrawal\n"
+    assert json.loads(run("ingest", source, "--json")[1])["accepted"] == 1

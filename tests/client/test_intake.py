@@ -450,7 +450,7 @@ def test_an_attestation_holds_rules_and_counts_and_no_small_count_is_told(tmp_pa
     profile = DeidProfile.shipped()
     counts = {"accepted": 4120, "quarantined": {"burned-in": 3}}
     text = attestation("ingest", profile, "key", counts, data_digest="ab" * 32, time_utc="2026-01-01T00:00:00Z")
-    path = keep(tmp_path / "attestations", text)
+    path = keep(tmp_path / "attestations", text, None)
     found = canonical.load(path.read_bytes())
 
     assert isinstance(found, dict) and found["table_sha256"] == profile.table_sha256 and found["counts"] == counts
