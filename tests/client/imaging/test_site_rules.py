@@ -155,12 +155,12 @@ def test_an_object_of_a_refused_modality_or_of_none_is_held_back(
     assert [image.code for image in intake.images()] == [code]
 
 
-def test_a_file_that_changed_its_modality_since_the_first_look_is_held_back(make_chest: Chest) -> None:
+def test_a_file_that_changed_its_modality_since_the_first_look_is_held_back(make_chest: Chest, keys: SiteKeys) -> None:
     image = RawImage(Path("a"), "dicom", "1.2.3.4.1.1", "", "mrn-000001")
-    require_usable(make_chest(Modality="US"), image, shipped())
+    require_usable(make_chest(Modality="US"), image, shipped(), keys)
 
     with pytest.raises(DeidError) as caught:
-        require_usable(make_chest(Modality="US"), image, ruled('[tighten]\nrefuse_modalities = ["US"]'))
+        require_usable(make_chest(Modality="US"), image, ruled('[tighten]\nrefuse_modalities = ["US"]'), keys)
     assert caught.value.code == "site-refused"
 
 
