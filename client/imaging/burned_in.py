@@ -41,16 +41,17 @@ MARKERS = frozenset(
 )
 _NAMES = frozenset({"Li", "Re"})  # written like this they are a family's name, not German for left and right
 _INITIALS = re.compile(r"[A-Za-z](?:\. ?[A-Za-z]){1,2}\.?")
-_MARKER_SURE = 0.5
+_MARKER_SURE, _MARKER_PLAIN = 0.5, 0.8  # of the reading; of one that may stand for more than its letters fill
 _LONG_MARKER = 5  # letters
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
 _LETTER_SURE, _LETTER_SCORE = 0.9, 0.6  # of the reading and of the detection of a single letter
 _LETTER_MAX = 0.1  # how tall, as a share of the picture, it may be to be one
 _SHORT, _SHORT_READ, _SHORT_BOTH = 1.5, 0.6, 1.2  # length over height below which two letters take more to be sure
 _LARGE, _LARGE_SURE = 0.12, 0.85  # letters as tall as this, as a share of the picture, read well,
-_LARGE_SCORE, _LARGE_LONG = 0.9, 4  # or badly in a long line of which the detector is very sure: dotted ones
+_LARGE_READ, _LARGE_SCORE = 0.2, 0.9  # or at all, where the detector is very sure of a line of them: dotted ones, and
+# those of most scripts, which the reader does not know
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
-_UNREAD_SURE = 0.85  # the detector is so sure of a long thin box that it counts although nothing can be read
+_UNREAD_SURE, _UNREAD_LONG = 0.85, 1.6  # the detector is so sure of a box, as many heights long, that it counts unread
 _SMALL_BOTH = 1.3  # of small lines, which noise makes up now and then: they take more to be sure
 _DOUBT_SCORE = 0.8  # of a long line that is not blanked, but may be text: it holds the study back
 _DOUBT_ANY, _DOUBT_ANY_HEIGHT = 0.88, 0.05  # of a detection, whatever its shape; share of the picture
@@ -196,18 +197,18 @@ def identifies(line: Line, picture: tuple[int, ...], markers: frozenset[str] = M
     letters = line.letters
     if line.height > _LINE_MAX * min(picture):
         return letters >= _HUGE_LETTERS and line.confidence >= _LETTER_SURE
+    unread = line.score >= _UNREAD_SURE and line.length >= _UNREAD_LONG * line.height
     if line.height > _LARGE * min(picture) and line.confidence < _LARGE_SURE:
-        read = letters >= _HUGE_LETTERS and line.confidence >= _READ_SURE
-        return read and line.score >= _LARGE_SCORE and line.length >= _LARGE_LONG * line.height
+        return unread and line.score >= _LARGE_SCORE and line.confidence >= _LARGE_READ
+    if unread:
+        return True
     if letters == 1:
         sure = line.confidence >= _LETTER_SURE and line.score >= _LETTER_SCORE
         return sure and line.length <= _LETTER_MAX * max(picture)
     if letters and line.length < _SHORT * line.height:
         return line.confidence >= _SHORT_READ and line.confidence + line.score >= _SHORT_BOTH
     both = _SMALL_BOTH if line.height < SMALL else _BOTH_SURE
-    if letters and line.confidence >= _READ_SURE and line.confidence + line.score >= both:
-        return True
-    return line.score >= _UNREAD_SURE and line.length >= 2 * line.height
+    return letters > 0 and line.confidence >= _READ_SURE and line.confidence + line.score >= both
 
 
 def doubtful(line: Line, picture: tuple[int, ...], markers: frozenset[str] = MARKERS) -> bool:
@@ -236,6 +237,8 @@ def is_marker(line: Line, markers: frozenset[str] = MARKERS) -> bool:
     if _INITIALS.fullmatch(plain):
         said = ["".join(said)]  # A.P. is a view, I.F. somebody
     if not 0 < len(said) <= 3 or line.confidence < _MARKER_SURE or any(word in _NAMES for word in said):
+        return False
+    if line.confidence < _MARKER_PLAIN and line.length > (len(plain) + 0.5) * line.height:
         return False
     return all(word in markers or _joined(word, markers) for word in map(str.upper, said))
 

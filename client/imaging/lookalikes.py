@@ -23,6 +23,7 @@ _SHADING_READ, _SHADING = 0.8, 2.0  # of the reading; shades by which a slope ma
 _GROUND_READ, _GROUND_SCORE, _GROUND = 0.65, 0.86, 1.8  # of the reading; of the detection; of the strokes beside it
 _GLYPH_LONG, _BLOT_LONG = 3.0, 1.4  # heights of what may be one letter, and of what is one mark if it cannot be read
 _GLYPH_READ = 0.5  # of the reading of one letter
+_WRITTEN, _WRITTEN_LONG = 0.86, 1.6  # of the detection, and heights, of what is written and cannot be read
 _ROOM, _AS_TALL = 4.0, 2.0  # heights around a glyph in which nothing stands in a row with it; of two lines' heights
 _TICKS = re.compile(r"[1Iil|!/\\]{3,}")
 _OVER, _MOSTLY = 6, 0.8  # letters, of which no name and hardly a number has so many alike
@@ -81,7 +82,7 @@ def is_alone(line: Line, seen: Sequence[Line], mask: Mask, picture: Grey) -> boo
 
     A row may run level or upright, whichever way the letter reads: the networks read letters that lie on their side.
     """
-    if line.letters > 1 or line.slant is not None or line.length > _GLYPH_LONG * line.height:
+    if line.letters > 1 or line.slant is not None or line.length > _GLYPH_LONG * line.height or _is_written(line):
         return False
     read = line.letters == 1 and line.confidence >= _GLYPH_READ
     if not read and (line.length > _BLOT_LONG * line.height or line.height < SMALL):
@@ -96,7 +97,13 @@ def is_one_stroke(line: Line) -> bool:
     """Whether a long box of legible size reads as one letter at most: a wire or a catheter. As much text as goes into
     it reads as more, or as nothing at all."""
     long = line.height >= _LEGIBLE and line.length >= _STROKE_LONG * line.height
-    return long and line.letters <= 1 and line.confidence >= _SAID
+    return long and line.letters <= 1 and line.confidence >= _SAID and not _is_written(line)
+
+
+def _is_written(line: Line) -> bool:
+    """Whether the detector is so sure of a box, longer than a letter, that it is writing, whatever it reads as: the
+    reader takes a word of a script that it does not know (Hebrew, Thai, Devanagari, Hangul) for a letter or two."""
+    return line.score >= _WRITTEN and line.length >= _WRITTEN_LONG * line.height
 
 
 def is_repeated(line: Line, picture: Grey) -> bool:
