@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import cache
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -28,7 +29,6 @@ from client.imaging.report_known import residue
 from client.imaging.report_listed import NOBODY, Listed
 from client.imaging.report_sections import sections
 from client.imaging.report_text import scrub
-from client.imaging.reports import RawTurn
 from client.imaging.tagger import Tagger, tagger_at
 
 __all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys", "joined_ids"]
@@ -79,8 +79,13 @@ def clean(
                 if flagged(dataset) and not any(one.blanked_share for one in rendered):
                     raise refusal("burned-in", "the header announces text in the pixels, and none was found")
         pictures += [_picture(one, image, patient_key, fields, keys, profile.limits) for one in rendered]
+
+    @cache  # a study's rows often ask the same questions
+    def said(text: str) -> str:
+        return _scrubbed(text, found, raw.staff, tagger, listed)
+
     examples = tuple(
-        CleanExample(key, _turns(turns, found, raw.staff, tagger, listed))
+        CleanExample(key, tuple(Turn(said(turn.question), said(sections(turn.answer))) for turn in turns))
         for key, turns in zip(example_keys(raw, keys), raw.conversations, strict=True)
     )
     return CleanStudy(
@@ -222,19 +227,12 @@ def _age(raw: Dataset, header: Dataset, profile: DeidProfile) -> int | None:
     return min(seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day)), 90)
 
 
-def _turns(
-    turns: tuple[RawTurn, ...], found: Identifiers, staff: frozenset[str], tagger: Tagger | None, listed: Listed
-) -> tuple[Turn, ...]:
-    kept = []
-    for turn in turns:
-        question = scrub(turn.question, found, staff, tagger, listed)
-        answer = scrub(sections(turn.answer), found, staff, tagger, listed)
-        for text in (question, answer):
-            if not text:
-                raise refusal("text-sections", "nothing of the text is left")
-            if (kind := residue(text, found)) is not None:
-                raise refusal("residual-identifier", f"a {kind} of this patient's header is still in the text")
-            if (kind := listed.residue(text)) is not None:
-                raise refusal("residual-identifier", f"a {kind} of the site's lists is still in the text")
-        kept.append(Turn(question, answer))
-    return tuple(kept)
+def _scrubbed(text: str, found: Identifiers, staff: frozenset[str], tagger: Tagger | None, listed: Listed) -> str:
+    kept = scrub(text, found, staff, tagger, listed)
+    if not kept:
+        raise refusal("text-sections", "nothing of the text is left")
+    if (kind := residue(kept, found)) is not None:
+        raise refusal("residual-identifier", f"a {kind} of this patient's header is still in the text")
+    if (kind := listed.residue(kept)) is not None:
+        raise refusal("residual-identifier", f"a {kind} of the site's lists is still in the text")
+    return kept

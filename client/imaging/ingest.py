@@ -155,7 +155,7 @@ def _stored_all(
             accepted += added
             _settle(raw, reason, store, keys, origin)
             if reason is None:
-                already += len(raw.conversations) - added
+                already += len(raw.rows) - added
             else:
                 reasons[reason] += 1
             if progress is not None:

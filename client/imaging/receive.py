@@ -86,6 +86,7 @@ class RawStudy:
 
     images: tuple[RawImage, ...]
     conversations: tuple[tuple[RawTurn, ...], ...]
+    """Equal ones once: what they say is the same, and cleaning it takes time."""
     source: str
     """Where it came from, for the opaque id of a quarantined item."""
     sampled: bool
@@ -273,14 +274,13 @@ class Intake:
             codes = [row["code"] for row in rows if row["code"]]
             found = [self._image(number, rows[0]["patient"]) for number in json.loads(images or "[]")]
             codes += [image.code for image in found if image.code and not image.patient_id]  # before pairing
-            conversations = [row["turns"] for row in rows]
             pictured = {self._pictured(row["patient"]) for row in rows if row["patient"]}
             if len(pictured) > 1 or len({(image.issuer, image.patient_id) for image in found}) > 1:
                 codes.append("pairing")
             first = rows[0]
             yield RawStudy(
                 images=tuple(found),
-                conversations=tuple(conversations),
+                conversations=tuple(dict.fromkeys(row["turns"] for row in rows)),
                 source=f"{first['file']}\x1f{first['number']}",
                 about=first["about"],
                 rows=tuple((row["file"], row["number"]) for row in rows),

@@ -17,6 +17,7 @@ from client.imaging.ingest import ingest
 from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
+from client.imaging.report_text import scrub
 from client.imaging.store import Store
 from federation.errors import DataError, DeidError, StoreError
 
@@ -66,6 +67,32 @@ def test_ingesting_twice_adds_nothing(hospital: Path, store: Store, profile: Dei
     counts = ingest(hospital, store, profile, keys)
 
     assert (counts.accepted, counts.already) == (0, 3) and store.digest() == before
+
+
+def test_what_is_said_many_times_of_one_study_is_scrubbed_once(
+    tmp_path: Path,
+    store: Store,
+    profile: DeidProfile,
+    keys: SiteKeys,
+    make_chest: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A table that was filled by copying down took 10 ms for each of its rows, and the study its time limit."""
+    scrubbed: list[str] = []
+
+    def counted(text: str, *rest: Any) -> str:
+        scrubbed.append(text)
+        return scrub(text, *rest)
+
+    monkeypatch.setattr("client.imaging.deid.scrub", counted)
+    folder = tmp_path / "hospital"
+    folder.mkdir()
+    make_chest(1).save_as(folder / "a.dcm", enforce_file_format=True)
+    (folder / "r.csv").write_text("path,report\n" + "a.dcm,Clear lungs.\na.dcm,No effusion.\n" * 500)
+    counts = ingest(folder, store, profile, keys, workers=0)
+
+    assert (counts.accepted, counts.already, counts.quarantined) == (2, 998, {})
+    assert sorted(scrubbed) == ["Clear lungs.", "Describe the findings.", "No effusion."]
 
 
 @pytest.mark.parametrize("twice", ["row", "table", "image", "copy"])

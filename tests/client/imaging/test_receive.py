@@ -65,10 +65,12 @@ def test_a_row_becomes_a_study_with_all_its_turns(folder: Path) -> None:
 
 
 def test_rows_about_the_same_images_are_one_study(folder: Path) -> None:
-    rows(folder, row("./a.dcm"), row("c"), row("a.dcm"))
+    other = [{"from": "human", "value": "<image>Is there pneumonia?"}, {"from": "gpt", "value": "No."}]
+    rows(folder, row("./a.dcm"), row("c"), row("a.dcm", conversations=other), row("a.dcm"))
     found = list(studies(folder))
 
-    assert [len(study.conversations) for study in found] == [2, 1]
+    assert [len(study.conversations) for study in found] == [2, 1]  # equal ones once
+    assert [[number for _, number in study.rows] for study in found] == [[1, 3, 4], [2]]
 
 
 def test_a_list_of_images_needs_as_many_image_marks(folder: Path) -> None:
