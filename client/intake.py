@@ -52,9 +52,10 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
             )  # fmt: skip
         digest = _attest_batch("ingest", store, profile, keys, lists, counts, key)
         if not store.count():
+            counted = ", ".join(f"{reason} {count}" for reason, count in counts.quarantined.items())
             raise DataError(
                 "nothing-clean",
-                "no study could be proven clean",
+                "no study could be proven clean" + (f" ({counted})" if counted else ""),
                 hint="see the reasons with wardround site quarantine",
             )
     return asdict(counts) | {"data_digest": digest, "released": place.releases().of(digest) is not None}

@@ -82,6 +82,7 @@ class DeidError(FedError):
             "patient-conflict", "duplicate-differs", "burned-in", "ocr-missing", "picture-unfit", "pairing",
             "text-sections", "reader-missing",
             "text-residual", "residual-identifier", "report-format",
+            "report-columns", "report-encoding", "report-path", "report-quotes",
             "leak-found", "unclear", "site-refused",
             "unreadable", "archive-refused", "limit-time", "structured-report", "encapsulated-document",
             "withdrawn",

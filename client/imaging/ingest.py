@@ -18,6 +18,7 @@ from client.imaging.pseudonyms import SiteKeys, normal_id
 from client.imaging.receive import Intake, RawStudy, scan
 from client.imaging.record import CleanStudy
 from client.imaging.report_listed import NOBODY, Listed
+from client.imaging.reports import ILL_FORMED
 from client.imaging.scratch import scratch
 from client.imaging.site_lists import require_joined
 from client.imaging.sources import Source
@@ -32,7 +33,7 @@ _COMMIT_EVERY = 256
 _CHUNK = 4
 Withdrawn = Collection[str]
 """Keys of patients who have been withdrawn."""
-_ROW_ITSELF = frozenset({"pairing", "report-format"})
+_ROW_ITSELF = frozenset({"pairing", *ILL_FORMED})
 
 
 def _nobody() -> Withdrawn:

@@ -27,7 +27,7 @@ from client.imaging.identifiers import UNDECODED, name_words, parse_day
 from client.imaging.joined import Joined
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import normal_id
-from client.imaging.reports import RawTurn, ReportRow, csv_row, csv_rows, json_row, json_rows
+from client.imaging.reports import RawTurn, ReportRow, Row, csv_row, csv_rows, json_row, json_rows
 from client.imaging.scratch import scratch
 from client.imaging.sources import Source, is_media_directory
 from client.imaging.workers import WorkLimits, each
@@ -45,6 +45,7 @@ _TAGS = (
 _STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 _ENCAPSULATED = "1.2.840.10008.5.1.4.1.1.104."
 _INDEX_MEMORY_KB = 64 * 1024
+_BESIDE = ("._", "~$")  # not reports but notes about a file of the same name
 _SCHEMA = """
 CREATE TABLE image (id INTEGER PRIMARY KEY, path BLOB UNIQUE, kind TEXT, code TEXT, sop TEXT, study TEXT,
                     accession TEXT, issuer TEXT, patient TEXT, birth TEXT, sex TEXT, position REAL, localizer INTEGER,
@@ -117,7 +118,7 @@ def scan(
     every_row: bool = True, joined: Joined | None = None,
 ) -> "Intake":  # fmt: skip
     """List a source. Content decides what a file is, except that reports end in .jsonl or .csv (and do not begin with
-    `._`, as what macOS writes beside a file does).
+    `._` or `~$`, as what macOS and Excel write beside a file does).
 
     Args:
         place: the scratch folder for the index.
@@ -232,7 +233,7 @@ class Intake:
     def _named_paths(self) -> Iterator[tuple[str, Path]]:
         self._source.on_refusal = self._add_refused
         for name in self._source.names():
-            if name.casefold().endswith((".jsonl", ".csv")) and not name.rpartition("/")[2].startswith("._"):
+            if name.casefold().endswith((".jsonl", ".csv")) and not name.rpartition("/")[2].startswith(_BESIDE):
                 self._reports.append(name)
             else:
                 yield name, self._source.at(name)
@@ -337,11 +338,13 @@ class Intake:
                 [(content, identity) for identity, content in contents.items() if content != first],
             )
 
-    def _add_row(self, file: str, number: int, start: int, length: int, row: ReportRow | None) -> None:
+    def _add_row(self, file: str, number: int, start: int, length: int, row: Row) -> None:
         images: list[int] = []
-        code: str | None = "report-format"
+        code: str | None = None
         patient = ""
-        if row is not None:
+        if isinstance(row, str):
+            code = row
+        else:
             try:
                 images, code = self._paired(row, file, number)
             except DeidError:
@@ -412,8 +415,8 @@ class Intake:
                 report.seek(start)
                 data = report.read(length)
             row = json_row(data) if not header else csv_row(header, data)
-            if row is None:
-                code = "report-format"
+            if isinstance(row, str):
+                code = row
             else:
                 turns, sampled = row.turns, row.key in ("study_instance_uid", "accession_number")
                 about = "\x1f".join((row.key, *row.values))

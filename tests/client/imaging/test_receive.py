@@ -83,8 +83,7 @@ def test_a_list_of_images_needs_as_many_image_marks(folder: Path) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        "{", "[]", "null", '{"image": "a.dcm"}', json.dumps(row(extra=1)), json.dumps(row("../a.dcm")),
-        json.dumps(row("/etc/passwd")), json.dumps(row(conversations=[])),
+        "{", "[]", "null", '{"image": "a.dcm"}', json.dumps(row(extra=1)), json.dumps(row(conversations=[])),
         json.dumps(row(conversations=row()["conversations"][::-1])),
         json.dumps(row(conversations=row()["conversations"][:1])), json.dumps(row(patient_id=7)), json.dumps(row(3)),
         json.dumps(row([])), '{"image": "a.dcm", "image": "c", "conversations": []}', json.dumps(row(patient_id="x")),
@@ -102,7 +101,7 @@ def test_a_row_in_any_other_form_is_held_back_and_the_next_one_is_read(folder: P
 def test_a_row_of_bad_utf8_is_held_back(folder: Path) -> None:
     (folder / "r.jsonl").write_bytes(b'{"image": "\xff"}\n' + json.dumps(row()).encode())
 
-    assert codes(folder) == ["report-format", None]
+    assert codes(folder) == ["report-encoding", None]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "uid"])
@@ -147,19 +146,19 @@ def test_a_table_joins_by_any_of_its_four_keys(folder: Path, column: str, value:
 def test_a_table_with_other_columns_is_held_back(folder: Path, header: str) -> None:
     table(folder, header + "\na.dcm,x,y\n")
 
-    assert codes(folder) == ["report-format"]
+    assert codes(folder) == ["report-columns"]
 
 
 def test_rows_behind_a_quote_that_nobody_closes_are_all_counted(folder: Path) -> None:
     table(folder, 'path,report\na.dcm,Clear.\na.dcm,"Clear.\n' + "c,Clear.\n" * 30)
 
-    assert codes(folder) == [None] + ["report-format"] * 31
+    assert codes(folder) == [None] + ["report-quotes"] * 31
 
 
 def test_a_field_of_several_lines_is_one_row(folder: Path) -> None:
     table(folder, 'path,report\na.dcm,"FINDINGS:\n\nClear.\r\n"\nc,"Cle"ar.\nc,Clear.\n')
 
-    assert codes(folder) == [None, "report-format", None]
+    assert codes(folder) == [None, "report-quotes", None]
 
 
 def test_rows_and_tables_without_a_letter_are_none(folder: Path) -> None:
