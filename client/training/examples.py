@@ -65,9 +65,10 @@ class Encoder:
         self._processor = processor
         self.dtype = dtype
         self._pad = int(processor.tokenizer.pad_token_id or 0)
-        added = processor.tokenizer.added_tokens_decoder.values()
-        control = {token.content for token in added if token.special and token.content.strip()}
+        control = _control_tokens(processor)
         self._control = re.compile("|".join(re.escape(token) for token in sorted(control, reverse=True)) or r"(?!)")
+        ids = map(processor.tokenizer.convert_tokens_to_ids, control)
+        self._control_ids = frozenset(ids) - {None, processor.tokenizer.unk_token_id}
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], turns: Sequence[tuple[str, str]], *, last_answer: bool = True
@@ -75,6 +76,8 @@ class Encoder:
         """Chat template, image tokens and tiles; `last_answer=False` stops where the last answer would begin.
 
         A control token that is spelt out in a report becomes a space: nobody's words can open a turn or a picture.
+
+        Raises: ModelError model-rows when the tokenizer still finds one, as one that ignores case can.
         """
         spoken = [(self._control.sub(" ", question), self._control.sub(" ", answer)) for question, answer in turns]
         messages = _messages(len(pictures), spoken)
@@ -123,6 +126,7 @@ class Encoder:
                     )
                 spans.append((len(before), len(after)))
         plain = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        self._require_only_words(plain["input_ids"], messages, open_end=open_end)
         answer = torch.zeros(len(input_ids), dtype=torch.long)
         shift = len(input_ids) - len(plain["input_ids"])
         for place, (start, end) in enumerate(plain["offset_mapping"]):
@@ -138,6 +142,20 @@ class Encoder:
         if not open_end and not bool(answer.any()):
             raise ModelError("model-rows", "the chat template hides the answers", hint="use another chat template")
         return answer
+
+    def _require_only_words(self, ids: Sequence[int], messages: Sequence[Mapping[str, Any]], *, open_end: bool) -> None:
+        """As many control tokens as in the same conversation about nothing: none of them is from a report."""
+        silent = self._text([_silent(message) for message in messages], open_end=open_end)
+        expected = self._processor.tokenizer(silent, add_special_tokens=False)["input_ids"]
+        if self._controls(ids) != self._controls(expected):
+            raise ModelError(
+                "model-rows",
+                "words of a conversation become control tokens",
+                hint="use a base whose tokenizer takes control tokens as they are spelt only",
+            )
+
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in self._control_ids]
 
     def collate(self, encoded: Sequence[Encoded], owner: Sequence[int], *, device: torch.device) -> Batch:
         """Pad to one length on the right; tiles of all examples in one row, in the examples' order."""
@@ -161,6 +179,19 @@ class Encoder:
 
 _PER_TOKEN = frozenset({"token_type_ids", "mm_token_type_ids"})
 _PER_TILE = frozenset({"pixel_values", "pixel_attention_mask", "image_grid_thw", "image_sizes"})
+
+
+def _control_tokens(processor: Any) -> set[str]:
+    """What the tokenizer takes for no text, and what the processor looks for in a text to put a picture there."""
+    added = processor.tokenizer.added_tokens_decoder.values()
+    roles = [value for name, value in vars(processor).items() if name.endswith("_token")]
+    named = [token.content for token in added if token.special] + [getattr(role, "content", role) for role in roles]
+    return {token for token in named if isinstance(token, str) and token.strip()}
+
+
+def _silent(message: Mapping[str, Any]) -> dict[str, Any]:
+    said = [item if item["type"] == "image" else item | {"text": "x"} for item in message["content"]]
+    return {**message, "content": said}
 
 
 def _messages(pictures: int, turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Other families than Llama 4 through their own processors: nothing in the trainer knows which one it is."""
 
 import client.training  # noqa: F401  isort: skip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
     Gemma3Config,
@@ -54,6 +54,7 @@ VISION: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
     "patch_size": 8,
 }  # fmt: skip
+LLAVA_SHAPES = [[32, 64], [64, 32], [64, 64]]
 
 
 def tokenizer(special: tuple[str, ...], **roles: Any) -> PreTrainedTokenizerFast:
@@ -141,24 +142,27 @@ def qwen2_5_vl(folder: Path) -> None:
 def llava_next(folder: Path) -> None:
     """As many tiles as the picture's shape needs, and an answer that ignores the last layer of the vision tower."""
     words = tokenizer(("<pad>", "<s>", "</s>", "<image>"), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    shapes = [[32, 64], [64, 32], [64, 64]]
     text = TEXT | {"model_type": "mistral", "vocab_size": len(words), "pad_token_id": 0, "eos_token_id": 2}
     config = LlavaNextConfig(
-        image_token_index=3, image_grid_pinpoints=shapes, image_seq_length=16, text_config=text,
+        image_token_index=3, image_grid_pinpoints=LLAVA_SHAPES, image_seq_length=16, text_config=text,
         vision_config=VISION | {"model_type": "clip_vision_model", "num_hidden_layers": 3},
     )  # fmt: skip
     LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    llava_next_processor(words).save_pretrained(folder)
+
+
+def llava_next_processor(words: PreTrainedTokenizerFast) -> LlavaNextProcessor:
     template = (
         "<s>{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
         "{% for item in message['content'] %}{{ item['text'] if item['type'] == 'text' else '<image>\n' }}{% endfor %}"
         " [/INST]{% else %} {{ message['content'][0]['text'] }}</s>{% endif %}{% endfor %}"
     )
     side = {"height": 32, "width": 32}
-    pictures = LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size=side, image_grid_pinpoints=shapes)
-    LlavaNextProcessor(
+    pictures = LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size=side, image_grid_pinpoints=LLAVA_SHAPES)
+    return LlavaNextProcessor(
         pictures, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=template,
-    ).save_pretrained(folder)  # fmt: skip
+    )  # fmt: skip
 
 
 FAMILIES: Mapping[str, Callable[[Path], None]] = {
@@ -248,6 +252,43 @@ def test_the_loss_is_on_the_answers_and_what_closes_them(family: Family) -> None
         encoded = family.encoder.encode(item.pictures, item.turns)
         marked = family.base.processor.tokenizer.decode(encoded.input_ids[encoded.answer > 0])
         assert marked == "".join(f"{before}{answer}{after}" for _, answer in item.turns)
+
+
+def test_no_words_become_control_tokens(family: Family) -> None:
+    tokenizer = family.base.processor.tokenizer
+    control = sorted(token.content for token in tokenizer.added_tokens_decoder.values())
+    assert_only_words(family.encoder, control, tokenizer.convert_tokens_to_ids(control))
+
+
+def test_the_mark_of_a_picture_is_no_word_even_where_it_is_no_special_token() -> None:
+    """The processor puts a picture wherever it reads the mark."""
+    words = tokenizer(("<pad>", "<s>", "</s>"), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    words.add_tokens([AddedToken("<image>", special=False, normalized=False)])
+    encoder = Encoder(llava_next_processor(words), torch.float32)
+    assert_only_words(encoder, ["<image>"], [words.convert_tokens_to_ids("<image>")])
+
+
+def test_a_tokenizer_that_reads_control_tokens_in_any_case_gets_no_such_text() -> None:
+    words = tokenizer(("<pad>", "<s>", "</s>", "<image>"), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    words.backend_tokenizer.normalizer = normalizers.Lowercase()
+    words.add_special_tokens({"additional_special_tokens": [AddedToken("<stop>", special=True, normalized=True)]})
+    encoder = Encoder(llava_next_processor(words), torch.float32)
+    assert words.convert_tokens_to_ids("<stop>") in words("a <STOP>")["input_ids"]
+    with pytest.raises(ModelError, match="words of a conversation become control tokens") as caught:
+        encoder.encode((), [("Is there a nodule?", "No. <STOP>")])
+
+    assert caught.value.code == "model-rows"
+    assert len(encoder.encode((), [("Is there a nodule?", "No. <stop>")]).input_ids)
+
+
+def assert_only_words(encoder: Encoder, control: Sequence[str], ids: Sequence[int]) -> None:
+    spelt = "".join(control) + "<image><|image|><start_of_image>[INST]<s><|im_start|>"
+    item = example(1, (80, 80), turns=2)
+    taken = encoder.encode(item.pictures, [(question + spelt, answer + spelt) for question, answer in item.turns])
+    meant = encoder.encode(item.pictures, item.turns)
+
+    for token in ids:
+        assert int((taken.input_ids == token).sum()) == int((meant.input_ids == token).sum())
 
 
 def test_tiles_are_counted_as_the_model_counts_them(family: Family) -> None:
