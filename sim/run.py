@@ -213,11 +213,12 @@ def _prepare(
     findings: Findings,
     talk: Talk,
 ) -> None:
+    begun = (options.out / "run" / "run.json").exists()
     for site_id, source in sources.items():
         with talk.progress(f"de-identify {site_id}") as progress:
             counts = prepare(
                 folders[site_id], site_id, source, seed=options.seed, held_out_share=plan.evaluation.held_out_share,
-                workers=options.threads, progress=progress,
+                workers=options.threads, progress=progress, begun=begun,
             )  # fmt: skip
         findings.quarantined[site_id] = counts.quarantined
         held = sum(counts.quarantined.values())

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from client.imaging.attestation import attestation, keep
-from client.imaging.ingest import IngestCounts, ingest
+from client.imaging.ingest import IngestCounts, ingest, require_match
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.store import Store
@@ -76,10 +76,14 @@ def prepare(
     held_out_share: float,
     workers: int,
     progress: Callable[[int, int], None],
+    begun: bool = False,
 ) -> IngestCounts:
-    """De-identify `source` into the site's store and fix its public facts.
+    """De-identify `source` into the site's store, release it and fix the site's public facts.
 
-    Raises: DataError `nothing-clean` if no study is left, `too-few-patients` if nobody is left to train on.
+    Of a run that has begun the data set is fixed: it is compared, and nothing is ingested.
+
+    Raises: DataError `nothing-clean` if no study is left, `too-few-patients` if nobody is left to train on,
+    `not-released` if the store is not as it was when it was released.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys = SiteKeys.from_secret(_secret(folder, site_id, seed))
@@ -90,20 +94,17 @@ def prepare(
         if exists
         else Store.create(folder / "store", profile_digest=profile.digest, key_id=keys.key_id)
     )
-    with store:
-        counts = ingest(source, store, profile, keys, progress=progress, workers=workers)
-        patients = store.patients()
-        digest = store.digest()
-        told: dict[str, int | Mapping[str, int]] = {
-            "accepted": counts.accepted,
-            "already": counts.already,
-            "quarantined": counts.quarantined,
-        }
-        text = attestation("ingest", profile, keys.key_id, told, data_digest=digest, time_utc=NOW)
-        keep(folder / "store" / "attestations", text, None)
     releases = releases_of(folder)
-    if releases.of(digest) is None:
-        releases.append(Release("release", digest, profile.digest, "wardround sim", NOW))
+    with store:
+        require_match(store, profile, keys)
+        if begun or releases.all():
+            _require_released(site_id, store, releases)
+        if begun:
+            counts = IngestCounts(0, store.count(), dict(sorted(store.held().items())), rejected=0, unreported=0)
+        else:
+            counts = ingest(source, store, profile, keys, progress=progress, workers=workers)
+            _release(folder, store, profile, keys, counts, releases)
+        patients = store.patients()
     if not patients:
         why = ", ".join(f"{reason} {count}" for reason, count in counts.quarantined.items())
         raise DataError(
@@ -122,6 +123,32 @@ def prepare(
     declared = max(2, training // 10 * 10)
     Facts(site_id, declared, seed).write(folder)
     return counts
+
+
+def _require_released(site_id: str, store: Store, releases: Releases) -> None:
+    """A release is of one data set: what was changed since, other than by an ingest, is not trained on."""
+    if releases.of(store.digest()) is None:
+        raise DataError(
+            "not-released",
+            f"the store of {site_id} is not as it was when this run released it",
+            hint="restore the folder of the run from a copy, or begin a new run with another --out",
+        )
+
+
+def _release(
+    folder: Path, store: Store, profile: DeidProfile, keys: SiteKeys, counts: IngestCounts, releases: Releases
+) -> None:
+    """Attest what was ingested, and release what the store now holds."""
+    digest = store.digest()
+    told: dict[str, int | Mapping[str, int]] = {
+        "accepted": counts.accepted,
+        "already": counts.already,
+        "quarantined": counts.quarantined,
+    }
+    text = attestation("ingest", profile, keys.key_id, told, data_digest=digest, time_utc=NOW)
+    keep(folder / "store" / "attestations", text, None)
+    if releases.of(digest) is None:
+        releases.append(Release("release", digest, profile.digest, "wardround sim", NOW))
 
 
 def releases_of(folder: Path) -> Releases:

@@ -86,12 +86,7 @@ def ingest(
     Raises: DataError folder-absent, folder-unreadable, folder-overlap, folder-empty; DeidError archive-refused, and
     pairing before anything is stored; StoreError.
     """
-    if (store.profile_digest, store.key_id) != (profile.digest, keys.key_id):
-        raise StoreError(
-            "store-mismatch",
-            "the store was made with another profile or another site secret",
-            hint="use the profile and secret of the store, or make a new store",
-        )
+    require_match(store, profile, keys)
     limits = limits or WorkLimits()
     with scratch(store.folder.parent / "spool") as place:
         source = Source(folder, profile.limits, place, reports=reports, rested=rested)
@@ -108,6 +103,16 @@ def ingest(
             )  # fmt: skip
         finally:
             intake.close()
+
+
+def require_match(store: Store, profile: DeidProfile, keys: SiteKeys) -> None:
+    """Raises StoreError store-mismatch for a store of other rules or another secret: one person would be two in it."""
+    if (store.profile_digest, store.key_id) != (profile.digest, keys.key_id):
+        raise StoreError(
+            "store-mismatch",
+            "the store was made with another profile or another site secret",
+            hint="use the profile and secret of the store, or make a new store",
+        )
 
 
 def is_withdrawn(gone: Withdrawn, keys: SiteKeys, profile: DeidProfile, issuer: str, patient_id: str) -> bool:
