@@ -15,6 +15,7 @@ from client.imaging.ingest import IngestCounts, Withdrawn, ingest
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.report_listed import NOBODY, Listed
+from client.imaging.scratch import private
 from client.imaging.spool import Spool
 from client.imaging.steady import SteadyClock
 from client.imaging.storage_scp import Door, provider
@@ -80,7 +81,7 @@ def receive(
 
     Raises: DataError receiver; StoreError, but not store-busy.
     """
-    reports.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private(reports)
     files, clock = ReportFiles(reports, quiet_s), SteadyClock(spool.clock)
     seen: Mapping[Path, Mark] = {}
     gone: Withdrawn = frozenset()

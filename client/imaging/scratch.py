@@ -20,7 +20,7 @@ def scratch(parent: Path) -> Iterator[Path]:
 
     Guarantees: 0700; a folder of a process that is gone is removed here first, one of a living process is left alone.
     """
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private(parent)
     sweep(parent)
     folder = parent / f"{_PREFIX}{secrets.token_hex(8)}"
     folder.mkdir(mode=0o700)
@@ -32,6 +32,14 @@ def scratch(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
         _remove_if_empty(parent)
+
+
+def private(folder: Path) -> None:
+    """Make a folder, if it is not there, and those above it that are missing: each 0700, which `parents=True` gives to
+    the last one only."""
+    if not folder.parent.exists():
+        private(folder.parent)
+    folder.mkdir(exist_ok=True, mode=0o700)
 
 
 def sweep(parent: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from client.imaging.header import open_file, refusal
 from client.imaging.profile import Limits
+from client.imaging.scratch import private
 from federation import durable
 from federation.errors import DataError, DeidError
 
@@ -186,7 +187,8 @@ def unpacked(path: Path, folder: Path, limits: Limits) -> Path:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             members = _checked(archive, os.fstat(file.fileno()).st_size, limits)
             needed = sum(member.file_size for _, member in members)
-            folder.mkdir(mode=0o700, parents=True)
+            private(folder.parent)
+            folder.mkdir(mode=0o700)
             if shutil.disk_usage(folder).free < needed + _ROOM_LEFT_BYTES:
                 raise refusal("limit-size", "too little free disk to unpack the archive")
             for place, member in members:
@@ -245,7 +247,7 @@ def _inside(name: str) -> PurePosixPath:
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, limits: Limits) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private(path.parent)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     written = 0
     with os.fdopen(descriptor, "wb") as target, archive.open(member) as packed:

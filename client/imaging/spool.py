@@ -21,7 +21,7 @@ from pathlib import Path
 from client.imaging.header import border, read, refusal
 from client.imaging.profile import Limits
 from client.imaging.pseudonyms import SiteKeys, pseudonym
-from client.imaging.scratch import is_held
+from client.imaging.scratch import is_held, private
 from federation import durable
 from federation.errors import StoreError
 
@@ -40,7 +40,9 @@ class Spool:
         root = folder / "received"
         self.parts, self._new, self.batch, self._waiting = (root / name for name in _PLACES)
         for place in (self.parts, self._new, self.batch, self._waiting):
-            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private(place)
+        for place in (folder, root):  # an earlier version left these two open to others
+            place.chmod(0o700)
         self._lock = _locked(root / "lock")
         self.clock = root / "clock"
         self._begun: list[Path] = []

@@ -1,4 +1,5 @@
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,20 @@ def bring(spool: Spool, dataset: FileDataset, *, age_s: float = 0.0) -> None:
     before = part.stat().st_mtime - age_s
     os.utime(part, (before, before))
     spool.accept(part)
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["new", "of an earlier version"])
+def test_every_folder_is_private(make: Callable[[], Spool], make_chest: Make, tmp_path: Path, left: bool) -> None:
+    if left:
+        (tmp_path / "spool" / "received").mkdir(parents=True)
+    before = os.umask(0o022)
+    try:
+        bring(make(), make_chest(1))
+    finally:
+        os.umask(before)
+    folders = [tmp_path / "spool", *filter(Path.is_dir, (tmp_path / "spool").rglob("*"))]
+
+    assert len(folders) == 7 and {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
 
 def test_a_study_rests_before_it_is_ingested(make: Callable[[], Spool], make_chest: Make) -> None:
