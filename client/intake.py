@@ -35,6 +35,10 @@ from federation.trust.keys import SigningKey
 Json = dict[str, Any]
 _DIGEST_LETTERS_MIN = 12
 _KEY_LETTERS_MIN = 8
+_WAITS = {
+    "store-busy": "another process is writing to the store; what was received waits until it ends",
+    "no-worker": "no worker process starts; what was received waits and is tried again every minute: free some memory",
+}
 _KEY_BEGINS = re.compile(rf"[0-9a-f]{{{_KEY_LETTERS_MIN},32}}")
 
 
@@ -108,7 +112,7 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
             listed=lists.listed,
             started=lambda actual: talk.line(f"{door.ae_title} listens on {door.host} port {actual}"),
             expired=lambda count: talk.line(f"{count} images waited too long for a report and were removed"),
-            busy=lambda: talk.line("another process is writing to the store; what was received waits until it ends"),
+            busy=lambda code: talk.line(_WAITS[code]),
             withdrawn=gone,
         )  # fmt: skip
     talk.line("stopped; what was acknowledged and has not come to rest is ingested at the next start")

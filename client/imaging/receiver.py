@@ -2,7 +2,8 @@
 
 Raw data lives in the spool only. A study that was stored or held back is removed there at once; one whose report is
 not there yet waits, and is tried again when the report files change. A report file that is being written counts when it
-has come to rest, as a study does. While somebody else writes to the store, what has come to rest waits.
+has come to rest, as a study does. While somebody else writes to the store, or no worker process starts, what has come
+to rest waits: the archive goes on sending.
 """
 
 import stat
@@ -20,10 +21,12 @@ from client.imaging.spool import Spool
 from client.imaging.steady import SteadyClock
 from client.imaging.storage_scp import Door, provider
 from client.imaging.store import Store
-from federation.errors import StoreError
+from federation.errors import DataError, StoreError
 
 _LOOK_EVERY_S = 1.0
 _DAY_S = 86_400.0
+_PASSING = {"store-busy": 0.0, "no-worker": 60.0}
+"""What waiting may cure, and how long until the next try: starting workers on a machine without memory takes more."""
 
 
 Mark = tuple[int, int, int]
@@ -65,7 +68,7 @@ def receive(
     started: Callable[[int], None] = lambda port: None,
     told: Callable[[IngestCounts], None] = lambda counts: None,
     expired: Callable[[int], None] = lambda count: None,
-    busy: Callable[[], None] = lambda: None,
+    busy: Callable[[str], None] = lambda code: None,
     now_s: Callable[[], float] = time.time,
     withdrawn: Callable[[], Withdrawn] = frozenset, listed: Listed = NOBODY,
 ) -> None:  # fmt: skip
@@ -77,27 +80,30 @@ def receive(
 
     Args:
         started: called with the port; `told` with the counts of every batch; `expired` with images removed unreported;
-            `busy` when a batch begins to wait for another writer of the store.
+            `busy` when a batch begins to wait, with the code of what it waits for.
 
-    Raises: DataError receiver; StoreError, but not store-busy.
+    Raises: DataError receiver; StoreError; but not store-busy and no-worker.
     """
     private(reports)
     files, clock = ReportFiles(reports, quiet_s), SteadyClock(spool.clock)
     seen: Mapping[Path, Mark] = {}
     gone: Withdrawn = frozenset()
-    waits = False
+    waits, rests_until_s = "", 0.0
     with provider(door, spool, profile) as running:
         started(running.port)
         while not stop.wait(_LOOK_EVERY_S):
+            if time.monotonic() < rests_until_s:
+                continue
             there, now_gone = files.rested(), withdrawn()
             again = there != seen or now_gone != gone
             waited = waits
-            waits = not _look(
+            waits = _look(
                 spool, store, reports, there, profile, keys, listed, now_s(), quiet_s, again, workers, told,
                 withdrawn,
             )  # fmt: skip
-            if waits and not waited:
-                busy()
+            if waits and waits != waited:
+                busy(waits)
+            rests_until_s = time.monotonic() + _PASSING.get(waits, 0.0)
             seen, gone = there, now_gone
             if clock.is_steady(now_s()) and (late := spool.expire(now_s(), keep_days * _DAY_S)):
                 expired(late)
@@ -110,21 +116,21 @@ def _look(
     spool: Spool, store: Store, reports: Path, rested: Collection[Path], profile: DeidProfile, keys: SiteKeys,
     listed: Listed, now_s: float, quiet_s: float, again: bool, workers: int | None,
     told: Callable[[IngestCounts], None], withdrawn: Callable[[], Withdrawn],
-) -> bool:  # fmt: skip
-    """Whether all that came to rest was ingested; if another process writes to the store, the batch stays for later."""
+) -> str:  # fmt: skip
+    """Ingest all that came to rest. The code of what passes, if something was in the way: then the batch stays."""
     if not spool.begin(now_s, quiet_s=quiet_s, again=again):
-        return True
+        return ""
     leftover: list[Path] = []
     try:
         counts = ingest(
             spool.batch, store, profile, keys, workers=workers, reports=reports, every_row=False,
             leftover=leftover.append, rested=rested, listed=listed, withdrawn=withdrawn,
         )  # fmt: skip
-    except StoreError as error:
-        if error.code == "store-busy":
-            return False
+    except (StoreError, DataError) as error:
+        if error.code in _PASSING:
+            return error.code
         raise
     spool.end(leftover)
     if counts.accepted or counts.quarantined:
         told(counts)
-    return True
+    return ""

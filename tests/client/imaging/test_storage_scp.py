@@ -6,10 +6,12 @@ import resource
 import socket
 import stat
 import struct
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import spawn
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from client.imaging.ingest import IngestCounts
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
-from client.imaging.receiver import receive
+from client.imaging.receiver import _PASSING, receive
 from client.imaging.spool import Spool
 from client.imaging.storage_scp import Door, Provider, provider
 from client.imaging.store import Store
@@ -284,11 +286,62 @@ def test_while_somebody_else_writes_to_the_store_what_was_received_waits(
     fcntl.flock(writer, fcntl.LOCK_EX)
     receive(
         DOOR, spool, store, reports, profile, keys, quiet_s=1, keep_days=1, stop=stop, workers=0, now_s=now_s,
-        told=told, busy=lambda: said.append("busy"),
+        told=told, busy=said.append,
     )  # fmt: skip
     os.close(writer)
 
-    assert said == ["busy", "stored 1"] and raw(spool) == []
+    assert said == ["store-busy", "stored 1"] and raw(spool) == []
+
+
+def test_while_no_worker_starts_what_was_received_waits(
+    tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A machine that is short of memory for an hour ended the receiver, and the archive's sending with it."""
+    monkeypatch.setitem(_PASSING, "no-worker", 2.0)
+    monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (reports / "a.csv").write_text("accession_number,report\nACC0000001,FINDINGS: Clear lungs.\n")
+    make_chest(1).save_as(spool.parts / "x", enforce_file_format=True)
+    spool.accept(spool.parts / "x")
+    stop, said, waited = threading.Event(), list[str](), list[float]()
+
+    def busy(code: str) -> None:
+        said.append(code)
+        waited.append(time.monotonic())
+        assert len(raw(spool)) == 1 and store.count() == 0
+        monkeypatch.setattr(spawn, "_python_exe", os.fsencode(sys.executable))
+
+    def told(counts: IngestCounts) -> None:
+        said.append(f"stored {counts.accepted}")
+        waited.append(time.monotonic())
+        stop.set()
+
+    receive(
+        DOOR, spool, store, reports, profile, keys, quiet_s=1, keep_days=1, stop=stop, workers=1, told=told, busy=busy,
+        now_s=lambda: time.time() + 60,
+    )  # fmt: skip
+
+    assert said == ["no-worker", "stored 1"] and raw(spool) == [] and waited[1] - waited[0] > 2.0
+
+
+def test_a_receiver_that_stops_while_no_worker_starts_leaves_what_it_took(
+    tmp_path: Path, spool: Spool, store: Store, profile: DeidProfile, keys: SiteKeys, make_chest: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
+    make_chest(1).save_as(spool.parts / "x", enforce_file_format=True)
+    spool.accept(spool.parts / "x")
+    stop, said = threading.Event(), list[str]()
+    receive(
+        DOOR, spool, store, tmp_path / "reports", profile, keys, quiet_s=1, keep_days=1, stop=stop, workers=1,
+        busy=lambda code: (said.append(code), stop.set()), now_s=lambda: time.time() + 60,
+    )  # fmt: skip
+    spool.close()
+    again = Spool(tmp_path / "spool", profile.limits, keys)
+
+    assert said == ["no-worker"] and len(raw(again)) == 1 and again.begin(time.time() + 60, quiet_s=1, again=False) == 1
 
 
 def test_what_waits_of_a_patient_goes_when_they_are_withdrawn(
