@@ -198,7 +198,7 @@ def _text_search(folder: SiteFolder) -> tuple[Health, str]:
     shipped()
     second_reader()
     tagger_at(text.tagger, text.tagger_sha256)
-    return "ok", "the detector of burned-in text and the second reader of reports are there, and whole"
+    return "ok", "detector of burned-in text, reader of codes and second reader of reports are there, and whole"
 
 
 def _lists(folder: SiteFolder) -> tuple[Health, str]:

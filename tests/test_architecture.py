@@ -24,6 +24,7 @@ DOORS = {
     "gdcm": {"client/imaging/jpeg12.py"},
     "pynetdicom": {"client/imaging/"},
     "onnxruntime": {"client/imaging/networks.py", "client/imaging/tagger.py"},
+    "zxingcpp": {"client/imaging/codes.py"},
     "torch": {
         "client/training/", "sim/base_model.py", "sim/bench_privacy.py", "sim/letter_finder.py", "sim/second_reader.py",
     },

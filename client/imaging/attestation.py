@@ -21,7 +21,7 @@ from federation.trust.keys import SigningKey
 VERSION = "wardround-attestation/1"
 _PACKAGES = (
     "wardround", "pydicom", "numpy", "pillow", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls",
-    "python-gdcm", "pynetdicom", "onnxruntime",
+    "python-gdcm", "pynetdicom", "onnxruntime", "zxing-cpp",
 )  # fmt: skip
 
 

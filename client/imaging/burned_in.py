@@ -17,6 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
+from client.imaging.codes import found as codes_in
+from client.imaging.codes import without_codes
 from client.imaging.header import refusal
 from client.imaging.identifiers import fold
 from client.imaging.lookalikes import (
@@ -109,6 +111,7 @@ def searched(
     | no text, or markers only | empty: the picture is kept as it is, to the bit |
     | under 24 pixels long, or 8 wide | empty: too small for a name that can be read |
     | text | its lines with a margin |
+    | a code that machines read (`codes.py`) | its area with a margin; refused if over `most` of the picture |
     | what may be text, but is too faint or too short to be sure | refused, if `doubts_count` |
     | such a doubt no longer than a letter, or in a row with what was blanked | the doubt, too, if `doubts_count` |
     | such a doubt beside text, if `doubts_go` | the doubt with a margin, too; refused if one is left in the end |
@@ -116,7 +119,8 @@ def searched(
 
     Raises: DeidError burned-in when text is or may be left after blanking, or too much would have to go.
     """
-    mask = np.zeros(picture.shape, dtype=np.bool_) if known is None else known.copy()
+    known = np.zeros(picture.shape, dtype=np.bool_) if known is None else known
+    mask = without_codes(picture, known, most)
     if max(picture.shape) < _SMALLEST or min(picture.shape) < 8:
         return Searched(mask)
     markers = _markers(names)
@@ -157,12 +161,14 @@ def searched(
 
 
 def crossing(picture: Grey, outside: Mask, reader: Reader, names: frozenset[str] = frozenset()) -> Mask:
-    """Where lines of text that begin outside of the regions of a picture go on inside of them: what is left of a line
-    there, when all that is outside is blanked, is a letter or a half of one, and nobody finds that."""
+    """Where lines of text and codes that begin outside of the regions of a picture go on inside of them: what is left
+    of a line there, when all that is outside is blanked, is a letter or a half of one, and nobody finds that."""
     mask = np.zeros_like(outside)
     for line in _told_apart(reader.look(picture).lines(), mask, picture, _markers(names))[0]:
         if outside[_area(line, picture.shape)].any():
             mask |= _area(longer(line, picture), picture.shape, margins=True)
+    if (outside & (codes := codes_in(picture))).any():
+        mask |= codes
     return mask & ~outside
 
 

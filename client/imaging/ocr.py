@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from client.imaging import codes
 from client.imaging.networks import Colours, Floats, Networks
 from client.imaging.png import Grey
 from client.imaging.strokes import Mask, Rectangle, colours, filled, noise_of, rows, smoothed
@@ -180,7 +181,9 @@ def _shared(one: Line | _Box, other: Line | _Box) -> int:
 
 @cache
 def shipped() -> "Reader":
-    """The reader of this process. Raises DeidError ocr-missing when the runtime or the weights are not there."""
+    """The reader of this process. Raises DeidError ocr-missing when the runtime, the weights or the reader of codes
+    are not there."""
+    codes.reader()
     return Reader(Networks.open(Path(__file__).with_name("weights")))
 
 
