@@ -30,7 +30,7 @@ _BUSY, _RANGE = 4.0, 30  # times that shades run up or down in three cells, and 
 _COARSE, _COARSE_BUSY, _COARSE_RANGE = 3, 3.6, 12  # of a picture a third as large, in which noise is less
 _CROWDED, _AROUND = 6, 24  # cells of a busy part; pixels around it
 _WHOLE = 0.5  # of the picture: busy parts that are more of it are searched as one
-_ENLARGED_MAX = 1 << 20  # pixels of a part that is looked at twice as large
+_ENLARGED_MAX, _CLOSER_MAX = 1 << 19, 1 << 20  # pixels of a part that is looked at twice as large; closer at all
 _STEP = 3.0  # degrees
 _COHERENT, _EDGED = 0.85, 60.0  # of a window's gradients: how much of one direction; squares of shades per pixel
 _ALIKE, _BROKEN = 0.5, 4  # correlation of two rows of bars; rows that a blot may spoil
@@ -115,8 +115,11 @@ def _inverted(view: _View) -> _View:
 
 
 def _part(whole: _View, part: tuple[slice, slice]) -> _View:
+    """A part of the picture, smaller if it has more pixels than a closer look is worth: the first look was whole."""
     start = np.array([part[1].start, part[0].start], dtype=np.float64)
-    return _View(np.ascontiguousarray(whole.picture[part]), np.eye(2), start)
+    crop = np.ascontiguousarray(whole.picture[part])
+    fewer = int(np.ceil(np.sqrt(crop.size / _CLOSER_MAX)))
+    return _View(np.asarray(Image.fromarray(crop).reduce(fewer)), fewer * np.eye(2), start)
 
 
 def _closer(view: _View) -> Iterator[_View]:
