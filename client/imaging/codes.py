@@ -32,6 +32,8 @@ _CROWDED, _AROUND = 6, 24  # cells of a busy part; pixels around it
 _WHOLE = 0.5  # of the picture: busy parts that are more of it are searched as one
 _ENLARGED_MAX, _CLOSER_MAX = 1 << 19, 1 << 20  # pixels of a part that is looked at twice as large; closer at all
 _STEP = 3.0  # degrees
+_BARS_LONG, _BARS_MANY, _UNEVEN = 7, 24, 0.3  # cells; bars and gaps; of their mean width, and how often
+_BARS_RANGE, _BARS_BUSY, _UNLIKE = 80, 3.0, 0.15  # shades; as above; changes down, of those across
 _COHERENT, _EDGED = 0.85, 60.0  # of a window's gradients: how much of one direction; squares of shades per pixel
 _ALIKE, _BROKEN = 0.5, 4  # correlation of two rows of bars; rows that a blot may spoil
 _MARGIN, _MARGIN_MIN, _BESIDE_BARS = 0.04, 4, 3  # of the longer side; pixels
@@ -79,6 +81,10 @@ def found(picture: Grey) -> Mask:
         for view in _closer(_part(whole, part)):
             _search(view, picture, mask)
             _search(_inverted(view), picture, mask, bars_only=True)
+    for upright, seen in enumerate((picture.T, picture)):
+        for corners in _unread_bars(seen):
+            area = _area(_full_height(corners, seen), seen.shape, bars=True)
+            mask |= area if upright else area.T
     return mask
 
 
@@ -264,6 +270,43 @@ def _across_the_bars(corners: Floats, picture: Grey) -> Floats:
     tensor = np.array([[(across * across).sum(), (across * down).sum()], [(across * down).sum(), (down * down).sum()]])
     strengths, directions = np.linalg.eigh(tensor)
     return np.asarray(directions[:, 1], dtype=np.float64) if strengths[0] < (1 - _COHERENT) * strengths[1] else level
+
+
+def _unread_bars(picture: Grey) -> Iterator[Floats]:
+    """The corners of upright bars that look like a code, read or not: one that is cut, or drawn too coarsely, says less
+    to zxing than to who takes time. Its bars are two shades, many, of several widths, and alike from row to row."""
+    rows, columns = (side // _CELL for side in picture.shape)
+    if columns < _BARS_LONG or not rows:
+        return
+    whole = np.ascontiguousarray(picture[: rows * _CELL, : columns * _CELL])
+    blocks = whole.reshape(rows, _CELL, columns, _CELL)
+    size = (1, 3)
+    across = np.abs(np.diff(whole.astype(np.int16), axis=1, append=0)).reshape(blocks.shape).mean(axis=(1, 3))
+    down = np.abs(np.diff(blocks.astype(np.int16), axis=1)).mean(axis=(1, 3))
+    often = ndimage.uniform_filter(across, size)
+    reach = ndimage.maximum_filter(blocks.max(axis=(1, 3)), size) - ndimage.minimum_filter(
+        blocks.min(axis=(1, 3)), size
+    )
+    alike = (ndimage.uniform_filter(down, size) <= _UNLIKE * often) & (reach >= _BARS_RANGE)
+    labels, _ = ndimage.label(alike & (3 * _CELL * often >= _BARS_BUSY * reach))
+    for place in ndimage.find_objects(labels):
+        top, bottom = place[0].start * _CELL, place[0].stop * _CELL
+        left, right = (place[1].start - 1) * _CELL, (place[1].stop + 1) * _CELL
+        left, right = max(0, left), min(right, picture.shape[1])
+        if place[1].stop - place[1].start >= _BARS_LONG and _of_widths(whole[(top + bottom) // 2, left:right]):
+            yield np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=np.float64)
+
+
+def _of_widths(row: Grey) -> bool:
+    """Whether a row of shades is many bars of several widths: a grid, a ruler or a test pattern has one,
+    or a few, one after the other."""
+    low, high = np.percentile(row, (10, 90))
+    edges = np.nonzero(np.diff(row > (low + high) / 2))[0]
+    widths = np.diff(edges)
+    if len(widths) < _BARS_MANY:
+        return False
+    other = np.abs(widths[2:] - widths[:-2]) > _UNEVEN * widths.mean()  # bars with bars, gaps with gaps
+    return bool(other.mean() >= _UNEVEN)
 
 
 def _area(corners: Floats, shape: tuple[int, ...], *, bars: bool) -> Mask:

@@ -134,6 +134,21 @@ def test_rulers_grids_and_test_patterns_are_no_codes(pitch: int) -> None:
     assert not any(found(picture).any() for picture in (ruler, stripes, checks))
 
 
+def test_line_pairs_of_several_widths_are_no_code() -> None:
+    pairs = np.repeat(np.tile([20, 230], 60), np.repeat([1, 2, 3, 5], 30))
+
+    assert not found(np.tile(pairs.astype(np.uint8), (120, 1))).any()
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180])
+def test_bars_that_are_cut_so_that_nothing_reads_them_go_all_the_same(turn: int) -> None:
+    image = labelled(slope(), label("Code128", 2))
+    picture = np.rot90(np.concatenate([image[:, :60], image[:, 110:]], axis=1), turn // 90)
+    ink = (picture < 30) & np.rot90(np.arange(590)[None, :] < 300, turn // 90)
+
+    assert not read(picture) and ink.sum() > 2000 and found(picture)[ink].mean() > 0.95
+
+
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (3, 900), (24, 24), (73, 71)])
 def test_a_small_or_narrow_picture_is_looked_at_as_well(size: tuple[int, int]) -> None:
     assert not found(np.zeros(size, dtype=np.uint8)).any()
