@@ -81,10 +81,10 @@ def found(picture: Grey) -> Mask:
         for view in _closer(_part(whole, part)):
             _search(view, picture, mask)
             _search(_inverted(view), picture, mask, bars_only=True)
-    for upright, seen in enumerate((picture.T, picture)):
-        for corners in _unread_bars(seen):
-            area = _area(_full_height(corners, seen), seen.shape, bars=True)
-            mask |= area if upright else area.T
+        for seen, place, out in ((picture, part, mask), (picture.T, part[::-1], mask.T)):
+            for corners in _unread_bars(seen[place]):
+                corners += (place[1].start, place[0].start)
+                out |= _area(_full_height(corners, seen), seen.shape, bars=True)
     return mask
 
 
