@@ -140,7 +140,7 @@ def parts(text: str) -> list[tuple[bool, str]]:
 
 def rate_bound(looked_at: int) -> str:
     """What n items without a leak prove: the rate is below 3/n at 95 % (Hanley and Lippman-Hand 1983)."""
-    return f"{min(100.0, 300 / looked_at):.2g} %" if looked_at else "100 %"
+    return f"{300 / looked_at:.2g} %" if looked_at > 3 else "100 %"
 
 
 def _where(wanted: Wanted) -> tuple[str, list[object]]:

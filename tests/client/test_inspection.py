@@ -18,6 +18,7 @@ from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
 from client.imaging.store import Store
+from client.inspection.browse import rate_bound
 from client.inspection.looking import Looking
 from client.inspection.server import Inspection
 from client.releases import Release
@@ -281,6 +282,11 @@ def test_only_a_gapless_beginning_of_the_rest_proves_something(place: Workplace)
         assert looking.next(store, f"{201:032x}") == f"{202:032x}" and looking.next(store) == f"{101:032x}"
         assert looking.beside(store, f"{202:032x}") == (f"{201:032x}", f"{203:032x}")
         assert looking.beside(store, "f" * 32) == ("", "")
+
+
+@pytest.mark.parametrize(("looked_at", "bound"), [(0, "100 %"), (3, "100 %"), (7, "43 %"), (300, "1 %")])
+def test_what_was_looked_at_bounds_the_rate_of_leaks(looked_at: int, bound: str) -> None:
+    assert rate_bound(looked_at) == bound
 
 
 def test_a_page_computes_the_digest_once_until_somebody_writes(
