@@ -5,25 +5,21 @@ has one (docs/spec/releases-1.md). A release names the digest of the store, so o
 rules of de-identification need another release.
 """
 
-import fcntl
-import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from client import signed_record
+from client import chained, signed_record
 from client.signed_record import require_person
-from federation import canonical, durable
+from federation import canonical
+from federation.canonical import Value
 from federation.errors import FormatError, StoreError, printable
 from federation.messages import DIGEST
 from federation.trust.keys import SigningKey
 
 VERSION = "wardround-release/1"
 Action = Literal["release", "revoke"]
-_FIRST = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -48,16 +44,12 @@ class Releases:
     def all(self) -> list[Release]:
         """Every decision, oldest first. Raises: StoreError release-damaged; then nothing counts as released."""
         try:
-            lines = self._path.read_bytes().splitlines(keepends=True)
+            text = self._path.read_bytes()
         except FileNotFoundError:
             return []
         except (IsADirectoryError, NotADirectoryError):
             raise _damaged("the record of releases is no file") from None
-        found, before = [], _FIRST
-        for number, line in enumerate(lines, 1):
-            found.append(_read(line, number, before))
-            before = hashlib.sha256(line).hexdigest()
-        return found
+        return [_read(*link) for link in chained.links(text)]
 
     def of(self, data_digest: str) -> Release | None:
         """The release of this data set. None if there is none, it was revoked, or the site has a key and another one
@@ -73,28 +65,14 @@ class Releases:
         require_person(release.person)
         if DIGEST.fullmatch(release.data_digest) is None:
             raise FormatError("not-canonical", "a digest that no record can hold", hint="it has 64 hexadecimal digits")
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked():
-            known = self.all()
-            text = self._path.read_bytes() if known else b""
-            before = hashlib.sha256(text.splitlines(keepends=True)[-1]).hexdigest() if known else _FIRST
-            said = {"version": VERSION, "seq": len(known) + 1, "prev": before, **vars(release)}
-            line = signed_record.dump("release", said, self._key()) + b"\n"
-            durable.write(self._path, [text, line])
-            self._path.chmod(0o600)
-            return _read(line, len(known) + 1, before)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = os.open(self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+        said: dict[str, Value] = {"version": VERSION, **vars(release)}
+        (added,) = chained.append(
+            self._path, [said], self.all, lambda line: signed_record.dump("release", line, self._key())
+        )
+        return _read(*added)
 
 
-def _read(line: bytes, number: int, before: str) -> Release:
+def _read(number: int, before: str, line: bytes) -> Release:
     try:
         value = canonical.load(line.removesuffix(b"\n"))
     except FormatError:

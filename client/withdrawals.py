@@ -4,23 +4,20 @@ One canonical JSON line per decision, each with the SHA-256 of the line before (
 named by the keyed pseudonym alone, beside the id of the secret that made it: another secret makes other keys.
 """
 
-import fcntl
-import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from client import chained
 from client.signed_record import require_person
-from federation import canonical, durable
+from federation import canonical
 from federation.errors import FormatError, StoreError, printable
 
 VERSION = "wardround-withdrawal/1"
 Action = Literal["withdraw", "undo"]
-_FIRST = "0" * 64
 _KEY, _KEY_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 _Mark = tuple[int, int, int]
 
@@ -74,46 +71,20 @@ class Withdrawals:
             require_person(one.person)
             if _KEY.fullmatch(one.patient_key) is None or _KEY_ID.fullmatch(one.key_id) is None:
                 raise FormatError("not-canonical", "a key of another form", hint="give it as it is shown")
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked():
-            known = self.all()
-            text = self._path.read_bytes() if known else b""
-            lines, before = [text], _before(text)
-            for seq, one in enumerate(decisions, len(known) + 1):
-                line = canonical.dump({"version": VERSION, "seq": seq, "prev": before, **vars(one)}) + b"\n"
-                lines.append(line)
-                before = hashlib.sha256(line).hexdigest()
-            durable.write(self._path, lines)
-            self._path.chmod(0o600)
+        chained.append(self._path, [{"version": VERSION, **vars(one)} for one in decisions], self.all)
 
     def _now(self) -> Collection[tuple[str, str]]:
         last = {(one.patient_key, one.key_id): one.action for one in self.all()}
         return [person for person, action in last.items() if action == "withdraw"]
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = os.open(self._path.with_name(self._path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-
-def _before(text: bytes) -> str:
-    return hashlib.sha256(text.splitlines(keepends=True)[-1]).hexdigest() if text else _FIRST
-
 
 def _verified(text: bytes) -> Iterator[Withdrawal]:
     if not text:  # no write leaves it so
         raise _damaged("the record of withdrawals is empty")
-    before = _FIRST
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        yield _read(line, number, before)
-        before = hashlib.sha256(line).hexdigest()
+    yield from (_read(*link) for link in chained.links(text))
 
 
-def _read(line: bytes, number: int, before: str) -> Withdrawal:
+def _read(number: int, before: str, line: bytes) -> Withdrawal:
     try:
         value = canonical.load(line.removesuffix(b"\n"))
     except FormatError:
