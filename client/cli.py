@@ -408,11 +408,11 @@ def hold(
         _print_held(intake.held_examples(place), as_json=as_json)
     elif undo:
         count = intake.undo_hold(place, examples, by.strip(), group=group)
-        print(json.dumps({"examples": count}) if as_json else f"forgot {_number(count, 'example')}")
+        print(json.dumps({"examples": count}) if as_json else f"forgot {_some(count, 'example')}")
         Talk().line("wardround: to bring them back, ingest their source again; then look at them again")
     else:
         taken, was_released = intake.hold_examples(place, examples, by.strip(), because=because.value, group=group)
-        counted = [_number(count, name.removesuffix("s")) for name, count in taken._asdict().items()]
+        counted = [_some(count, name.removesuffix("s")) for name, count in taken._asdict().items()]
         print(
             json.dumps(taken._asdict(), sort_keys=True)
             if as_json
@@ -436,10 +436,6 @@ def _print_held(held: Iterable[tuple[Any, str]], *, as_json: bool) -> None:
         print(f"{one.example_key}  {one.reason:<10}  {device}")
     if nothing:
         Talk().line("wardround: no example is held")
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 @app.command("release", epilog="Example: wardround site release 3f9a0c51d2e7 --by 'Dr. Panza' --dir /srv/wardround")

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from client.policy import Policy
 from federation import canonical, durable
 from federation.errors import CarrierError, FedError
 from federation.plan import RunPlan
+from federation.trust import times
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def _log_failure(told: list[Daemon], error: Exception) -> None:
 def approve(path: Path, digest: str, *, by: str) -> None:
     """A person approves this very plan: who and when is kept beside the approval."""
     sites.approve(path / "state", digest)
-    when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    when = times.now()
     (path / "state" / "approved").mkdir(exist_ok=True, mode=0o700)
     text = canonical.dump({"plan": digest, "by": by[:100], "when": when})
     durable.write(path / "state" / "approved" / f"{digest}.json", [text])

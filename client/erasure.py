@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from typing import Any, BinaryIO, TextIO
 
 from client.guarded import guarded
@@ -28,6 +27,7 @@ from client.withdrawals import Action, Withdrawal
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
+from federation.trust import times
 
 Json = dict[str, Any]
 _ID_LETTERS_MAX = 256
@@ -209,7 +209,7 @@ def _has(store: Store, patient_key: str) -> bool:
 
 def _record(place: Workplace, action: Action, chosen: Sequence[str], keys: SiteKeys, person: str) -> None:
     if chosen:
-        now = _now()
+        now = times.now()
         place.withdrawals().append([Withdrawal(action, key, keys.key_id, person, now) for key in chosen])
 
 
@@ -243,9 +243,5 @@ def _attest(
     person: str,
 ) -> None:  # fmt: skip
     digest = None if store is None else store.digest()
-    text = attestation(kind, profile, keys.key_id, counts, data_digest=digest, time_utc=_now(), person=person)
+    text = attestation(kind, profile, keys.key_id, counts, data_digest=digest, time_utc=times.now(), person=person)
     keep((place.state if store is None else store.folder) / "attestations", text, place.signing_key())
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -30,6 +29,7 @@ from client.signed_record import require_person
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
+from federation.trust import times
 from federation.trust.keys import SigningKey
 
 Json = dict[str, Any]
@@ -77,7 +77,7 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
                 withdrawn=gone(),
             )  # fmt: skip
         text = attestation(
-            "deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=_now(),
+            "deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=times.now(),
             lists=place.lists.attested(keys),
         )  # fmt: skip
         keep(place.state / "attestations", text, key)
@@ -206,7 +206,9 @@ def _whole_key(store: Store, beginning: str) -> str:
 def _attest_decision(
     kind: str, store: Store, profile: DeidProfile, counts: Json, person: str, key: SigningKey | None
 ) -> None:
-    text = attestation(kind, profile, store.key_id, counts, data_digest=store.digest(), time_utc=_now(), person=person)
+    text = attestation(
+        kind, profile, store.key_id, counts, data_digest=store.digest(), time_utc=times.now(), person=person
+    )
     keep(store.folder / "attestations", text, key)
 
 
@@ -252,7 +254,7 @@ def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) 
     if not revoke:
         ensure_declared(place.settings.data, now.patients)
     action: Any = "revoke" if revoke else "release"
-    release = Release(action, now.data_digest, now.profile_digest, person, _now())
+    release = Release(action, now.data_digest, now.profile_digest, person, times.now())
     with _guarded():
         return place.releases().append(release)
 
@@ -263,18 +265,15 @@ def _attest_batch(
 ) -> str:  # fmt: skip
     digest = store.digest()
     text = attestation(
-        kind, profile, keys.key_id, asdict(counts), data_digest=digest, time_utc=_now(), lists=lists.attested(keys)
-    )
+        kind, profile, keys.key_id, asdict(counts), data_digest=digest, time_utc=times.now(),
+        lists=lists.attested(keys),
+    )  # fmt: skip
     keep(store.folder / "attestations", text, key)
     return digest
 
 
 def _reasons(quarantined: Mapping[str, int]) -> str:
     return "".join(f", {count} held back ({reason})" for reason, count in quarantined.items())
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextmanager

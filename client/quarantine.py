@@ -7,7 +7,6 @@ a file for the person who repairs them.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from client.signed_record import require_person
 from client.workplace import Workplace
 from federation.errors import DataError, StoreError
 from federation.terminal import Talk
+from federation.trust import times
 
 Json = dict[str, Any]
 KINDS = {"row": "report row with its images", "file": "file", "archive": "archive"}
@@ -76,7 +76,7 @@ def discard(place: Workplace, starts: Sequence[str], *, reason: str, person: str
         if counts:
             text = attestation(
                 "discard", profile, store.key_id, {"discarded": counts}, data_digest=store.digest(), person=person,
-                time_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                time_utc=times.now(),
             )  # fmt: skip
             keep(store.folder / "attestations", text, place.signing_key())
     return {"discarded": dict(sorted(counts.items()))}

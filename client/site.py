@@ -8,7 +8,6 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +34,7 @@ from federation.privacy.records import dump_head, load_head
 from federation.privacy.sampling import PoissonSampling
 from federation.private_step import mechanism_of, shared_of
 from federation.secagg.bodies import Identity
+from federation.trust import times
 
 PAID = "paid.json"  # the ledger's head when this site last paid: the next start must find it in the ledger
 
@@ -111,7 +111,7 @@ class Site:
         state_dir: Path,
         *,
         identity: Callable[[], Identity] | None = None,
-        now_utc: Callable[[], str] = lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        now_utc: Callable[[], str] = times.now,
         on_failure: Callable[[Exception], None] = lambda error: None,
         examiner: Examiner | None = None,
     ) -> None:

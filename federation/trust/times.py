@@ -1,6 +1,7 @@
 """Times in documents: UTC, whole seconds, one spelling. Documents are compared by the second, people read the text."""
 
 import re
+import time
 from datetime import UTC, datetime
 
 from federation.errors import FormatError
@@ -15,6 +16,10 @@ def text(seconds: float) -> str:
     '2026-01-01T00:00:00Z'
     """
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now() -> str:
+    return text(time.time())
 
 
 def seconds(written: object) -> int:

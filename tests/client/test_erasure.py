@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import FileDataset
 
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
@@ -27,18 +25,9 @@ from client.workplace import Workplace
 from federation import canonical
 from sim.wardround import call
 
-SITE = """
-[site]
-id = "toboso"
-[data]
-store = "store"
-secret = "secret"
-declared_patients = 100
-[policy]
-epsilon_max = 8.0
-"""
 KEYS = SiteKeys.from_secret(bytes(range(32)))
 Run = Callable[..., tuple[int, str, str]]
+Image = Callable[..., FileDataset]
 
 
 @pytest.fixture(autouse=True)
@@ -48,32 +37,7 @@ def right_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Path:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "site.toml").write_text(SITE)
-    (folder / "secret").write_bytes(bytes(range(32)))
-    (folder / "secret").chmod(0o600)
-    return folder
-
-
-def image(number: int, **changes: str) -> FileDataset:
-    dataset = FileDataset("", Dataset(), file_meta=FileMetaDataset(), preamble=bytes(128))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", f"1.2.3.4.{number}.1"
-    dataset.StudyInstanceUID, dataset.AccessionNumber = f"1.2.3.4.{number}", f"ACC000{number}"
-    dataset.PatientID, dataset.PatientName, dataset.Modality = f"MRN-{number}", "Quixano^Alonso", "CR"
-    dataset.Rows = dataset.Columns = 32
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    dataset.PixelData = np.arange(1024, dtype=np.uint8).tobytes()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    for keyword, value in changes.items():
-        setattr(dataset, keyword, value)
-    return dataset
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(tmp_path: Path, image: Image) -> Path:
     """Two patients with a radiograph and a report each."""
     folder = tmp_path / "Quixano"
     folder.mkdir()
@@ -170,7 +134,7 @@ def test_an_id_that_nobody_has_is_told_and_stays_out_all_the_same(run: Run, sour
     assert status == 19 and "2 ids were of nobody" in told(err)[0] and "--issuer" in told(err)[1]
 
 
-def test_an_issuer_belongs_to_the_id(run: Run, source: Path) -> None:
+def test_an_issuer_belongs_to_the_id(image: Image, run: Run, source: Path) -> None:
     image(1, IssuerOfPatientID="NORTH").save_as(source / "1", enforce_file_format=True)
     run("ingest", source)
 
@@ -246,7 +210,7 @@ def test_a_store_that_is_written_to_is_waited_for_and_the_record_is_there_alread
     assert run("erase", "--by", "Panza", ids=b"MRN-1\n")[1] == "erased 1 patient, 1 example\n"
 
 
-def test_what_waits_in_the_spool_goes_at_once_or_at_the_receivers_next_look(run: Run, site: Path) -> None:
+def test_what_waits_in_the_spool_goes_at_once_or_at_the_receivers_next_look(image: Image, run: Run, site: Path) -> None:
     profile = DeidProfile.shipped()
     spool = Spool(site / "spool", profile.limits, KEYS)
     for number in (1, 2, 3):

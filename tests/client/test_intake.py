@@ -23,16 +23,6 @@ from federation.errors import DeidError
 from federation.trust.keys import SigningKey
 from sim.wardround import call
 
-SITE = """
-[site]
-id = "toboso"
-[data]
-store = "store"
-secret = "secret"
-declared_patients = 100
-[policy]
-epsilon_max = 8.0
-"""
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -41,16 +31,6 @@ def right_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers need a second to start; test_workers.py has them."""
     for module in ("client.intake", "client.imaging.export"):
         monkeypatch.setattr(f"{module}.cores", lambda: 0)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "site.toml").write_text(SITE)
-    (folder / "secret").write_bytes(bytes(range(32)))
-    (folder / "secret").chmod(0o600)
-    return folder
 
 
 @pytest.fixture
@@ -232,12 +212,13 @@ def test_more_patients_than_the_hospital_declares_are_not_released(run: Run, sou
         reports.writelines(f"ACC000{number},FINDINGS: Clear lungs.\n" for number in range(3, 13))
     run("ingest", source)
     digest = json.loads(run("release", "--json")[1])["data_digest"]
-    (site / "site.toml").write_text(SITE.replace("= 100", "= 1"))  # and ten above it
+    settings = (site / "site.toml").read_text()
+    (site / "site.toml").write_text(settings.replace("= 100", "= 1"))  # and ten above it
 
     status, _, err = run("release", digest, "--by", "Dr. Panza")
     assert status == 11 and "declared_patients = 1 allows" in told(err)[0]
     assert json.loads(run("release", "--json")[1])["release"] is None
-    (site / "site.toml").write_text(SITE.replace("= 100", "= 2"))
+    (site / "site.toml").write_text(settings.replace("= 100", "= 2"))
     assert run("release", digest, "--by", "Dr. Panza")[0] == 0
 
 
@@ -371,7 +352,8 @@ def test_a_folder_of_the_site_that_cannot_be_one(
     key: str, value: str, failed: int, said: str, run: Run, source: Path, site: Path
 ) -> None:
     (site / "loop").symlink_to("loop")
-    (site / "site.toml").write_text(SITE.replace(f'{key} = "{key}"', f'{key} = "{value}"'))
+    settings = (site / "site.toml").read_text()
+    (site / "site.toml").write_text(settings.replace(f'{key} = "{key}"', f'{key} = "{value}"'))
     status, _, err = run("ingest", source)
 
     assert status == failed and said in told(err)[0]
@@ -389,8 +371,9 @@ def test_a_file_in_the_place_of_a_folder(name: str, run: Run, source: Path, site
 
 
 def test_reports_that_are_no_folder(run: Run, site: Path) -> None:
+    settings = (site / "site.toml").read_text()
     for name, failed in (("secret", 17), ("\\u0000", 11)):
-        (site / "site.toml").write_text(f'{SITE}[receive]\ncallers = ["A"]\nreports = "{name}"\n')
+        (site / "site.toml").write_text(f'{settings}[receive]\ncallers = ["A"]\nreports = "{name}"\n')
         assert run("receive", "--port", "0")[0] == failed
 
 

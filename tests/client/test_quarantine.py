@@ -8,10 +8,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import FileDataset
 
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
@@ -21,18 +19,9 @@ from client.workplace import Workplace
 from federation import canonical
 from sim.wardround import call
 
-SITE = """
-[site]
-id = "toboso"
-[data]
-store = "store"
-secret = "secret"
-declared_patients = 100
-[policy]
-epsilon_max = 8.0
-"""
 SECRET = bytes(range(32))
 Run = Callable[..., tuple[int, str, str]]
+Image = Callable[..., FileDataset]
 
 
 @pytest.fixture(autouse=True)
@@ -42,32 +31,7 @@ def right_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Path:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "site.toml").write_text(SITE)
-    (folder / "secret").write_bytes(SECRET)
-    (folder / "secret").chmod(0o600)
-    return folder
-
-
-def image(number: int, **changes: str) -> FileDataset:
-    dataset = FileDataset("", Dataset(), file_meta=FileMetaDataset(), preamble=bytes(128))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", f"1.2.3.4.{number}.1"
-    dataset.StudyInstanceUID, dataset.AccessionNumber = f"1.2.3.4.{number}", f"ACC000{number}"
-    dataset.PatientID, dataset.PatientName, dataset.Modality = f"MRN-{number}", "Quixano^Alonso", "CR"
-    dataset.Rows = dataset.Columns = 32
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    dataset.PixelData = np.arange(1024, dtype=np.uint8).tobytes()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    for keyword, value in changes.items():
-        setattr(dataset, keyword, value)
-    return dataset
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(tmp_path: Path, image: Image) -> Path:
     """One clean radiograph; held back are two rows, a file that no row names, and a zip."""
     folder = tmp_path / "Quixano" / "export"
     folder.mkdir(parents=True)
@@ -109,7 +73,7 @@ def table(path: Path) -> list[tuple[str, str, str]]:
 
 
 def test_items_are_listed_shown_found_repaired_and_forgotten(
-    run: Run, source: Path, site: Path, tmp_path: Path
+    image: Image, run: Run, source: Path, site: Path, tmp_path: Path
 ) -> None:
     assert run("ingest", source)[0] == 0
     found = listed(run)
@@ -181,7 +145,7 @@ def test_discarding_forgets_is_attested_and_touches_no_original(run: Run, source
 
 
 def test_what_is_in_no_source_any_more_is_dropped_only_by_an_ingest_of_that_source(
-    run: Run, source: Path, tmp_path: Path
+    image: Image, run: Run, source: Path, tmp_path: Path
 ) -> None:
     run("ingest", source)
     other = tmp_path / "other"
