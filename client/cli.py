@@ -390,7 +390,7 @@ def hold(
     by: Annotated[str, typer.Option(help="who looked: a person's name, recorded")] = "",
     because: Annotated[Because, typer.Option(help="what was seen")] = Because.LEAK,
     group: Annotated[
-        bool, typer.Option("--group", help="everything of the same manufacturer, modality and size")
+        bool, typer.Option("--group", help="everything of the same manufacturer, modality and size, now and later")
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="let the next ingest bring them back")] = False,
     as_json: AsJson = False,
@@ -405,7 +405,7 @@ def hold(
         raise typer.BadParameter("say who looked, with --by", param_hint="--by")
     place = Workplace.open(folder)
     if not examples:
-        _print_held(intake.held_examples(place), as_json=as_json)
+        _print_held(intake.held_examples(place), intake.held_groups(place), as_json=as_json)
     elif undo:
         count = intake.undo_hold(place, examples, by.strip(), group=group)
         print(json.dumps({"examples": count}) if as_json else f"forgot {_some(count, 'example')}")
@@ -426,15 +426,18 @@ def hold(
             )
 
 
-def _print_held(held: Iterable[tuple[Any, str]], *, as_json: bool) -> None:
+def _print_held(held: Iterable[tuple[Any, str]], groups: list[tuple[str, str]], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"held": [{**vars(one), "device": device} for one, device in held]}))
+        kept_out = [{"device": device, "reason": reason} for device, reason in groups]
+        print(json.dumps({"held": [{**vars(one), "device": device} for one, device in held], "groups": kept_out}))
         return
     nothing = True
     for one, device in held:
         nothing = False
         print(f"{one.example_key}  {one.reason:<10}  {device}")
-    if nothing:
+    for device, reason in groups:
+        print(f"{'whatever comes of':<32}  {reason:<10}  {device}")
+    if nothing and not groups:
         Talk().line("wardround: no example is held")
 
 

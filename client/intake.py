@@ -144,7 +144,7 @@ def hold_examples(
     Args:
         examples: keys, as the page shows them; cut to at least 8 letters where that is unique.
         because: `leak` or `unclear`.
-        group: everything of the same device groups, too.
+        group: everything of the same device groups, too, and what will come of them.
 
     Raises: StoreError example-unknown; FormatError for a name that no record can hold.
     """
@@ -156,7 +156,7 @@ def hold_examples(
         releases = place.releases()
         released = bool(releases.all()) and releases.of(store.digest()) is not None
         taken = store.withhold(keys, REASONS[because], group=group)
-        if taken.examples:
+        if taken.examples or group:
             counts = {
                 "held": {REASONS[because]: taken.examples},
                 "pictures": taken.pictures,
@@ -169,7 +169,7 @@ def hold_examples(
 def undo_hold(place: Workplace, examples: Sequence[str], person: str, *, group: bool = False) -> int:
     """`site hold --undo`: how many examples the next ingest may bring back.
 
-    Raises: StoreError example-unknown, also when none of them is held.
+    Raises: StoreError example-unknown, also when none of them is held; group-held without `group` if a group is held.
     """
     require_person(person)
     profile, key = place.profile(), place.signing_key()
@@ -189,6 +189,12 @@ def held_examples(place: Workplace) -> Iterator[tuple[Withheld, str]]:
     with _guarded(), place.open_store() as store:
         for one in store.withheld():
             yield one, device_words(one.device)
+
+
+def held_groups(place: Workplace) -> list[tuple[str, str]]:
+    """The device groups of which whatever comes is held, in words, and why."""
+    with _guarded(), place.open_store() as store:
+        return [(device_words(device), reason) for device, reason in store.withheld_groups()]
 
 
 def _whole_key(store: Store, beginning: str) -> str:

@@ -129,7 +129,7 @@ class StoreError(FedError):
             "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
             "store-joined", "withdrawal-damaged",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "output-failed",
-            "disk-full", "bundle-failed", "example-unknown",
+            "disk-full", "bundle-failed", "example-unknown", "group-held",
         }
     )  # fmt: skip
 

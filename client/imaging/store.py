@@ -167,10 +167,10 @@ class Store:
             with _guarded_disk():
                 index = _connect(folder)
                 columns = {name for _, name, *_ in index.execute("PRAGMA table_info(decision)")}
-                tables = index.execute("SELECT count(*) FROM sqlite_master WHERE name = 'withheld'").fetchone()
+                tables = {name for (name,) in index.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         except sqlite3.Error:
             raise _damaged("the index of the store does not open") from None
-        if columns != _DECISION or tables == (0,):
+        if columns != _DECISION or not tables.issuperset(("withheld", "withheld_device")):
             index.close()
             raise _damaged("the index of the store has no list of what is held back") if not columns else StoreError(
                 "store-version",
@@ -241,6 +241,10 @@ class Store:
     def withheld(self) -> Iterator[withheld.Withheld]:
         """The examples that a person took out, in the order of their keys."""
         return withheld.everything(self._index)
+
+    def withheld_groups(self) -> list[tuple[str, str]]:
+        """The device groups that a person took out, as JSON, and why: what comes of them is held, too."""
+        return withheld.groups(self._index)
 
     def withheld_reason(self, example_key: str) -> str | None:
         """Why a person took this example out; None if nobody did."""
@@ -339,7 +343,7 @@ class Store:
         the study holds twice (equal rows, copies of an image) is stored once.
 
         Raises: DeidError duplicate-differs when a picture of the same instance was stored with other pixels; leak-found
-        and unclear when a person has taken out one of the pictures.
+        and unclear when a person has taken out one of the pictures, or its device group.
         """
         if clean.profile_digest != self.profile_digest:
             raise StoreError(
@@ -348,7 +352,7 @@ class Store:
         with self.batch():
             new = {example.example_key: example for example in clean.examples if not self.has(example.example_key)}
             pictures = {picture.picture_key: picture for picture in clean.pictures}
-            refused = withheld.joins(self._index, list(new), list(pictures)) if new else None
+            refused = withheld.joins(self._index, list(new), list(pictures.values())) if new else None
             if new and refused is None:
                 self._insert(clean, new, pictures)
         if refused is not None:
@@ -434,7 +438,8 @@ class Store:
 
     def withhold(self, example_keys: Sequence[str], reason: str, *, group: bool = False) -> Reach:
         """Take out what a person found wanting, with every example that shows one of its pictures, or with `group` a
-        picture of one of its device groups; remember the keys, so that `add` refuses them. In the order of `erase`.
+        picture of one of its device groups; remember keys and groups, so that `add` refuses them. In the order of
+        `erase`.
 
         Doing it again changes nothing. Raises StoreError store-busy as `erase` does.
         """
@@ -447,7 +452,7 @@ class Store:
         return taken
 
     def forget_withheld(self, example_keys: Sequence[str], *, group: bool = False) -> int:
-        """Let an ingest bring back examples that were taken out. Returns how many."""
+        """Let an ingest bring back examples that were taken out. Returns how many. Raises StoreError group-held."""
         with self.batch():
             return withheld.forget(self._index, example_keys, group=group)
 

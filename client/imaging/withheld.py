@@ -1,7 +1,8 @@
 """What a person took out of a store after looking at it: which examples, so that no ingest brings them back.
 
 A leak that is seen is often in the picture, and then in every example that shows the picture. So pictures are suspect,
-and an example goes when one of its pictures is. Only keys are remembered, and the group of devices, which names nobody.
+and an example goes when one of its pictures is. A device that burns a name into one picture does so into the next: of a
+group of devices that is held, what comes later is held, too. Only keys are remembered, and groups, which name nobody.
 """
 
 import json
@@ -10,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from client.imaging.record import CleanPicture
+from federation.errors import StoreError
+
 REASONS = {"leak": "leak-found", "unclear": "unclear"}
 """Why a person held an example back -> the reason under which it is counted."""
 TABLE = """
@@ -17,6 +21,7 @@ CREATE TABLE IF NOT EXISTS withheld (
   example_key TEXT NOT NULL, picture_key TEXT NOT NULL, reason TEXT NOT NULL, device TEXT NOT NULL,
   PRIMARY KEY (example_key, picture_key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS withheld_picture ON withheld (picture_key);
+CREATE TABLE IF NOT EXISTS withheld_device (device TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 """
 DEVICE = (
     "json_array(json_extract(p.fields, '$.manufacturer'), json_extract(p.fields, '$.modality'), "
@@ -27,6 +32,7 @@ _TEMPORARY = """
 CREATE TEMP TABLE IF NOT EXISTS suspect (picture_key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS touched (patient_key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+_DEVICES = "SELECT device FROM withheld JOIN suspect USING (picture_key)"
 _SHOWS_A_SUSPECT = (
     "FROM touched t CROSS JOIN example e ON e.patient_key = t.patient_key CROSS JOIN json_each(e.pictures) j "
     "CROSS JOIN suspect s ON s.picture_key = j.value CROSS JOIN picture p ON p.picture_key = s.picture_key"
@@ -71,6 +77,13 @@ def withhold(index: sqlite3.Connection, keys: Sequence[str], reason: str, *, gro
         f"INSERT OR REPLACE INTO withheld SELECT e.example_key, p.picture_key, ?, {DEVICE} {_SHOWS_A_SUSPECT}",
         (reason,),
     )
+    if group:
+        index.execute(f"INSERT OR REPLACE INTO withheld_device SELECT DISTINCT {DEVICE}, ? FROM suspect s "
+                      "CROSS JOIN picture p ON p.picture_key = s.picture_key", (reason,))  # fmt: skip
+        index.executemany(
+            "INSERT OR REPLACE INTO withheld_device SELECT DISTINCT device, ? FROM withheld WHERE example_key = ?",
+            [(reason, key) for key in keys],
+        )
     examples = index.execute("DELETE FROM example WHERE example_key IN (SELECT example_key FROM withheld)").rowcount
     unshown = (
         "FROM picture WHERE patient_key IN (SELECT patient_key FROM touched) AND NOT EXISTS (SELECT 1 FROM example e, "
@@ -86,14 +99,21 @@ def withhold(index: sqlite3.Connection, keys: Sequence[str], reason: str, *, gro
 
 
 def forget(index: sqlite3.Connection, keys: Sequence[str], *, group: bool) -> int:
-    """Let an ingest bring back these examples, and those that were taken with them. Returns how many."""
+    """Let an ingest bring back these examples, and those that were taken with them. Returns how many.
+
+    Raises: StoreError group-held when a picture of them is of a group that is held: the group goes free as a whole.
+    """
     _begin(index)
     for key in keys:
         index.execute("INSERT OR IGNORE INTO suspect SELECT picture_key FROM withheld WHERE example_key = ?", (key,))
     if group:
-        index.execute(
-            "INSERT OR IGNORE INTO suspect SELECT picture_key FROM withheld WHERE device IN "
-            "(SELECT device FROM withheld JOIN suspect USING (picture_key))"
+        index.execute(f"INSERT OR IGNORE INTO suspect SELECT picture_key FROM withheld WHERE device IN ({_DEVICES})")
+        index.execute(f"DELETE FROM withheld_device WHERE device IN ({_DEVICES})")
+    elif index.execute(f"SELECT 1 FROM withheld_device WHERE device IN ({_DEVICES}) LIMIT 1").fetchone():
+        raise StoreError(
+            "group-held",
+            "the device group of such an example is held",
+            hint="undo the hold of the group, with --group; then hold again what shall stay out",
         )
     [(count,)] = index.execute("SELECT count(DISTINCT example_key) FROM withheld JOIN suspect USING (picture_key)")
     index.execute(
@@ -102,14 +122,18 @@ def forget(index: sqlite3.Connection, keys: Sequence[str], *, group: bool) -> in
     return int(count)
 
 
-def joins(index: sqlite3.Connection, example_keys: Sequence[str], picture_keys: Sequence[str]) -> str | None:
-    """The reason of the first of these pictures that is held back; new examples that show it are then held as it is."""
-    for picture_key in picture_keys:
+def joins(index: sqlite3.Connection, example_keys: Sequence[str], pictures: Sequence[CleanPicture]) -> str | None:
+    """The reason of the first of these pictures that is held back, by itself or with its group; new examples that show
+    it are then held as it is."""
+    for picture in pictures:
+        fields = picture.fields
         found = index.execute(
-            "SELECT reason, device FROM withheld WHERE picture_key = ? LIMIT 1", (picture_key,)
+            "SELECT reason, device FROM withheld WHERE picture_key = ? UNION ALL "
+            "SELECT reason, device FROM withheld_device WHERE device = json_array(?, ?, ?, ?) LIMIT 1",
+            (picture.picture_key, fields.manufacturer, fields.modality, fields.source_rows, fields.source_columns),
         ).fetchone()
         if found is not None:
-            rows = [(example_key, picture_key, *found) for example_key in example_keys]
+            rows = [(example_key, picture.picture_key, *found) for example_key in example_keys]
             index.executemany("INSERT OR IGNORE INTO withheld VALUES (?, ?, ?, ?)", rows)
             return str(found[0])
     return None
@@ -124,6 +148,11 @@ def everything(index: sqlite3.Connection) -> Iterator[Withheld]:
     """What is held back, in the order of its keys."""
     for row in index.execute("SELECT example_key, min(reason), min(device) FROM withheld GROUP BY 1 ORDER BY 1"):
         yield Withheld(*row)
+
+
+def groups(index: sqlite3.Connection) -> list[tuple[str, str]]:
+    """The device groups that are held, and why."""
+    return index.execute("SELECT device, reason FROM withheld_device ORDER BY device").fetchall()
 
 
 def device_words(device: str) -> str:

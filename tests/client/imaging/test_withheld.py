@@ -76,7 +76,32 @@ def test_a_group_is_manufacturer_modality_and_size(store: Store) -> None:
     assert store.withhold([key(101)], "unclear", group=True) == Reach(2, 2, 2)
     assert store.patients() == [key(3)]
     assert {device_words(one.device) for one in store.withheld()} == {"ACME CR 90 × 80"}
-    assert store.forget_withheld([key(102)]) == 1 and store.forget_withheld([key(101)], group=True) == 1
+    assert [device_words(device) for device, _ in store.withheld_groups()] == ["ACME CR 90 × 80"]
+    assert store.forget_withheld([key(101)], group=True) == 2 and store.withheld_groups() == []
+
+
+def test_what_comes_of_a_held_group_is_held_until_the_group_goes_free(store: Store) -> None:
+    add(store, 101, 1, (1,))
+    add(store, 103, 3, (3,), maker="OTHER")
+    store.withhold([key(101)], "leak-found", group=True)
+
+    with pytest.raises(DeidError) as refused:
+        add(store, 102, 2, (2,))
+    assert refused.value.code == "leak-found" and store.count() == 1 and files(store) == {key(3)}
+    assert store.held() == {"leak-found": 2} and add(store, 104, 4, (4,), maker="OTHER").patient_key == key(4)
+    with pytest.raises(StoreError) as alone:
+        store.forget_withheld([key(102)])
+    assert alone.value.code == "group-held" and store.held() == {"leak-found": 2}
+    assert store.forget_withheld([key(102)], group=True) == 2
+    assert add(store, 102, 2, (2,)).patient_key == key(2) and store.count() == 3
+
+
+def test_a_hold_without_its_group_lets_new_pictures_of_the_same_device_in(store: Store) -> None:
+    add(store, 101, 1, (1,))
+    store.withhold([key(101)], "leak-found")
+    add(store, 102, 2, (2,))
+
+    assert store.patients() == [key(2)] and store.withheld_groups() == []
 
 
 def test_the_group_of_an_example_that_is_held_already_can_be_held_after_it(store: Store) -> None:
