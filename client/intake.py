@@ -21,7 +21,7 @@ from client.imaging.pseudonyms import SiteKeys
 from client.imaging.reasons import explained
 from client.imaging.site_lists import SiteLists
 from client.imaging.store import Store
-from client.imaging.withheld import REASONS, Reach, Withheld, device_words
+from client.imaging.withheld import REASONS, KeptOut, Reach, Withheld, device_words
 from client.imaging.workers import cores
 from client.releases import Release
 from client.settings import ensure_declared
@@ -74,7 +74,7 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
         with talk.progress("read headers, then de-identify") as progress:
             counts = export(
                 source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers,
-                withdrawn=gone(),
+                withdrawn=gone(), kept_out=_kept_out(place),
             )  # fmt: skip
         text = attestation(
             "deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=times.now(),
@@ -82,6 +82,14 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
         )  # fmt: skip
         keep(place.state / "attestations", text, key)
     return asdict(counts)
+
+
+def _kept_out(place: Workplace) -> KeptOut:
+    """What a person took out of the store, if there is one."""
+    if not place.has_store():
+        return KeptOut()
+    with place.open_store() as store:
+        return store.kept_out()
 
 
 def receive_objects(place: Workplace, port: int, talk: Talk) -> None:

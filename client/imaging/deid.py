@@ -71,7 +71,7 @@ def clean(
                 require_usable(dataset, image, profile, keys)
                 found = found.plus(collect(dataset, profile.limits))
                 header = clean_dataset(dataset, profile, keys)
-                fields = _fields(header)
+                fields = picture_fields(header)
                 study_key = study_key or pseudonym(keys.uid, str(dataset.get("StudyInstanceUID", "")))
                 sex = sex or str(header.get("PatientSex", "") or "")
                 age = _age(dataset, header, profile) if age is None else age
@@ -163,7 +163,7 @@ def _picture(
     png = encode_png(one.pixels)
     _require_fit(one, png, limits)
     return CleanPicture(
-        picture_key=pseudonym(keys.source, patient_key, image.instance, one.window, str(one.frame or 0)),
+        picture_key=picture_key(image, patient_key, one.window, one.frame, keys),
         png=png,
         rows=rows,
         columns=columns,
@@ -178,6 +178,10 @@ def _picture(
     )
 
 
+def picture_key(image: RawImage, patient_key: str, window: str, frame: int | None, keys: SiteKeys) -> str:
+    return pseudonym(keys.source, patient_key, image.instance, window, str(frame or 0))
+
+
 def _require_fit(one: Rendered, png: bytes, limits: Limits) -> None:
     """What training will need, tried here: there, an example that does not encode would be left out without a word."""
     short, long = sorted(one.pixels.shape)
@@ -187,7 +191,7 @@ def _require_fit(one: Rendered, png: bytes, limits: Limits) -> None:
         raise refusal("picture-unfit", "a picture does not come back as it was encoded")
 
 
-def _fields(header: Dataset) -> PictureFields:
+def picture_fields(header: Dataset) -> PictureFields:
     """Copied from the cleaned header only: words of the profile's lists, and numbers."""
     spacing = header.get("PixelSpacing") or header.get("ImagerPixelSpacing")
     return PictureFields(

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -37,19 +37,20 @@ from pydicom.uid import (
 from client.imaging import jpeg12
 from client.imaging.burned_in import Mask, flagged
 from client.imaging.dataset import method_code
-from client.imaging.deid import clean_dataset, joined_ids, require_usable
+from client.imaging.deid import clean_dataset, joined_ids, picture_fields, picture_key, require_usable
 from client.imaging.header import border, open_file, parse, refusal
 from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
 from client.imaging.identifiers import collect
 from client.imaging.ingest import Withdrawn, is_withdrawn, require_apart
 from client.imaging.ocr import shipped
-from client.imaging.pixels import cover
+from client.imaging.pixels import cover, picture_names
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 from client.imaging.receive import RawImage, scan
 from client.imaging.residual import residue_in
 from client.imaging.scratch import scratch
 from client.imaging.sources import Source
+from client.imaging.withheld import KeptOut, device_of
 from client.imaging.workers import WorkLimits, cores, each
 from federation import durable
 from federation.errors import DeidError, StoreError
@@ -60,6 +61,7 @@ CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")  # CID 7050: claimed of a f
 _WRITTEN, _THERE = "written", "there"
 _WRITTEN_ALL_THE_SAME = (None, "no-patient-id", "duplicate-differs")  # reasons that concern a training record only
 _WORTH_MAX = 10
+NOTHING = KeptOut()
 _COVERINGS_MAX = 3
 _LEFT = re.compile(r"[0-9a-f]{32}/[0-9.]+/[0-9.]+\.dcm\.part")  # what a killed run leaves of a file (durable.write)
 _NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
@@ -81,12 +83,14 @@ def export(
     folder: Path, target: Path, profile: DeidProfile, keys: SiteKeys, spool: Path, *,
     listing: Progress | None = None, progress: Progress | None = None, workers: int | None = None,
     limits: WorkLimits | None = None, withdrawn: Withdrawn = frozenset(),
+    kept_out: KeptOut = NOTHING,
 ) -> ExportCounts:  # fmt: skip
     """Write the clean form of every object of a folder, a DICOMDIR's folder or a zip below `target`.
 
     Guarantees: a file below `target` is `<patient>/<study>/<instance>.dcm`, all pseudonyms; it appears whole, after it
     has passed the residual scan, or not at all; its UIDs are those that every other export of this site gives. Nothing
-    else is written there. Killed and started again, it goes on. Nothing is written of the patients `withdrawn`.
+    else is written there. Killed and started again, it goes on. Nothing is written of the patients `withdrawn`,
+    and of pictures and device groups that a person took out of the store (`kept_out`).
 
     Raises: DataError folder-absent, folder-empty, folder-unreadable, folder-overlap, no-worker; StoreError
     output-exists, output-failed, disk-full, no-permission.
@@ -112,7 +116,7 @@ def export(
             if not total:
                 raise source.lacks("image", hint="give the folder with the DICOM files")
             outcomes = each(
-                partial(_exported, profile, keys, target), intake.images(),
+                partial(_exported, profile, keys, target, kept_out), intake.images(),
                 failed=str, workers=hands, limits=limits, files=_worth,
             )  # fmt: skip
             pictures = 0
@@ -237,12 +241,18 @@ def _blacken(made: FileDataset, mask: Mask, dark: tuple[int, int]) -> None:
     _set_pixels(made, values.tobytes(), "OW")
 
 
-def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImage) -> str | StoreError:
+def _exported(
+    profile: DeidProfile, keys: SiteKeys, target: Path, kept_out: KeptOut, image: RawImage
+) -> str | StoreError:
     """In a worker: write one file; what happened, as a word, or as the error that ends the export."""
     if image.code not in _WRITTEN_ALL_THE_SAME or image.kind != "dicom":
         return image.code or "not-dicom"
+    if (reason := _taken_out(image, profile, keys, kept_out)) is not None:
+        return reason
     try:
         made = clean_file(image, profile, keys)
+        if (reason := _of_a_held_device(made, kept_out)) is not None:
+            return reason
     except DeidError as error:
         return error.code
     except OSError:
@@ -253,6 +263,25 @@ def _exported(profile: DeidProfile, keys: SiteKeys, target: Path, image: RawImag
         return error
     except OSError as error:
         return _stopped(error)
+
+
+def _taken_out(image: RawImage, profile: DeidProfile, keys: SiteKeys, kept_out: KeptOut) -> str | None:
+    """Why a person took a picture of this object out of the store."""
+    if not kept_out.pictures or not normal_id(image.patient_id):
+        return None
+    patient = keys.patient_key(image.issuer, image.patient_id)
+    names = picture_names(image.frames, profile.rendering)
+    found = (kept_out.pictures.get(picture_key(image, patient, *name, keys)) for name in names)
+    return next(filter(None, found), None)
+
+
+def _of_a_held_device(made: CleanFile, kept_out: KeptOut) -> str | None:
+    """Why a person took out what comes of the device."""
+    if not kept_out.devices:
+        return None
+    header = dcmread(BytesIO(made.data), stop_before_pixels=True)
+    size = {"source_rows": header.get("Rows"), "source_columns": header.get("Columns")}
+    return kept_out.devices.get(device_of(replace(picture_fields(header), **size)))
 
 
 def _stopped(error: OSError) -> StoreError:

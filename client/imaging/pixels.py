@@ -7,6 +7,7 @@ float64 and the frame looks its answers up: exact, fast, and nothing is rounded 
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,12 @@ def _require_decodable(dataset: Dataset, limits: Limits) -> None:
         halved = str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422"
         if not halved or len(dataset.PixelData) < rows * columns * frames * 2:
             raise refusal("truncated", "fewer pixel bytes than declared")
+
+
+def picture_names(frames: int, rendering: Rendering) -> Iterator[tuple[str, int | None]]:
+    """Window and frame of every picture that `render` may make of an object."""
+    numbers = [index + 1 for index in spread(frames, rendering.frames_per_object)] if frames > 1 else [None]
+    return product((*rendering.ct_windows, "voi", "percentile", "none"), numbers)
 
 
 def spread(count: int, most: int) -> list[int]:

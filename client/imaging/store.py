@@ -25,7 +25,7 @@ import numpy.typing as npt
 from client.imaging import withheld
 from client.imaging.png import decode_png
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
-from client.imaging.withheld import Reach
+from client.imaging.withheld import KeptOut, Reach
 from federation import durable
 from federation.errors import DeidError, StoreError
 
@@ -245,6 +245,10 @@ class Store:
     def withheld_groups(self) -> list[tuple[str, str]]:
         """The device groups that a person took out, as JSON, and why: what comes of them is held, too."""
         return withheld.groups(self._index)
+
+    def kept_out(self) -> KeptOut:
+        """What a person took out, for an export."""
+        return withheld.kept_out(self._index)
 
     def withheld_reason(self, example_key: str) -> str | None:
         """Why a person took this example out; None if nobody did."""

@@ -7,11 +7,11 @@ group of devices that is held, what comes later is held, too. Only keys are reme
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from client.imaging.record import CleanPicture
+from client.imaging.record import CleanPicture, PictureFields
 from federation.errors import StoreError
 
 REASONS = {"leak": "leak-found", "unclear": "unclear"}
@@ -55,6 +55,22 @@ class Withheld:
     example_key: str
     reason: str
     device: str
+
+
+@dataclass(frozen=True, repr=False)
+class KeptOut:
+    """What a person took out: nobody shall get it as a file, either."""
+
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    """Key -> reason."""
+    devices: Mapping[str, str] = field(default_factory=dict)
+    """Device group, as JSON -> reason: whatever comes of it."""
+
+
+def kept_out(index: sqlite3.Connection) -> KeptOut:
+    """For an export, which has the same pictures under other names."""
+    pictures = index.execute("SELECT picture_key, min(reason) FROM withheld GROUP BY 1").fetchall()
+    return KeptOut(dict(pictures), dict(groups(index)))
 
 
 def reach(index: sqlite3.Connection, keys: Sequence[str], *, group: bool) -> Reach:
@@ -126,11 +142,10 @@ def joins(index: sqlite3.Connection, example_keys: Sequence[str], pictures: Sequ
     """The reason of the first of these pictures that is held back, by itself or with its group; new examples that show
     it are then held as it is."""
     for picture in pictures:
-        fields = picture.fields
         found = index.execute(
             "SELECT reason, device FROM withheld WHERE picture_key = ? UNION ALL "
-            "SELECT reason, device FROM withheld_device WHERE device = json_array(?, ?, ?, ?) LIMIT 1",
-            (picture.picture_key, fields.manufacturer, fields.modality, fields.source_rows, fields.source_columns),
+            "SELECT reason, device FROM withheld_device WHERE device = ? LIMIT 1",
+            (picture.picture_key, device_of(picture.fields)),
         ).fetchone()
         if found is not None:
             rows = [(example_key, picture.picture_key, *found) for example_key in example_keys]
@@ -153,6 +168,12 @@ def everything(index: sqlite3.Connection) -> Iterator[Withheld]:
 def groups(index: sqlite3.Connection) -> list[tuple[str, str]]:
     """The device groups that are held, and why."""
     return index.execute("SELECT device, reason FROM withheld_device ORDER BY device").fetchall()
+
+
+def device_of(fields: PictureFields) -> str:
+    """The device group of a picture, as `DEVICE` gives it."""
+    group = (fields.manufacturer, fields.modality, fields.source_rows, fields.source_columns)
+    return json.dumps(group, ensure_ascii=False, separators=(",", ":"))
 
 
 def device_words(device: str) -> str:

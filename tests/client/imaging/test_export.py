@@ -15,11 +15,14 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
 from client.imaging.export import ExportCounts, _decoded, _exported, export
 from client.imaging.header_path import clean_native
+from client.imaging.ingest import ingest
 from client.imaging.ocr import Reader
 from client.imaging.pixels import render
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.receive import RawImage, object_code
+from client.imaging.store import Store
+from client.imaging.withheld import KeptOut
 from federation.errors import DataError, StoreError
 
 Make = Callable[..., FileDataset]
@@ -463,7 +466,7 @@ def test_what_hinders_the_output_is_no_fault_of_a_file(
     path = tmp_path / "one.dcm"
     make_chest().save_as(path, enforce_file_format=True)
     monkeypatch.setattr("client.imaging.export._put", hindered)
-    outcome = _exported(profile, keys, tmp_path, RawImage(path, "dicom", "1.2.3", "", "MRN-000001"))
+    outcome = _exported(profile, keys, tmp_path, KeptOut(), RawImage(path, "dicom", "1.2.3", "", "MRN-000001"))
 
     assert isinstance(outcome, StoreError) and outcome.code == code
 
@@ -489,3 +492,26 @@ def test_both_ways_of_writing_give_one_file(
     fast, slow = b"".join(native), _decoded(dcmread(path), "", profile, keys)
 
     assert fast == slow
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_what_a_person_took_out_of_the_store_is_in_no_export(
+    hospital: Path, store: Store, tmp_path: Path, profile: DeidProfile, keys: SiteKeys, make_chest: Make, save: Save,
+    group: bool,
+) -> None:  # fmt: skip
+    """Patients 1 to 3 have a device in common, 4 has another size; 5 comes after the hold."""
+    save(make_chest(4, size=80), hospital / "pacs" / "4" / "IM0001")
+    ingest(hospital, store, profile, keys, workers=0)
+    example = store.examples(store.patients()[0])[0]
+    taken = store.withhold([example.example_key], "unclear", group=group)
+    save(make_chest(5), hospital / "pacs" / "5" / "IM0001")
+
+    counts = export(
+        hospital, tmp_path / "out", profile, keys, tmp_path / "spool", workers=0, kept_out=store.kept_out()
+    )  # fmt: skip
+    assert taken.pictures == (3 if group else 1)
+    assert (counts.written, counts.quarantined) == ((1, {"unclear": 4}) if group else (4, {"unclear": 1}))
+    out = {dcmread(path).PatientID for path in (tmp_path / "out").rglob("*.dcm")}
+    assert keys.patient_key("", "MRN-000004") in out
+    assert (keys.patient_key("", "MRN-000005") in out) is not group
+    assert len(out & set(store.patients())) == (0 if group else 2)
