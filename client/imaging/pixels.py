@@ -285,14 +285,15 @@ def _colours(array: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.uint8]
 
 _HIDDEN_SHARE, _HIDDEN_SHADES = 0.002, 13  # of the pixels; of 255
 _EXTREME = 0.0001  # of the pixels: darker or brighter ones do not flatten the others
+_FREQUENT, _HUNDRED, _SMALL_PART = 0.8, 100, 0.1  # of a part's pixels; what shows in the whole range; of that range
 
 
 def _undrawn(array: npt.NDArray[Any], dataset: Dataset, greys: list[Grey]) -> Iterator[Grey]:
     """What the drawn pictures of a frame do not show although its pixels have it, where it has strokes.
 
     Of colours, letters as light as their ground, in each colour. Of greys, what the window draws in plain black or
-    white, over the whole range of values. And what is drawn in one shade although its values differ: padding, and
-    indices of a palette that have one colour.
+    white: over the whole range of values, and around the values that are the most frequent there. And what is drawn in
+    one shade although its values differ: padding, and indices of a palette that have one colour.
     """
     colours = _colours(array, dataset)
     stored, possible = _stored(array, dataset) if array.ndim == 2 else (array, array)
@@ -301,22 +302,45 @@ def _undrawn(array: npt.NDArray[Any], dataset: Dataset, greys: list[Grey]) -> It
             if (written(plane) & (np.abs(plane.astype(np.int16) - greys[0]) >= _HIDDEN_SHADES)).any():
                 yield np.ascontiguousarray(plane)
     else:
-        whole = _whole_range(stored, possible)
-        ends = [grey == end for grey in greys for end in (0, 255)]
-        ends = [end for end in ends if end.mean() >= _HIDDEN_SHARE and np.ptp(whole[end]) >= _HIDDEN_SHADES]
-        if ends and (written(whole) & np.logical_or.reduce(ends)).any():
+        low, high = _outermost(stored, possible)
+        whole = _between(low, high, stored, possible)
+        ends = [end for grey in greys for shade in (0, 255) if (end := grey == shade).mean() >= _HIDDEN_SHARE]
+        plain = [end for end in ends if np.ptp(whole[end]) >= _HIDDEN_SHADES]
+        if plain and (written(whole) & np.logical_or.reduce(plain)).any():
             yield whole
+        for end in ends:
+            values = possible[stored[end]]
+            near, far = _most_frequent(values, (high - low) / _HUNDRED)
+            inside = values[(values > near) & (values < far)]
+            if inside.size and np.ptp(inside) and far - near <= _SMALL_PART * (high - low):
+                frequent = _between(near, far, stored, possible)
+                if (written(frequent) & end).any():
+                    yield frequent
     if array.ndim == 2:
         alike = _padding(possible, dataset)[stored] if colours is None else _of_one_colour(array, colours)
         if alike.any() and np.ptp(stored[alike]):
             yield _by_rank(stored, alike)
 
 
-def _whole_range(stored: npt.NDArray[np.int64], possible: npt.NDArray[np.int64]) -> Grey:
-    """A grey frame from its darkest to its brightest value, but for a few, whatever its window."""
+def _outermost(stored: npt.NDArray[np.int64], possible: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """The darkest and the brightest value of a frame, but for a few."""
     cumulated = np.cumsum(np.bincount(stored.ravel(), minlength=len(possible)))
     ends = (_EXTREME * stored.size, (1 - _EXTREME) * stored.size)
     low, high = (float(possible[at]) for at in np.searchsorted(cumulated, ends))
+    return low, high
+
+
+def _most_frequent(values: npt.NDArray[np.int64], beside: float) -> tuple[float, float]:
+    """The shortest stretch of values that most of them are in, and so much more on either side: what stands out of it
+    by more than that is not hidden when the whole range is drawn."""
+    ordered = np.sort(values)
+    most = max(1, round(_FREQUENT * ordered.size))
+    first = int(np.argmin(ordered[most - 1 :] - ordered[: ordered.size - most + 1]))
+    return float(ordered[first] - beside), float(ordered[first + most - 1] + beside)
+
+
+def _between(low: float, high: float, stored: npt.NDArray[np.int64], possible: npt.NDArray[np.int64]) -> Grey:
+    """A grey frame from one value to another, whatever its window."""
     shades = (possible - low) / max(high - low, 1.0)
     return np.asarray(np.take(np.rint(np.clip(shades, 0, 1) * 255).astype(np.uint8), stored))
 

@@ -326,6 +326,14 @@ def hidden_by_the_window(dataset: FileDataset) -> FileDataset:
     return with_pixels(dataset, values, WindowCenter="200", WindowWidth="100")
 
 
+def hidden_in_a_small_part_of_the_range(dataset: FileDataset) -> FileDataset:
+    """The upper half is plain white by the window, the letters there a two-hundredth of the range brighter."""
+    values = np.tile(np.linspace(0, 3000, 256), (256, 1)).astype("u2")
+    values[:60] = 4000
+    values[:60][lettered()[:60] == INK] = 4020
+    return with_pixels(dataset, values, WindowCenter="1500", WindowWidth="3000")
+
+
 def hidden_in_colours(dataset: FileDataset) -> FileDataset:
     there = lettered()[..., None] == INK
     colours = np.where(there, (0, 0, 255), (29, 29, 29)).astype("u1")  # both are drawn in the same grey
@@ -356,7 +364,10 @@ def hidden_in_padding(dataset: FileDataset) -> FileDataset:
     return with_pixels(dataset, values, PixelPaddingValue=63536, PixelPaddingRangeLimit=63500)
 
 
-@pytest.mark.parametrize("hidden", [hidden_by_the_window, hidden_in_colours, hidden_in_the_palette, hidden_in_padding])
+@pytest.mark.parametrize("hidden", [
+    hidden_by_the_window, hidden_in_a_small_part_of_the_range, hidden_in_colours, hidden_in_the_palette,
+    hidden_in_padding,
+])  # fmt: skip
 def test_a_name_that_is_not_drawn_leaves_with_no_file(
     make_chest: Make, profile: DeidProfile, hidden: Callable[[FileDataset], FileDataset]
 ) -> None:
