@@ -22,13 +22,14 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import format_number_as_ds
 
 from client.imaging.header import converted, refusal
+from client.imaging.palettes import unfolded
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
 
 # Attributes of type 2 (must exist, may be empty) and type 1 in the modules of the image classes we accept (PS3.3).
 _TYPE_2 = frozenset(
     "PatientName PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID "
-    "SeriesNumber InstanceNumber AcquisitionDate AcquisitionTime ContentDate ContentTime".split()
+    "SeriesNumber InstanceNumber AcquisitionDate AcquisitionTime ContentDate ContentTime ContentCreatorName".split()
 )
 _PIXEL_DATA, _WAVES, _WAVE_PADDING = 0x7FE00010, 0x54001010, 0x5400100A
 _TABLE_DATA = frozenset({"OB", "OW", "OB or OW", "US or OW", "US or SS or OW", "US or SS"})
@@ -73,6 +74,8 @@ _TAGS = {
 _VITAL = (0x00281052, 0x00281053, 0x3004000E)  # rescale and dose scaling: without them the pixels mean something else
 _TABLES = {0x00283006: 0x00283002, 0x00281201: 0x00281101, 0x00281202: 0x00281102, 0x00281203: 0x00281103}
 """Data of a look-up table or palette -> its descriptor."""
+_SEGMENTED = {0x00281221: 0x00281201, 0x00281222: 0x00281202, 0x00281223: 0x00281203}
+"""Segments of a palette -> the plain table that an export has in their place."""
 
 
 def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dataset:
@@ -86,6 +89,7 @@ def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dat
     |---|---|
     | no PatientID | a pseudonym per study, name, birth date and sex: two who differ in one are never made one |
     | pixels inside a sequence (icons) | dropped |
+    | palettes in segments | as plain tables; malformed if the segments do not say one |
     | palettes, look-up tables and waveforms longer than they say, or with text in them | cut to their length; dropped |
     | more numbers than the dictionary allows, letters in their place | dropped; malformed if the pixels need them |
     | series, acquisition or instance number of six digits and more | dropped: it may be a record number or a date |
@@ -134,6 +138,8 @@ class _Walk:
             if not _refused_group(tag) and not (depth and tag == _PIXEL_DATA):
                 self._element(dataset, tag, out, depth)
         tags = out.keys()
+        for segments in _SEGMENTED.keys() & tags:
+            _unfold(out, segments, swapped=dataset.original_encoding[1] is False)
         for data, descriptor in _TABLES.items():
             if data in tags:
                 _cut_table(out, data, descriptor)
@@ -289,7 +295,7 @@ def _value_may_stay(element: DataElement, keyword: str, vr: str, profile: DeidPr
     if vr == "UI":
         return all(str(value) in UID_dictionary for value in values)
     if vr in _TABLE_DATA:
-        return int(element.tag) in (*_TABLES, _PIXEL_DATA, _WAVES, _WAVE_PADDING)
+        return int(element.tag) in (*_TABLES, *_SEGMENTED, _PIXEL_DATA, _WAVES, _WAVE_PADDING)
     return keyword == "CodeValue"  # checked against the code dictionary with its scheme, below
 
 
@@ -314,6 +320,27 @@ def _decimals(element: DataElement) -> list[str] | None:
     """Numbers in as many characters as the VR has; some devices write every digit of a double."""
     texts = [str(value).strip() for value in _values(element)]
     return [text if len(text) <= _DECIMAL_MAX else format_number_as_ds(float(text)) for text in texts] or None
+
+
+def _unfold(item: Dataset, segments: int, *, swapped: bool) -> None:
+    """A plain table in the place of a segmented one; one that is there already counts. `swapped`: the words of both are
+    big-endian, as pydicom leaves them."""
+    data, descriptor = _SEGMENTED[segments], _TABLES[_SEGMENTED[segments]]
+    value = item[segments].value
+    del item[segments]
+    if data in item or descriptor not in item:
+        return
+    try:
+        entries, _, bits = (int(number) for number in item[descriptor].value)
+        table = unfolded(_swapped(value) if swapped else value, entries or 65536, bits)
+    except (TypeError, ValueError):
+        raise refusal("malformed", "a segmented palette does not unfold") from None
+    table += b"\0" * (len(table) % 2)
+    item[data] = DataElement(data, "OW", _swapped(table) if swapped else table)
+
+
+def _swapped(words: bytes) -> bytes:
+    return np.frombuffer(words, "<u2").astype(">u2").tobytes()
 
 
 def _cut_table(item: Dataset, data: int, descriptor: int) -> None:

@@ -4,9 +4,10 @@ An object's pixels are searched for text as for a training record. Then its head
 plain values without a spare bit, text that was found is covered in all frames, and every byte of the result is searched
 for the patient's identifiers. A file that is there is whole and has passed.
 
-More is written than is trained on: segmentations, radiotherapy objects, waveforms, presentation states, images of which
-only the header is left; files without a patient id, under a pseudonym of study, name, birth date and sex; and of
-several contents under one instance UID each one, the first under the UID's pseudonym and the others under their own.
+More is written than is trained on: segmentations, radiotherapy objects, waveforms, presentation states, palettes,
+images of which only the header is left; files without a patient id, under a pseudonym of study, name, birth date and
+sex; and of several contents under one instance UID each one, the first under the UID's pseudonym and the others under
+their own.
 """
 
 import errno

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import dcmread
@@ -515,3 +516,47 @@ def test_what_a_person_took_out_of_the_store_is_in_no_export(
     assert keys.patient_key("", "MRN-000004") in out
     assert (keys.patient_key("", "MRN-000005") in out) is not group
     assert len(out & set(store.patients())) == (0 if group else 2)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_segmented_palette_is_written_as_the_table_that_it_means(
+    run: Callable[[Path], ExportCounts], tmp_path: Path, make_chest: Make, save: Save, syntax: Any
+) -> None:
+    dataset = make_chest(1)
+    order = "<" if syntax.is_little_endian else ">"
+    indices = (np.arange(64 * 64) % 5).astype("u1")
+    dataset.PixelData, dataset.PhotometricInterpretation = indices.tobytes(), "PALETTE COLOR"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    del dataset.WindowCenter, dataset.WindowWidth
+    for colour, last in (("Red", 40000), ("Green", 60000), ("Blue", 20000)):
+        segments = np.array([0, 1, 0, 1, 4, last, 0, 7], f"{order}u2").tobytes() + b"QuixanoAlonso1"
+        setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [5, 0, 16])
+        setattr(dataset, f"Segmented{colour}PaletteColorLookupTableData", segments)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.set_original_encoding(False, syntax.is_little_endian)
+    save(dataset, tmp_path / "in" / "one")
+
+    assert run(tmp_path / "in") == ExportCounts(1, 0, {}, 0)
+    [path] = outputs(tmp_path)
+    out = dcmread(path)
+    assert b"QuixanoAlonso" not in path.read_bytes() and "SegmentedRedPaletteColorLookupTableData" not in out
+    assert np.frombuffer(out.RedPaletteColorLookupTableData, "<u2").tolist() == [0, 10000, 20000, 30000, 40000]
+    assert np.frombuffer(out.GreenPaletteColorLookupTableData, "<u2").tolist() == [0, 15000, 30000, 45000, 60000]
+    assert pixel_array(out).tobytes() == indices.tobytes()
+
+
+def test_a_colour_palette_is_written_without_who_made_it(run: Callable[[Path], ExportCounts], tmp_path: Path) -> None:
+    shipped_with_pydicom = Path(pydicom.__file__).parent / "data/palettes"
+    counts = run(shipped_with_pydicom)
+
+    assert counts.written == 8 and not counts.quarantined
+    for path in outputs(tmp_path):
+        out = dcmread(path)
+        assert out.SOPClassUID == "1.2.840.10008.5.1.4.39.1" and "PixelMed" not in str(out)
+        assert len(out.RedPaletteColorLookupTableData) == 256 and out.RedPaletteColorLookupTableDescriptor == [
+            256,
+            0,
+            8,
+        ]
+        assert out.ContentLabel == "REMOVED" and not out.ContentCreatorName
