@@ -46,10 +46,11 @@ _INITIALS = re.compile(r"[A-Za-z](?:\. ?[A-Za-z]){1,2}\.?")
 _MARKER_SURE, _MARKER_PLAIN = 0.5, 0.8  # of the reading; of one that may stand for more than its letters fill
 _LONG_MARKER = 5  # letters
 _READ_SURE, _BOTH_SURE = 0.4, 1.1  # of the reading; of reading and detection together
-_LETTER_SURE, _LETTER_SCORE = 0.9, 0.6  # of the reading and of the detection of a single letter
+_LETTER_SURE, _LETTER_SCORE = 0.9, 0.7  # of the reading and of the detection of a single letter
 _LETTER_MAX = 0.1  # how tall, as a share of the picture, it may be to be one
 _SHORT, _SHORT_READ, _SHORT_BOTH = 1.5, 0.6, 1.2  # length over height below which two letters take more to be sure
 _LARGE, _LARGE_SURE = 0.12, 0.85  # letters as tall as this, as a share of the picture, read well,
+_LARGE_WIDE = 1.4  # with no letter wider than so many of its heights,
 _LARGE_READ, _LARGE_SCORE = 0.2, 0.9  # or at all, where the detector is very sure of a line of them: dotted ones, and
 # those of most scripts, which the reader does not know
 _LINE_MAX, _HUGE_LETTERS = 0.25, 3  # a line that is thicker, as a share of the picture, is anatomy, if it reads as less
@@ -75,6 +76,8 @@ class Searched:
     """What a search of one picture came to: the pixels to blank, empty where nothing was found."""
 
     mask: Mask
+    markers: tuple[Line, ...] = ()
+    """What stays: in another drawing of the same pixels they may read as something else."""
 
     @property
     def share(self) -> float:
@@ -93,6 +96,7 @@ def searched(
     reader: Reader,
     *,
     known: Mask | None = None,
+    marked: Sequence[Line] = (),
     names: frozenset[str] = frozenset(),
     most: float = PAGE_SHARE,
     doubts_count: bool = True,
@@ -103,8 +107,9 @@ def searched(
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
     does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only, but
     beside text in a picture full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
-    `known` from another drawing of the same pixels is in the mask already, and not searched. The patient's own `names`,
-    folded, are no markers: a LI may be one.
+    `known` from another drawing of the same pixels is in the mask already, and not searched; what was `marked` as a
+    marker there is one here, too, unless it reads as a word. The patient's own `names`, folded, are no markers: a LI
+    may be one.
 
     | picture | mask |
     |---|---|
@@ -126,11 +131,12 @@ def searched(
     markers = _markers(names)
     picture = blanked(picture, mask)
     look = reader.look(picture, mask)
-    seen = look.lines()
-    if not any(_told_apart(seen, mask, picture, markers)):
-        return Searched(mask)
+    seen = _but(marked, look.lines())
     stays = [line for line in seen if is_marker(line, markers)]
-    found, doubts = _told_apart(seen + look.closer_lines(), mask, picture, markers)
+    kept = (*marked, *stays)
+    if not any(_told_apart(seen, mask, picture, markers)):
+        return Searched(mask, kept)
+    found, doubts = _told_apart(seen + _but(marked, look.closer_lines()), mask, picture, markers)
     found += [line for line in doubts if doubts_count and _costs_little(line, mask, markers)]
     if not found and not doubts_count:
         return Searched(mask)
@@ -146,7 +152,7 @@ def searched(
             mask |= area
             page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
-        found, unsure = _told_apart(reader.look(rest, mask).lines(), mask, rest, markers)
+        found, unsure = _told_apart(_but(marked, reader.look(rest, mask).lines()), mask, rest, markers)
         found += [line for line in unsure if doubts_count and _costs_little(line, mask, markers)]
         doubts += unsure
         if not found and not (doubts and doubts_go):
@@ -157,7 +163,7 @@ def searched(
         raise refusal("burned-in", "something in the pixels may be text")
     if Searched(page).share > most:
         raise refusal("burned-in", "text covers too much of the picture")
-    return Searched(mask)
+    return Searched(mask, kept)
 
 
 def crossing(picture: Grey, outside: Mask, reader: Reader, names: frozenset[str] = frozenset()) -> Mask:
@@ -204,7 +210,8 @@ def identifies(line: Line, picture: tuple[int, ...], markers: frozenset[str] = M
     if line.height > _LINE_MAX * min(picture):
         return letters >= _HUGE_LETTERS and line.confidence >= _LETTER_SURE
     unread = line.score >= _UNREAD_SURE and line.length >= _UNREAD_LONG * line.height
-    if line.height > _LARGE * min(picture) and line.confidence < _LARGE_SURE:
+    stretched = line.length > _LARGE_WIDE * max(1, letters) * line.height
+    if line.height > _LARGE * min(picture) and (line.confidence < _LARGE_SURE or stretched):
         return unread and line.score >= _LARGE_SCORE and line.confidence >= _LARGE_READ
     if unread:
         return True
@@ -246,13 +253,19 @@ def is_marker(line: Line, markers: frozenset[str] = MARKERS) -> bool:
         return False
     if line.confidence < _MARKER_PLAIN and line.length > (len(plain) + 0.5) * line.height:
         return False
-    return all(word in markers or _joined(word, markers) for word in map(str.upper, said))
+    return all(word in markers or _joined(word, markers) or _cut(word, markers) for word in map(str.upper, said))
 
 
 def _joined(word: str, markers: frozenset[str]) -> bool:
     """Whether a word is two markers, read without the gap between them, one of them no part of a name: APERECT."""
     splits = ((word[:at], word[at:]) for at in range(1, len(word)))
     return any(markers.issuperset(pair) and max(map(len, pair)) >= _LONG_MARKER for pair in splits)
+
+
+def _cut(word: str, markers: frozenset[str]) -> bool:
+    """Whether a word is a long marker without its first or last letter, which is not like its ground: UPINE. Without it
+    none of them is a name."""
+    return len(word) >= _LONG_MARKER and any(word in (marker[1:], marker[:-1]) for marker in markers)
 
 
 def is_measure(line: Line) -> bool:
@@ -305,7 +318,13 @@ def longer(line: Line, picture: Grey) -> Line:
         steps = 0
         for step in range(_FOLLOWED):
             start, stop = sorted((side * (half + step * lies.height), side * (half + (step + 1) * lies.height)))
-            ground = min(seen(start, stop, -3 * tall, -1.5 * tall), seen(start, stop, 1.5 * tall, 3 * tall))
+            above, below = seen(start, stop, -3 * tall, -1.5 * tall), seen(start, stop, 1.5 * tall, 3 * tall)
+            if np.inf in (above, below):  # one is outside of the picture
+                above, below = (
+                    min(above, seen(start, stop, -6 * tall, -4 * tall)),
+                    min(below, seen(start, stop, 4 * tall, 6 * tall)),
+                )
+            ground = min(above, below)
             strong = seen(start, stop, -0.7 * tall, 0.7 * tall)
             if max(own / 8, 1.6 * ground) <= strong < np.inf:
                 steps = step + 1
@@ -410,7 +429,14 @@ def _stretched(line: Line, lies: Slant, before: float, after: float) -> Line:
     )  # fmt: skip
 
 
-def _is_any(line: Line, markers: list[Line]) -> bool:
+def _but(marked: Sequence[Line], lines: list[Line]) -> list[Line]:
+    """The lines without those in the place of a marker, unless they read as more than two letters: a word may hide
+    behind a marker."""
+    words = (line.letters > 2 and line.confidence >= _READ_SURE for line in lines)
+    return [line for line, word in zip(lines, words, strict=True) if word or not _is_any(line, marked)]
+
+
+def _is_any(line: Line, markers: Sequence[Line]) -> bool:
     """Whether a line is one of the markers, seen once more with other edges, and read as something else."""
     for marker in markers:
         smaller, larger = sorted((line.area, marker.area))

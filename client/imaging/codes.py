@@ -299,8 +299,10 @@ def _unread_bars(picture: Grey) -> Iterator[Floats]:
 
 def _of_widths(row: Grey) -> bool:
     """Whether a row of shades is many bars of several widths: a grid, a ruler or a test pattern has one,
-    or a few, one after the other."""
+    or a few, one after the other. A tenth of it at least is dark, and a tenth bright: the ticks of a ruler are less."""
     low, high = np.percentile(row, (10, 90))
+    if high - low < _BARS_RANGE:
+        return False
     edges = np.nonzero(np.diff(row > (low + high) / 2))[0]
     widths = np.diff(edges)
     if len(widths) < _BARS_MANY:

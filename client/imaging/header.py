@@ -40,6 +40,7 @@ _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _PREAMBLE_BYTES = 132
 _META_LENGTH_END = _PREAMBLE_BYTES + 12  # the group length element, PS3.10 section 7.1
 _META_BYTES_MAX = 1 << 16
+_INFLATED_ANYWAY = 16 << 20  # bytes: a mask or a black frame shrinks a thousandfold, and is no bomb
 LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
 _NAMES = ("SOPClassUID", "SOPInstanceUID")
 _HINTS = {
@@ -216,8 +217,9 @@ def _require_whole(dataset: FileDataset, source: BinaryIO) -> None:
     if not elements:
         raise refusal("truncated", "the file ends early")
     last = max(elements, key=lambda each: each.value_tell if isinstance(each, RawDataElement) else each.file_tell or 0)
-    if isinstance(last, RawDataElement):
-        end = source.seek(last.value_tell + last.length)
+    if isinstance(last, RawDataElement) or last.is_empty:  # an empty sequence, say, is none any more
+        tell, length = (last.file_tell or 0, 0) if isinstance(last, DataElement) else (last.value_tell, last.length)
+        end = source.seek(tell + length)
         if end > source.seek(0, os.SEEK_END) or (source.seek(end) and source.read().strip(b"\0")):
             raise refusal("truncated", "the file ends early")
 
@@ -235,7 +237,7 @@ def _inflated(file: BinaryIO, head: bytes, limits: Limits) -> BinaryIO:
         file.seek(0)
         return file
     packed = file.read()
-    bound = min(limits.inflated_bytes, limits.inflated_ratio * max(len(packed), 1))
+    bound = min(limits.inflated_bytes, max(limits.inflated_ratio * len(packed), _INFLATED_ANYWAY))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     data = inflater.decompress(packed, bound + 1)
     if len(data) > bound:

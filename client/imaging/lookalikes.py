@@ -18,6 +18,7 @@ from client.imaging.strokes import Mask, Rectangle, stands_in_a_row, stands_out
 
 SMALL = 10  # pixels: the height under which noise has the look of letters
 _MIRAGE = 0.85  # of the reading of a small line along an edge
+_DOUBLED, _DOUBLED_LONG = 0.5, 2.0  # of the reading of a shape that the border doubles, and heights
 _EDGE_SCORE, _EDGE_LONG = 0.84, 6  # of the detection, and heights, of one that need not be read
 _SHADING_READ, _SHADING = 0.8, 2.0  # of the reading; shades by which a slope may bend from pixel to pixel
 _GROUND_READ, _GROUND_SCORE, _GROUND = 0.65, 0.86, 1.8  # of the reading; of the detection; of the strokes beside it
@@ -34,16 +35,19 @@ _AGAIN = 0.5  # of the smaller of two boxes, from which they are one glyph, seen
 _LEGIBLE, _STROKE_LONG = 16, 2.5  # pixels; heights
 _BETWEEN = 0.35  # and half a mark further
 _SCALE_LONG, _SCALE_RANGE, _SCALE_TURNS = 4.0, 40.0, 4.2  # heights; shades; of that range, up and down in all
-_SCALE_READ, _SCALE_EVEN = 0.4, 0.12  # of the reading; of the range, by which the shades may differ across
+_SCALE_READ, _SCALE_STROKE = 0.4, 0.8  # of the reading; of that of one letter
+_SCALE_EVEN = 0.12  # of the range, by which the shades may differ across
 
 
 def is_mirage(line: Line, picture: tuple[int, ...]) -> bool:
-    """Whether a low line along an edge reads badly: noise that the mirrored border doubles has the look of letters."""
+    """Whether a low line along an edge reads badly: noise that the mirrored border doubles has the look of letters; so
+    have shapes of any height that it doubles, but only of a letter or two, and they read as hardly anything."""
     rows, columns = picture
     level = line.right - line.left >= line.bottom - line.top
     along = line.top == 0 or line.bottom == rows if level else line.left == 0 or line.right == columns
     sure = line.score >= _EDGE_SCORE and line.length >= _EDGE_LONG * line.height
-    return along and line.height < SMALL and line.confidence < _MIRAGE and not sure
+    shape = line.length < _DOUBLED_LONG * line.height and line.confidence < _DOUBLED
+    return along and (shape or (line.height < SMALL and line.confidence < _MIRAGE and not sure))
 
 
 def is_shading(line: Line, picture: Grey) -> bool:
@@ -56,9 +60,11 @@ def is_shading(line: Line, picture: Grey) -> bool:
 
 
 def is_shade_scale(line: Line, picture: Grey) -> bool:
-    """Whether a long line reads badly, or as nothing, and is a bar that goes through the shades: ultrasound, maps of
-    flow and nuclear medicine show which shade stands for what. Letters go up and down with each stroke."""
-    if line.confidence >= _SCALE_READ or line.length < _SCALE_LONG * line.height:
+    """Whether a long line reads badly, as one stroke or as nothing, and is a bar that goes through the shades:
+    ultrasound, maps of flow and nuclear medicine show which shade stands for what. Letters go up and down with each
+    stroke."""
+    sure = _SCALE_STROKE if line.letters <= 1 else _SCALE_READ
+    if line.confidence >= sure or line.length < _SCALE_LONG * line.height:
         return False
     level = turned_level(picture, line).astype(np.float32)
     inner = level[level.shape[0] * 3 // 8 : max(1, level.shape[0] * 5 // 8)]

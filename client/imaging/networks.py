@@ -35,6 +35,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DETECTOR_STEP, _FINDER_STEP = 32, 16  # pixels, of which a side that they see is a multiple
 _LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
 _TURN_READ = 0.9  # of a reading in the likeliest direction: no other is tried
+_SEVERAL = 0.1  # of a reading, by which one of several letters comes before one of a single letter
 _LEVEL = 1.3  # length over height of a line whose direction is known
 
 
@@ -96,8 +97,7 @@ class Networks:
         best = ("", 0.0)
         for turn in turns:
             text, confidence = self.recognised(np.ascontiguousarray(np.rot90(crop, turn)))
-            if (confidence if text else 0.0) > best[1]:
-                best = (text, confidence)
+            best = max(best, (text, confidence), key=likelihood)
             if turn == turns[0] and confidence > _TURN_READ:
                 break
         return best
@@ -116,6 +116,14 @@ class Networks:
         if not new.any():
             return "", 0.0
         return "".join(self._letters[letter] for letter in likely[new]).strip(), float(sure[new].mean())
+
+
+def likelihood(read: tuple[str, float]) -> float:
+    """By which readings of one line are compared: more than one letter are seldom an accident, and one is often, as
+    the d that a PA is upside down."""
+    text, confidence = read
+    several = sum(letter.isalnum() for letter in text) > 1
+    return confidence + (_SEVERAL if several else 0.0) if text else 0.0
 
 
 def _weights(path: Path) -> bytes:

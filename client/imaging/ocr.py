@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from client.imaging import codes
-from client.imaging.networks import Colours, Floats, Networks
+from client.imaging.networks import Colours, Floats, Networks, likelihood
 from client.imaging.png import Grey
 from client.imaging.strokes import Mask, Rectangle, colours, filled, noise_of, rows, smoothed
 
@@ -283,7 +283,7 @@ class Look:
             text, confidence = self._best(one)
             if len(text) == 2 and confidence > _PAIR and box.slant is None:
                 others = [self._best(one.grown(by)) for by in (-1, 1)]
-                text, confidence = max((text, confidence), *others, key=lambda known: known[1])
+                text, confidence = max((text, confidence), *others, key=likelihood)
             lines.append(Line(top, left, bottom, right, text, confidence, box.score, slant))
         return lines
 
@@ -304,7 +304,7 @@ class Look:
         askew = box.slant is not None
         best = ("", 0.0)
         for view in self._views:
-            best = max(best, self._networks.read(_crop(view, box), askew=askew), key=lambda known: known[1])
+            best = max(best, self._networks.read(_crop(view, box), askew=askew), key=likelihood)
             if best[1] > _READ_WELL:
                 break
         if best[1] < _MIRROR_READ and box.score >= _MIRROR_SCORE:

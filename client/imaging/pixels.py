@@ -32,7 +32,7 @@ from client.imaging.burned_in import (
 )
 from client.imaging.header import border, refusal
 from client.imaging.identifiers import own_names
-from client.imaging.ocr import Reader
+from client.imaging.ocr import Line, Reader
 from client.imaging.png import Grey
 from client.imaging.profile import DeidProfile, Limits, Rendering
 from client.imaging.strokes import written
@@ -73,8 +73,11 @@ def render(dataset: Dataset, profile: DeidProfile, reader: Reader) -> list[Rende
         frames = int(dataset.get("NumberOfFrames", 1) or 1)
         outside = ultrasound_mask(dataset)
         chosen = spread(frames, profile.rendering.frames_per_object)
-        seen = [_looked_at(dataset, index, outside, profile, reader) for index in chosen]
-        text = union([frame.mask for frame in seen], seen[0].mask.shape)
+        seen: list[_Frame] = []
+        for index in chosen:
+            known = seen[-1].mask if seen else None
+            seen.append(_looked_at(dataset, index, outside, profile, reader, known=known))
+        text = seen[-1].mask
         mask = text if outside is None else text | outside
         share = _share(mask if any(frame.shown for frame in seen) else text)
         return [
@@ -104,7 +107,9 @@ def cover(dataset: Dataset, profile: DeidProfile, reader: Reader) -> tuple[Mask,
         first = _looked_at(dataset, 0, outside, profile, reader, hidden=True)
         text, shown = first.mask, first.shown
         for index in range(1, frames):
-            seen = _looked_at(dataset, index, outside, profile, reader, hidden=True, doubts_count=index in strict)
+            seen = _looked_at(
+                dataset, index, outside, profile, reader, hidden=True, doubts_count=index in strict, known=text
+            )  # fmt: skip
             text, shown = text | seen.mask, shown or seen.shown
         if not text.any() and not shown:
             return None
@@ -132,7 +137,9 @@ def _looked_at(
     *,
     hidden: bool = False,
     doubts_count: bool = True,
+    known: Mask | None = None,
 ) -> _Frame:
+    """Searches a frame in all of its drawings, but for what is `known` from others: that goes on all frames."""
     array = np.asarray(pixel_array(dataset, index=index))
     drawn = list(_greys(array, dataset, index, profile.rendering))
     greys = [grey for _, grey in drawn]
@@ -140,19 +147,22 @@ def _looked_at(
     most = PAGE_SHARE if _is_capture(dataset) else SHARE_MAX
     names = own_names(dataset)
     shown = outside is not None and bool((array[outside] != array[outside][0]).any())
-    text = np.zeros(greys[0].shape, dtype=np.bool_)
+    text = np.zeros(greys[0].shape, dtype=np.bool_) if known is None else known
     if outside is not None and shown:
-        text = union((crossing(grey, outside, reader, names) for grey in greys), text.shape)
+        text = union((text, *(crossing(blanked(grey, text), outside, reader, names) for grey in greys)), text.shape)
+    marked: tuple[Line, ...] = ()
     for at, view in enumerate((*greys, *(_undrawn(array, dataset, greys) if hidden else ()))):
-        text = searched(
+        found = searched(
             view if outside is None else blanked(view, outside),
             reader,
             known=text,
+            marked=marked,
             names=names,
             most=most,
             doubts_count=doubts_count and at < len(greys),
             doubts_go=ultrasound,
-        ).mask
+        )
+        text, marked = found.mask, (*marked, *found.markers)
     return _Frame(drawn, text, shown)
 
 
