@@ -34,6 +34,7 @@ Floats = npt.NDArray[np.float32]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _DETECTOR_STEP, _FINDER_STEP = 32, 16  # pixels, of which a side that they see is a multiple
 _LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
+_KNOWN_MAX = 4096  # lines, by a digest of their pixels
 _TURN_READ = 0.9  # of a reading in the likeliest direction: no other is tried
 _SEVERAL = 0.1  # of a reading, by which one of several letters comes before one of a single letter
 _LEVEL = 1.3  # length over height of a line whose direction is known
@@ -46,6 +47,7 @@ class Networks:
         self._detector, self._finder, self._recogniser = detector, finder, recogniser
         names = recogniser.get_modelmeta().custom_metadata_map["character"].splitlines()
         self._letters = ["", *names, " "]
+        self._known: dict[bytes, tuple[str, float]] = {}
 
     @classmethod
     def open(cls, folder: Path) -> "Networks":
@@ -103,6 +105,15 @@ class Networks:
         return best
 
     def recognised(self, crop: Grey) -> tuple[str, float]:
+        """What a level line says. A fifth of all lines is asked for again, in another drawing or in the next frame."""
+        key = hashlib.blake2b(crop.tobytes(), digest_size=16, salt=repr(crop.shape).encode()[:16]).digest()
+        if key not in self._known:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[key] = self._recognise(crop)
+        return self._known[key]
+
+    def _recognise(self, crop: Grey) -> tuple[str, float]:
         """CTC: the likeliest letter at each step, repeats and blanks left out; their mean probability."""
         low, high = np.percentile(crop, (1, 99))
         clear = np.clip((crop - low) * (255.0 / max(high - low, 8.0)), 0, 255).astype(np.uint8)
