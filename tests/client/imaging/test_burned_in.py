@@ -178,6 +178,8 @@ def test_a_marker_that_is_the_name_of_the_patient_goes_and_the_others_stay(reade
         (Line(0, 0, 52, 150, "Meyer", 0.9, 0.6), True),
         (Line(0, 0, 67, 220, "ih", 0.34, 0.93), True),
         (Line(0, 0, 50, 121, "寇", 0.53, 0.95), True),
+        (Line(0, 0, 52, 130, "Yo", 0.9, 0.8), True),
+        (Line(0, 0, 52, 180, "NY", 0.9, 0.8), False),
     ],
 )
 def test_large_letters_read_well_or_are_a_line_beyond_doubt(line: Line, goes: bool) -> None:
@@ -191,6 +193,8 @@ def test_large_letters_read_well_or_are_a_line_beyond_doubt(line: Line, goes: bo
         (Line(0, 0, 30, 36, "R", 0.6, 0.9), True), (Line(0, 0, 30, 60, "R", 0.9, 0.9), True),
         (Line(0, 0, 30, 70, "A", 0.63, 0.96), False), (Line(0, 0, 30, 106, "a a", 0.52, 0.94), False),
         (Line(0, 0, 30, 80, "A P", 0.6, 0.9), True), (Line(0, 0, 40, 240, "ERECT", 0.6, 0.9), False),
+        (Line(0, 0, 30, 150, "UPINE", 0.9, 0.9), True), (Line(0, 0, 30, 150, "RAP UPINE", 0.9, 0.9), True),
+        (Line(0, 0, 30, 150, "WRIGHT", 0.9, 0.9), False), (Line(0, 0, 30, 150, "RECT", 0.9, 0.9), False),
     ],
 )  # fmt: skip
 def test_a_marker_fills_its_box_unless_it_reads_well(line: Line, stays: bool) -> None:
@@ -292,6 +296,20 @@ def test_a_doubt_no_longer_than_a_letter_is_blanked_where_doubts_count() -> None
     assert not searched(smudged(), OneLineReader(letter), doubts_count=False).anything
     with pytest.raises(DeidError):
         searched(smudged(), OneLineReader(letter, long))
+
+
+def test_a_marker_of_one_drawing_stays_in_the_others_unless_it_reads_as_a_word_there() -> None:
+    side, other = Line(200, 40, 240, 80, "R", 0.9, 0.9), Line(202, 42, 239, 78, "7", 0.99, 0.89)
+    picture = body()
+
+    seen = searched(picture, OneLineReader(side))
+    assert not seen.anything and seen.markers == (side,)
+    beside = Line(200, 100, 240, 200, "Meyer", 0.95, 0.9)
+    assert searched(picture, OneLineReader(other, beside)).mask[210:230, 50:70].all()
+    kept = searched(picture, OneLineReader(other, beside), marked=seen.markers).mask
+    assert not kept[210:230, 42:60].any() and kept[200:240, 100:200].all()
+    name = Line(200, 38, 240, 84, "Roe", 0.95, 0.9)
+    assert searched(picture, OneLineReader(name), marked=seen.markers).mask[200:240, 40:80].all()
 
 
 def test_what_shows_beside_text_when_that_is_blanked_goes_too() -> None:
@@ -437,6 +455,9 @@ def test_letters_that_stand_wide_apart_are_found_to_both_ends(reader: Reader, tu
         (Line(90, 376, 130, 384, "DOLO", 0.7, 0.75), False),
         (Line(369, 90, 384, 160, "DOLO", 0.7, 0.75), True),
         (Line(376, 90, 384, 153, "DOLO", 0.7, 0.84), True),
+        (Line(366, 90, 384, 121, "感", 0.4, 0.91), False),
+        (Line(366, 90, 384, 127, "感", 0.4, 0.91), True),
+        (Line(366, 90, 384, 121, "Li Re", 0.9, 0.91), True),
     ],
 )
 def test_what_a_mirrored_border_makes_of_noise_is_no_text(line: Line, goes: bool) -> None:

@@ -134,6 +134,13 @@ def test_rulers_grids_and_test_patterns_are_no_codes(pitch: int) -> None:
     assert not any(found(picture).any() for picture in (ruler, stripes, checks))
 
 
+def test_the_ticks_of_a_ruler_in_noise_are_no_code() -> None:
+    picture = np.random.default_rng(3).integers(0, 30, (512, 512)).astype(np.uint8)
+    picture[100:420:12, -8:] = 250
+
+    assert not found(picture).any() and not found(np.ascontiguousarray(picture.T)).any()
+
+
 def test_line_pairs_of_several_widths_are_no_code() -> None:
     pairs = np.repeat(np.tile([20, 230], 60), np.repeat([1, 2, 3, 5], 30))
 

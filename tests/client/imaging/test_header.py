@@ -88,6 +88,22 @@ def test_a_header_that_was_cut_off_is_no_header_without_pixels(
     for missing in range(1, 12):  # the last element has 12 bytes
         (tmp_path / "cut").write_bytes(whole[:-missing])
         assert code_of(tmp_path / "cut", profile) == "truncated"
+    empty = b"\x08\0\x15\x11SQ\0\0\0\0\0\0"  # the last whole element is an empty sequence, which pydicom has parsed
+    start = whole.index(b"\x10\0\x10\0PN")
+    (tmp_path / "cut").write_bytes(whole[:start] + empty + whole[start : start + 5])
+    assert code_of(tmp_path / "cut", profile) == "truncated"
+
+
+def test_a_black_frame_that_shrinks_a_thousandfold_is_no_bomb(
+    make_chest: Make, tmp_path: Path, profile: DeidProfile
+) -> None:
+    dataset = make_chest(size=2000)
+    dataset.PixelData = bytes(2 * 2000 * 2000)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "black", enforce_file_format=True)
+
+    assert (tmp_path / "black").stat().st_size < 20_000
+    assert len(read(tmp_path / "black", profile.limits, pixels=True).PixelData) == 8_000_000
 
 
 def test_a_class_and_an_instance_that_only_the_meta_states_are_the_objects(

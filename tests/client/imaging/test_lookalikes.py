@@ -147,7 +147,7 @@ def test_a_bar_that_goes_through_the_shades_is_a_scale(both_ways: bool, upright:
     if upright:
         picture, line = picture.T, Line(36, 55, 166, 76, "", 0.0, 0.9)
 
-    assert is_shade_scale(line, picture)
+    assert is_shade_scale(line, picture) and is_shade_scale(replace(line, text="一", confidence=0.6), picture)
     assert not is_shade_scale(replace(line, text="Meyer", confidence=0.9), picture)
 
 

@@ -91,6 +91,17 @@ def test_two_letters_that_read_better_upside_down_are_read_again(monkeypatch: py
     assert line.text == "AP"
 
 
+def test_several_letters_come_before_one_that_reads_a_little_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PA, upside down, is a d."""
+    networks, crop = shipped().networks, np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
+    says = {bytes(crop[0]): ("PA", 0.86), bytes(crop[::-1, ::-1][0]): ("d", 0.88)}
+    monkeypatch.setattr(Networks, "recognised", lambda self, turned: says[bytes(turned[0])])
+
+    assert networks.read(crop, askew=True) == ("PA", 0.86)
+    says[bytes(crop[0])] = ("PA", 0.7)
+    assert networks.read(crop, askew=True) == ("d", 0.88)
+
+
 def test_the_finder_is_sure_of_what_it_sees_in_the_dark() -> None:
     layer = np.zeros((3, 120, 200), dtype=np.uint8)
     names = ("Hollenstein", "Ćwikła Åse", "Ñandú Øst")
