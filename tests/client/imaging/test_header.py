@@ -88,9 +88,19 @@ def test_a_header_that_was_cut_off_is_no_header_without_pixels(
     for missing in range(1, 12):  # the last element has 12 bytes
         (tmp_path / "cut").write_bytes(whole[:-missing])
         assert code_of(tmp_path / "cut", profile) == "truncated"
-    empty = b"\x08\0\x15\x11SQ\0\0\0\0\0\0"  # the last whole element is an empty sequence, which pydicom has parsed
-    start = whole.index(b"\x10\0\x10\0PN")
-    (tmp_path / "cut").write_bytes(whole[:start] + empty + whole[start : start + 5])
+
+
+def test_a_header_that_was_cut_off_behind_an_empty_element_is_none(
+    make_chest: Make, tmp_path: Path, profile: DeidProfile
+) -> None:
+    """pydicom gives it back parsed, without a word of what follows."""
+    dataset, buffer = make_chest(AccessionNumber=""), io.BytesIO()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset.set_original_encoding(True, True)
+    dataset.save_as(buffer, enforce_file_format=True)
+    end = buffer.getvalue().index(b"\x08\0\x50\0\0\0\0\0") + 8
+    (tmp_path / "cut").write_bytes(buffer.getvalue()[: end + 1])
+
     assert code_of(tmp_path / "cut", profile) == "truncated"
 
 
