@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from client.imaging.identifiers import fold
 from client.imaging.patterns import DATE, ID, NAME, PLACE, matches_without_case
 from client.imaging.report_initials import initials_beside_placeholders
+from client.imaging.report_plain import STROKES, is_slip, is_surely_plain
 from client.imaging.report_sections import HEADINGS
 from client.imaging.vocabulary import (
     PLACEHOLDER,
@@ -37,7 +38,7 @@ _ANNOUNCES = re.compile(
 )
 _FOLLOWS = re.compile(
     r"(?:\b(?:was|were|is|has\s+been|been)\s+(?:called|informed|notified|paged|phoned|telephoned|contacted|told|aware"
-    r"|present|asked|counsel+ed)\b|(?:,\s*\w\.?)?\s*[-–,]?\s*(?:md|frcr|frcpc|phd|mbbs|consultant|registrar|radiologist)\b)",
+    r"|present|asked|counsel+ed)\b|\b(?:awaiting|awaits|declin(?:ed|es)|refused|insist(?:ed|s)|rang|attended|accompanied)\b|(?:,\s*\w\.?)?\s*[-–,]?\s*(?:md|frcr|frcpc|phd|mbbs|consultant|registrar|radiologist)\b)",
     re.IGNORECASE,
 )
 _ANNOUNCED_WORDS = 4
@@ -59,6 +60,7 @@ def announced(text: str) -> Iterator[Span]:
             if len(word[0]) >= 3:
                 yield Span(*word.span(), NAME)
             at = word.end()
+    yield from _owners(text)
     for said in _FOLLOWS.finditer(text):
         last = bisect_left(starts, said.start())
         before = [word for word in words[max(0, last - 3) : last] if word.end() <= said.start()][-2:]
@@ -70,9 +72,26 @@ def announced(text: str) -> Iterator[Span]:
             at = word.start()
 
 
+def _owners(text: str) -> Iterator[Span]:
+    """Whose kin it is: `edna's son`, `Lily's parents`, not `the patient's mother`."""
+    for match in _KIN_OF.finditer(text):
+        word, listed = match["word"], may_be_names() | listed_words("everyday")
+        if not is_common(word) or (word[0].isupper() and fold(word) in listed):
+            yield Span(*match.span("d"), NAME)
+
+
+_KIN_OF = re.compile(
+    r"\b(?P<d>(?P<word>[^\W\d_][^\W\d_'’-]+)['’]s?)\s(?:(?:older|younger|elder|twin|step|foster|birth|late|own|\d+-year-old)[\s-])?"
+    r"(?:(?:great-?|step-?)?(?:grand)?(?:son|daughter|mother|father|parents?|child|children)|mum|mom|mam|mummy|dad|wife"
+    r"|husband|spouse|partner|sister|brother|siblings?|twin|aunt|uncle|cousin|niece|nephew|carers?|caregivers?|guardian"
+    r"|family|fianc[ée]e?|girlfriend|boyfriend|neighbou?r|friend|nok|next\sof\skin)\b",
+    re.IGNORECASE,
+)
+
+
 def _is_first_name(text: str, word: re.Match[str], after: list[re.Match[str]]) -> bool:
     """Whether a plain word that is no pronoun stands before an unknown one: `cousin rose dlamini`."""
-    if not after or len(word[0]) < 3 or fold(word[0]) in _NO_FIRST_NAMES:
+    if not after or len(word[0]) < 3 or fold(word[0]) in _NO_FIRST_NAMES | listed_words("roles"):
         return False
     return text[word.end() : after[0].start()] in (" ", ", ") and len(after[0][0]) >= 4 and not is_common(after[0][0])
 
@@ -114,6 +133,8 @@ def unknown_names(text: str, caseless: bool) -> Iterator[Span]:
                 yield Span(*match.span(), NAME)
             continue
         titled = _EPONYM.fullmatch(word) is not None or _TWO_CAPITALS.fullmatch(word) is not None
+        if is_slip(word) and (caseless or word.islower() or starts_sentence(text, match.start())):
+            continue
         irish = re.fullmatch(r"(?:Mc|Mac|[DLMNO][’'])[A-Z]\w+", word) is not None
         if (titled or irish or caseless) and is_eponym(text, match.start(), match.end()):
             continue
@@ -152,7 +173,21 @@ _CAPITAL_AFTER = re.compile(r"[ \n-]([A-Z][\w'’-]+)")
 
 def without_case(text: str) -> Iterator[Span]:
     people = _titled(text, may_be_names())
-    yield from (Span(*span) for span in matches_without_case(people, _titled(text, listed_words("towns"))))
+    for start, end, placeholder in matches_without_case(people, _titled(text, listed_words("towns"))):
+        if placeholder != NAME or not _describes(text, start, end):
+            yield Span(start, end, placeholder)
+
+
+def _describes(text: str, start: int, end: int) -> bool:
+    """Whether all words may be names, but are such that describe a picture more often: `AND NORMAL HEART SIZE`."""
+    words = {fold(word) for word in WORD.findall(text, start, end)}
+    if not words <= listed_words("names_in_context") - listed_words("names"):
+        return False
+    before = text[max(0, start - 30) : start].lower()
+    if re.search(r"\bnot\s+$", before) or (re.search(r"\b(?:with|to|and)\s+$", before) and not _TELLS.search(before)):
+        return True
+    following = WORD.match(text, end + 1)
+    return following is not None and re.search(r"\bby\s+$", before) is not None and is_surely_plain(following[0])
 
 
 def _titled(text: str, listed: frozenset[str]) -> str:
@@ -194,7 +229,8 @@ _EPONYM_OF = re.compile(
     r"|myotomy|o?esophagectomy|fib(?:er|re)s?|angina|clips?|transformation|fragments?|paresis|pyeloplasty|ileostomy|ulcers?"
     r"|reflux|art[ei]facts?|ophthalmopathy|orbitopathy|amputation|nucleus|groove|sulcus|effect|fundoplication"
     r"|recess|kyphosis|osteotomy|disproportion|tail|fingers?|limb|infraction|injur\w+|fracture-\w+"
-    r"|(?:IVC|coil|pouch|spot) \w+)\b)"
+    r"|(?:IVC|coil|pouch|spot) \w+|excluder|viabahn|endografts?|endoprosthes[ie]s|occluders?|plugs?|shift|stems?"
+    r"|cups?)\b)"
 )  # what stands behind the name of its inventor
 _OF_EPONYM = re.compile(
     r"\b(?:criteria|circle|ampulla|tail|tetralogy|sphincter|foram(?:en|ina)|ligament|canal|pouch|fascia|islets?|loop|node|papilla"
@@ -226,7 +262,7 @@ def beside_placeholders(text: str, caseless: bool) -> Iterator[Span]:
             for match in _LAST_WORD.finditer(text)
             if match[match.lastgroup or 0] not in _NO_LAST_NAMES
         )
-    yield from (Span(*match.span(), PLACE) for match in _ADDRESS.finditer(text) if _is_address(match[0]))
+    yield from (Span(*match.span(), PLACE) for match in _ADDRESS.finditer(text) if _is_address(match[0], caseless))
     yield from initials_beside_placeholders(text)
     yield from _in_the_form_of_names(text)
     if not caseless:
@@ -244,15 +280,25 @@ _NO_LAST_NAMES = frozenset(
     " directly personally verbally".split()
 )
 _ADDRESS = re.compile(
-    r"(?:(?<![\w.,-])(?:[A-ZÀ-Þ][\w’'-]+ )?\d{1,5}(?:-?\d|[A-Za-z])?[ ,]+)?\[(?:NAME|PLACE|ID)\]"
+    r"(?:(?<![\w.,-])(?:(?!(?i:at|from|in|of|on|to) )[A-ZÀ-Þ][\w’'-]+ )?\d{1,5}(?:-?\d|[A-Za-z])?[ ,]+)?"
+    r"\[(?:NAME|PLACE|ID)\]"
     r"(?:,?[ \n](?:\d[\w-]*|(?i:p\.?o\.?|box|apt|unit|flat)\.?|\[(?:NAME|PLACE|ID)\]|[A-Z][\w’'-]+)(?=[ ,])){0,6}"
     r",?[ \n]\[(?:NAME|PLACE|ID)\]"
 )
 
 
-def _is_address(run: str) -> bool:
-    """Whether placeholders, numbers and a word or two follow each other as in an address."""
+_OF_STREETS = frozenset(
+    "street avenue ave road rd lane drive court close square crescent terrace gardens grove way box apt apartment unit"
+    " flat suite po".split()
+)
+
+
+def _is_address(run: str, caseless: bool) -> bool:
+    """Whether placeholders, numbers and a word or two follow each other as in an address; plain words do not."""
     rest = PLACEHOLDER.sub("", run)
+    words = [word for word in WORD.findall(rest) if len(word) > 1 and fold(word) not in _OF_STREETS]
+    if caseless and any(map(is_surely_plain, words)):
+        return False
     some = re.search(r"\w", rest) is not None
     return some and ("[ID]" in run or (re.search(r"\d{3}", rest) is not None and len(WORD.findall(rest)) <= 2))
 
@@ -261,7 +307,7 @@ def _in_the_form_of_names(text: str) -> Iterator[Span]:
     """Words that may be names, with an initial between them or the other way round, and unknown acronyms at places."""
     listed = may_be_names()
     for match in _FULL_NAME.finditer(text):
-        if match["initial"] in "IV" and is_common(match["last"]) and fold(match["last"]) not in listed:
+        if match["initial"] in "ABCDIV" and is_common(match["last"]) and fold(match["last"]) not in listed:
             continue  # Bosniak I. Annular pancreas
         if match["last"] == NAME or not is_common(match["first"]) or fold(match["first"]) in listed:
             yield Span(match.start("first"), match.end(), NAME)
@@ -279,6 +325,8 @@ def _in_the_form_of_names(text: str) -> Iterator[Span]:
 def _in_the_form_of_places(text: str) -> Iterator[Span]:
     """Capitalised words behind `at` or before `records`."""
     for match in _AT_ACRONYM.finditer(text):
+        if match["iu"] and fold(match["iu"]) in listed_words("roles"):  # GP [NAME]
+            continue
         if match["iu"] or match["phone"] or not is_common(match["word"] or match["before"]):
             yield spanned(match, PLACE)
     for match in _AT_CAPITALS.finditer(text):
@@ -357,12 +405,12 @@ _BEFORE_PLACEHOLDER = re.compile(
 )
 _FULL_NAME = re.compile(rf"\b(?P<first>{_TITLED}) (?P<initial>[A-Z])\. ?(?P<last>{_TITLED}|\[NAME\])")
 _PARTICLES = re.compile(
-    r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|Ma?c|St\.?|[Bb]inti?|ibn|[Tt]er|[Aa]p|ab|ferch|d[iu]"
+    r"(?P<word>\b(?:[Vv][ao0]n|[Dd]e[rnls]?|[Ll][ae]|D[iuao]|Dos|Al|El|[Mm]a?c|MA?C|St\.?|[Bb]inti?|ibn|[Tt]er|[Aa]p|ab|ferch|d[iu]"
     r"|V[AO]N|DE[RNLS]?|L[AE]|EL|AL|LOS|LAS)(?: de[rn]?| la)?) \[NAME\]"
 )
 _BESIDE_DATE = re.compile(
     r"(?:\[DATE\](?:(?:,? (?i:and|or|&|to|through|until)|,)? | \()|\[NAME\] (?:(?:of|from|on) )?|\[(?:PLACE|NAME)\],\s)"
-    r"(?P<word>(?:0?[1-9]|[12]\d|3[01])[/.-](?:0?[1-9]|[12]\d|3[01])(?!\d|\s?[cm]m\b)\.?)"
+    r"(?P<word>(?:0?[1-9]|[12]\d|3[01])[/.-](?:0?[1-9]|[12]\d|3[01])(?!\d|\s?[cm]m\b|\s?[x×]\s?\d)\.?)"
     r"|(?<![\d.,/])(?P<before>(?:0?[1-9]|[12]\d|3[01])[/.](?:0?[1-9]|[12]\d|3[01])\.?(?=,? \[DATE\]))"
     r"|(?:\[DATE\](?:,| at| from| in)|\[NAME\](?:, NP| PA)? (?:at|from)) (?P<acronym>[A-Z]{3,5})\b"
     rf"|\[DATE\] (?:at|in|from) (?:the )?(?P<place>{_TITLED}(?: {_TITLED})*)"
@@ -398,7 +446,11 @@ def _is_doubtful(text: str, match: re.Match[str], caseless: bool) -> bool:
     word = match[0]
     if text[match.start() - 1 : match.start()] == "+":  # 90+F
         return False
-    if len(word) == 1 and text[match.end() : match.end() + 1].isdigit():  # L5
+    if len(word) == 1 and (_SIDE.match(text, match.start()) or text[match.end() : match.end() + 1].isdigit()):  # L5
+        return False
+    if len(word) == 1 and STROKES.match(
+        text, max(0, match.start() - 2 * (text[match.start() - 1 : match.start()] in "/&"))
+    ):
         return False
     if _is_placeholder(text, match) or is_eponym(text, *match.span()):
         return False
@@ -406,9 +458,10 @@ def _is_doubtful(text: str, match: re.Match[str], caseless: bool) -> bool:
         return not caseless and _EPONYM.fullmatch(word) is not None and not starts_sentence(text, match.start())
     if is_common(word) and (len(word) > 2 or fold(word) in vocabulary()):
         return False
-    return caseless or word[0].isupper()
+    return (caseless or word[0].isupper()) and not is_slip(word)
 
 
+_SIDE = re.compile(r"(?<!\] )(?i:[rl])\b(?!\.?\s\[NAME)")  # 3 R, 4 L
 _SENTENCE = re.compile(r"(?:[^\n.;!?]|[.;!?](?!\s))+")
 _TELLS = re.compile(
     r"\b(?:discuss\w*|communicat\w*|notif\w*|inform\w*|called|calls?\s+to|call(?:ed)?\s+back|paged|phoned|telephoned"

@@ -27,12 +27,14 @@ from client.imaging.report_clues import (
     elsewhere,
     in_other_scripts,
     in_told_sentences,
+    is_eponym,
     unknown_names,
     without_case,
 )
 from client.imaging.report_initials import initials
 from client.imaging.report_known import known
 from client.imaging.report_listed import NOBODY, Listed
+from client.imaging.report_plain import without_plain
 from client.imaging.second_reader import second_reader
 from client.imaging.tagger import Tagger
 from client.imaging.vocabulary import Span, blocks_of_one_case, is_caseless, normalised, undisguised
@@ -102,8 +104,9 @@ def _scrub_block(
     """A text of one case, clean; the words taken out of it for what is known of them; and those for a capital alone."""
     plain = _plain(text)
     caseless = is_caseless(plain)
-    spans = [*(Span(*span) for span in matches(plain)), *announced(plain), *initials(plain)]
-    spans += without_case(plain) if caseless else []
+    spans = [*(Span(*span) for span in matches(plain)), *(without_case(plain) if caseless else ())]
+    spans = [span for span in without_plain(plain, spans, caseless) if not _is_eponym(plain, span)]
+    spans += [*announced(plain), *initials(plain)]
     spans += known(plain, identifiers, staff, spans)
     if tagger is not None:
         spans += [Span(*span) for span in tagger.spans(text)]
@@ -116,6 +119,11 @@ def _scrub_block(
             unknown = {text[span.start : span.end] for span in spans}
         text = _replaced(text, spans)
     return text, found, unknown
+
+
+def _is_eponym(text: str, span: Span) -> bool:
+    """Whether the name of a disease is taken for a place: `as can be seen in Hashimoto thyroiditis`."""
+    return span.placeholder == PLACE and is_eponym(text, span.start, span.end) and text[span.end + 1 :][:1].islower()
 
 
 def _places(spans: Sequence[Span]) -> int:

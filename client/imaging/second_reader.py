@@ -23,6 +23,7 @@ import numpy.typing as npt
 from client.imaging.header import refusal
 from client.imaging.identifiers import fold
 from client.imaging.patterns import DATE, ID, NAME, OVER_89, PLACE
+from client.imaging.report_plain import spared
 from client.imaging.vocabulary import PLACEHOLDER, Span, is_common, listed_words, vocabulary
 
 KINDS = (None, NAME, DATE, ID, PLACE, OVER_89)
@@ -212,7 +213,9 @@ class SecondReader:
             for at in order:
                 taken[at] = taken[at] or (near and chances[at] >= needed[at].beside)
                 near = (taken[at] and kinds[at] != _AGE) or (near and found[at].text in _JOINS)
+        plain = spared(text, found, taken)
         for token, kind, gone in zip(found, kinds, taken, strict=True):
+            gone = gone and (kind == _AGE or token.start not in plain)
             if gone and token.text[0].isalnum() and token.text not in _HOLDERS:
                 yield Span(token.start, token.end, KINDS[kind] or NAME)
 
