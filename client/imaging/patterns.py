@@ -51,7 +51,7 @@ _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _YEAR = r"(?:19|20)\d{2}"
 _UNIT = (
     r"(?:(?:mm|cm|ml|cc|hu|mg|mgy|msv|kg|kvp?|mas|ms(?:ec)?|mcg|mci|mbq|units?|bpm|s/mm|g|grams?|lbs?|oz|i?u(?:/m?l)?|mmhg|hz|kpa"
-    r"|meq)\b|%|[x×]\s?\d)"
+    r"|meq|deg(?:rees?)?)\b|%|°|[x×]\s?\d)"
 )
 _NO_UNIT = rf"(?!\s?{_UNIT})"
 _NO_MEASURE = "".join(  # what has four digits and is no number of a record
@@ -61,6 +61,10 @@ _NO_MEASURE = "".join(  # what has four digits and is no number of a record
     rf"(?!\d+(?:[.,]\d+)?(?:\s?[-–x×]\s?\d+(?:[.,]\d+)?)*\s?{_UNIT}"
     r"|\d{1,3}[-/]\d{1,3}\b(?![-/])|\d{1,4}(?:\s?[x×]\s?\d{1,4})+"
     r"|(?:[CTLSD]\d{1,2}[-/]?(?:\d{1,2}[-/]?)*){2,6}\b|G\d+P\d+|(?:\d\d[a-z]{1,2}-)?(?:PSMA|DOTA)-\d+)"
+)
+_NO_RATIO = "".join(  # what has a point and is no day of a month, also where no capital begins a sentence
+    f"(?<!{word} )"
+    for word in "ratio max mean index score value of is measures suv suvmax ri pi fraction adc bmd lv sd than".split()
 )
 _NO_COUNT = (
     r"(?!\s(?:of|ribs?|levels?|dis[ck]s?|(?:lymph\s)?nodes?|cores?|segments?|views?|leads?|patients?|vertebra\w+)\b)"
@@ -195,6 +199,8 @@ _DATES = (
     + _NO_UNIT,
     rf"\b(?:0?[1-9]|1[0-2])/{_YEAR}\b",
     rf"(?<![\w.,/-]){_YEAR}(?![\w/-]|[.,]\d)" + _NO_UNIT,
+    # not days, months and weeks from now, nor pictures
+    r"(?!(?:(?<=\bre-)|(?<=\brepeat )|(?<=\brpt ))\w+\s\d{1,2}/(?:7|12|52)\b|images?\s\d+-)"
     rf"\b(?:on|from|dated|since|prior|comparison|compared|{_STUDY}|date|until|performed|obtained|last|reported|signed"
     r"|dictated|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?)\b[:\s,]+(?:with\s|to\s|of\s|on\s|dated\s|the\s|is\s|made\s)*"
     rf"(?P<d>(?:0?[1-9]|1[0-2])[/-]{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))(?![\d/])" + _NO_COUNT + _NO_UNIT,
@@ -203,7 +209,7 @@ _DATES = (
     r"(?P<d>(?:0?[1-9]|1[0-2])/(?:1[13-9]|2\d|3[01])|(?:1[3-9]|2\d|3[01])/(?:0?[1-9]|1[0-2]))(?![\w/]|-\d|\.\d)"
     + _NO_COUNT
     + _NO_UNIT,
-    rf"(?:\(|(?<=[a-z]\s))(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.)(?=[.,;:)]|\s+(?-i:[a-z]))",
+    rf"(?:\(|(?<=[a-z]\s)){_NO_RATIO}(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.)(?=[.,;:)]|\s+(?-i:[a-z]))",
     r"\b(?:placed|inserted|performed|done|obtained|on)\s+(?P<d>(?:0?[1-9]|1[0-2])-(?:0?[1-9]|[12]\d|3[01]))(?=\s+(?:by|at)\b)",
     rf"(?<![\w./])(?P<d>{_DAY}\.(?:0?[1-9]|1[0-2])\.|(?:0?[1-9]|1[0-2])/{_DAY}|{_DAY}/(?:0?[1-9]|1[0-2]))"
     r"(?=,?\s(?:at|um)\s\d|,?\s\d?\d[:.]\d\d\b)",
@@ -218,10 +224,12 @@ _DATES = (
     r"\b(?:last|on|this|next|since|until)\s+(?P<d>(?:(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b"
     r"|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\b(?=[.,;]|$))\.?)",
     r"(?<![\d.:])(?<!series\s)(?<!image\s)(?<!images\s)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
-    r"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])(?!,?\s+(?:\d+(?:\.\d+)?\s?cm\s+(?:from|fn)|position|axis|radi\w+|o'clock|min|sec))",
+    r"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])(?!,?\s+(?:\d+(?:\.\d+)?\s?cm\s+(?:from|fn)|position|axis|radi\w+|o'clock|min|sec"
+    r"|n\s?\d|zone|(?:anterior|middle|mid|posterior)\s+(?:depth|third)|(?:retro|sub|peri)?areolar)\b)",
     r"(?<![\d.])\d{1,2}(?:[.:][0-5]\d)?\s?[ap]\.?m\b\.?",
     r"\bat\s+(?P<d>[0-2]\d[0-5]\d(?:\s?(?:hours|hrs|h|uhr))?)\b",
     r"(?<![\d.])(?:[01]?\d|2[0-3])[.h]?[0-5]\d\s?(?:hours|hrs|h|uhr)\b",
+    r"\b(?:thurs|tues|weds)\b\.?",
     rf"\b{_WEEKDAY}\b(?:,?\s+(?:{_DAY}[/.-]{_DAY}|(?:the\s+)?{_DAY}(?:st|nd|rd|th))\b)?",
     rf"\b(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?,?\s+(?:the\s+)?{_DAY}(?:st|nd|rd|th)\b",
 )
@@ -241,14 +249,14 @@ _PEOPLE = (  # case tells a name here
     r"\b(?:[Dd][Rr]s?|[Pp][Rr][Oo][Ff]|M[rs]|Mrs|MRS|Miss|MISS|Herr|Frau|[Dd]octor|DOCTOR"
     r"|[Pp]rofessor|PROFESSOR|Nurse|NURSE|Sister(?! Mary Joseph)|SISTER(?! MARY JOSEPH))\b"
     rf"(?:\.\s*|\s+){_NOT_PERSON}{_PERSON}",
-    rf"\bM[RS]\.\s*(?=[A-Z]['’]?[A-ZÀ-Þ]){_NOT_PERSON}{_PERSON}",  # in "typical of MS. Small" a sentence ends
+    rf"(?<!\d)(?<!\d )\bM[RS]\.\s*(?=[A-Z]['’]?[A-ZÀ-Þ]){_NOT_PERSON}{_PERSON}",  # "of MS. Small", "48 MS. Valves"
     rf"\bM[RS]\s+(?i:{_MR_WORDS})(?!(?:CAN|MAY|WILL|HAS|HAD)\b){_NOT_PERSON}{_PERSON}",
     rf"\b[Dd][Rr][Ss]\b\.?\s+{_PERSON}(?:(?:,\s+|,?\s+(?:and|AND|&)\s+){_PERSON})+",
     rf"\b{_NOT_PERSON}{_PERSON}(?={_DEGREE})",
     rf"(?<!\d )(?<!\d)\b(?i:attn|attention|cc|copy\s+to)\s*[:.]\s*{_NOT_PERSON}(?P<d>{_PERSON})",
     rf"\b(?:[Dd]/[Ww]|[Dd]iscussed\s+w/|DISCUSSED\s+W/)\s*{_NOT_PERSON}(?P<d>{_PERSON})",
     r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[A-Z][A-Z'’-]{2,}(?=\s*(?:$|\n|[,(.:]))",
-    rf"(?<=\d)[ \t]+(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})(?=\s*(?:$|\n|[,(.:]))",
+    rf"(?<=\d)[ \t]+(?![RL]\. )(?P<d>(?:[A-Z]\.[ \t]?){{1,3}}{_TITLED})(?=\s*(?:$|\n|[,(.:]))",
     r"\b(?i:discussed|spoke|communicated|conveyed|relayed|telephoned|notified|informed|paged|messaged|dictated|transcribed"
     r"|signed|approved|finali[sz]ed|verified|authenticated|signature|typed|thank\s+you)"
     r"(?i:\s+(?:with|to|by|and|physician|radiologist|electronically|out|findings|results|for\s+referring))*[:,\s]+"
@@ -297,6 +305,7 @@ _PLACES = (
     r"\b\d{1,4}[A-Za-z]?,?\s+The\s+[A-Z][a-z]+",
     r"\b(?:[A-Z][\w&’'-]+,?\s+){1,3}(?:Inc|Ltd|LLC|GmbH|PLC|plc|Corp)\b",
     r"\b(?:the|The)\s+(?P<d>(?:[A-Z][\w’'-]+\s+){1,2}(?:plant|factory|mine|mill|works|yard|depot))\b",
+    r"\b(?i:no\.?|number)\s\d{1,3}\s(?i:mine|pit|colliery|shaft|mill|factory|plant|works|depot|dock|quarry|school)\b",
     r"\b\d{1,5}[A-Za-z]?\s+(?:(?:[A-Z][\w’'-]*\.?|\d{1,3}(?:st|nd|rd|th|ST|ND|RD|TH))\s+){1,3}" + _STREET + r"\b\.?",
     r"\b[A-ZÄÖÜ]\w+(?:straße|strasse|str\.|weg|platz|allee|STRASSE|STRAßE)\s+\d+\w?",
     r"\b(?i:nursing home|facility|hospital|institution|clinic|employer|school|pharmacy|address|city|town)\s*[:=]\s*"
@@ -405,7 +414,7 @@ _PLACES_WITHOUT_CASE = (
     r"(?=\s*(?:[.,;)]|$|\b(?:on|dated|was|were|is|shows|by|in)\b))",
     rf",\s+(?P<d>{_TITLED}(?:[ -]{_TITLED})*)(?=\))",
     r"(?:\b(?:at|from|in|to|outside|seen|the)\s+|\()(?P<d>(?:(?!(?:an?|the|our|this|outside|another|same|at|from|in|to|of"
-    r"|on|and|was|is|local|study|ct|hospital|breast|pain)\b)(?i:[^\W\d_])[\w.'’-]*[\s-]){1,4}(?i:hospitals?|infirmary|clinic|health|healthcare"
+    r"|by|with|on|and|was|is|local|study|ct|hospital|breast|pain)\b)(?i:[^\W\d_])[\w.'’-]*[\s-]){1,4}(?i:hospitals?|infirmary|clinic|health|healthcare"
     r"|medical\s+cent(?:er|re)|university|memorial|imaging|radiology|klinikum|general|hospice|nursing\s+home|care\s+home|(?:cancer\s+|heart\s+)?institute)\b(?:\s+(?:for|of)\s+\w+)?)",
 )
 _WITHOUT_CASE = tuple(

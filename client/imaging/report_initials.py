@@ -34,7 +34,7 @@ def _signed_off(text: str) -> Iterator[Span]:
         yield Span(*match.span("d"), NAME)
     if not is_caseless(text):
         for match in _LAST.finditer(text):
-            if match["line"] or fold(match["d"]) not in vocabulary():
+            if match["line"] or fold(match["d"]) not in vocabulary() - listed_words("grammar"):
                 yield Span(*match.span("d"), NAME)
 
 
@@ -65,6 +65,7 @@ _BEHIND_ROLE = re.compile(
     r"|\b[DT]:\s+(?P<letter>[a-z]{2,4}|[A-Z]{2,4})(?=\s*(?:\n|\Z|\[DATE\]|\d))|"
     r"\b(?:(?i:read|reader|transcri\w+|typist|secretary|dictator|technologist|tech|author|sonographer|radiographer"
     r"|radiologist|operator)\s*:\s*|[Bb]y\s+(?=[A-Z]))(?P<d>[A-Za-z]{2,4})\b"
+    r"(?!\s(?:\w+\s)?(?:criteria|consensus|guid\w+|recommendation\w*|standards?|classification|definition\w*|protocol|grading))"
     r"|\b(?i:noted|read|interpreted|checked|typed|verified|signed|dictated|entered|vetted|transcribed)(?:\s+[\w./:-]*\d[\w./:-]*)?\s+(?i:by):?\s+"
     r"(?P<sure>[A-Z]{2,4}|[a-z]{2,3})\b(?!\s+the\b)"
 )
@@ -80,7 +81,7 @@ _BEFORE_ROLE = re.compile(
     r"(?:^|\n)[ \t/-]*(?P<d>[A-Z](?:[A-Z]|c[A-Z]|[A-Z]c[A-Z]){1,2}),? "
     r"(?:(?i:(?:reporting|consultant|specialist|registrar|radiolog|radiograph|sonograph)\w*)|SpR|SHO|ST\d|FY\d|CT\d)\b"
 )
-_LAST = re.compile(r"(?:(?P<line>\n)|[.\])]\s)[ \t/-]*(?P<d>[A-Z]{2,4})\s*\Z")
+_LAST = re.compile(r"(?:(?P<line>\n)|[.\])][ \t])[ \t/-]*(?P<d>(?!(?:NAD|NIL|END)\b)[A-Z]{2,4})\s*\Z")
 _SHORT_NAME = re.compile(r"\[NAME\] (?:\((?P<inside>[A-Z]{2,3})\)|(?P<word>[A-ZÀ-Þ][a-zß-ÿ]{1,2}|[A-Z]{2,3})\b)")
 _PAIR_BEFORE = re.compile(
     r"(?<![\w/:])(?P<word>[A-Za-z]{2,3}[/:][A-Za-z]{2,3}|(?!by|to|is)[a-z]{2,3}[/:](?=\[))(?=,? ?\[(?:DATE|NAME)\])"

@@ -1,6 +1,7 @@
 """This patient's own identifiers in report text: exact, mistyped and misread ones; and the check that none is left."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import date
 from enum import Enum
@@ -63,6 +64,7 @@ def known(text: str, identifiers: Identifiers, staff: frozenset[str], found: lis
     written = {form for name in identifiers.names for form in (name, name.title(), name.upper())}
     names = identifiers.names | {fold(undisguised(form)) for form in written}  # `text` is undisguised, too
     yield from _known_names(text, names, staff, [span for span in found if span.placeholder == NAME])
+    yield from _initials_at_the_end(text, identifiers.names)
     yield from (Span(start, end, ID) for start, end in _known_ids(text, identifiers.ids))
     folded = text.lower()
     for uid in identifiers.uids:
@@ -73,6 +75,17 @@ def known(text: str, identifiers: Identifiers, staff: frozenset[str], found: lis
     for place in identifiers.places:
         if _distinctive(place):
             yield from _known_place(text, place)
+
+
+def _initials_at_the_end(text: str, names: frozenset[str]) -> Iterator[Span]:
+    """Two or three letters alone, a word or not (`UP`), each of which begins a name of the header."""
+    first = Counter(name[0] for name in names)
+    for match in _ALONE_AT_THE_END.finditer(text):
+        if all(first[letter] >= count for letter, count in Counter(match["d"].lower()).items()):
+            yield Span(*match.span("d"), NAME)
+
+
+_ALONE_AT_THE_END = re.compile(r"(?:^|[\n.;)\]])[ \t/-]*(?P<d>[^\W\d_]{2,3})\.?\s*\Z")
 
 
 def _known_ids(text: str, ids: frozenset[str]) -> Iterator[tuple[int, int]]:
@@ -329,6 +342,8 @@ def _is_split_name(text: str, first: re.Match[str], second: re.Match[str], names
         return False
     joined = fold(first[0] + second[0])
     if len(joined) < 5 or joined in vocabulary():
+        return False
+    if fold(first[0]) in names and fold(second[0]) in listed_words("grammar"):  # Castellanos at
         return False
     parts = len(first[0]) > 1 and not (is_common(first[0]) and is_common(second[0]))
     return joined in names or (parts and len(joined) >= 6 and _resembles_any(joined, names))

@@ -6,7 +6,7 @@ import pytest
 from client.imaging.identifiers import Identifiers, fold_id, name_words
 from client.imaging.report_known import residue
 from client.imaging.report_sections import sections
-from client.imaging.report_text import scrub_by_rules
+from client.imaging.report_text import scrub, scrub_by_rules
 from federation.errors import DeidError
 
 PATIENT = Identifiers(
@@ -422,6 +422,82 @@ def test_in_a_text_without_case_the_words_around_give_a_name_away(text: str, cle
 )  # fmt: skip
 def test_words_that_are_names_too_and_initials_are_masked(text: str, clean: str) -> None:
     assert scrub_by_rules(text, Identifiers()) == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tumor was 2.1 x 1.9 cm on [DATE] and 2.5 x 2.0 cm later; node 4 mm on [DATE] and 6 mm.",
+        "cardiothoracic ratio 0.61. liver suvmax 2.4. bones are normal. resistive index 1.12. kidneys normal.",
+        "The celiac axis has contact of 90 degrees, contact 95 degrees with the tumor. Call 45° a steep angle.",
+        "There is a mass at 10:00 N4, cyst at 4:00 zone B, cyst at 6:00 middle depth, clip 1:00 retroareolar.",
+        "Re-xray 10/7, repeat film 6/52. Movement in images 3-12 and on slice 11-12.",
+        "Displaced to R. Chiasm normal. KL 2 R, KL 3 L. Hila clear. Weber C. Mortise intact.",
+        "Stable by ABCD guidelines and by TUV consensus criteria.",
+        "No effusion. Following informed consent, the skin was cleaned. Allowing for this, the heart is normal.",
+    ],
+)
+def test_sizes_counts_sides_and_plain_beginnings_are_no_identifiers(text: str) -> None:
+    assert scrub(text, Identifiers()) == text
+    assert scrub_by_rules(text, Identifiers()) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("DR. KVOTHE FAVORED A BENIGN LESION.", "[NAME] FAVORED A BENIGN LESION."),
+        ("NOTIFIED ANA KVOTHE MD BY TELEPHONE.", "NOTIFIED [NAME] BY TELEPHONE."),
+        ("MS. KVOTHE'S PRIOR MAMMOGRAM WAS SEEN.", "[NAME] MAMMOGRAM WAS SEEN."),
+        ("SEEN WITH DR. KVOTHE IN 5-7 DAYS UNDER MRN 44120.", "SEEN WITH [NAME] IN 5-7 DAYS UNDER [ID]."),
+        ("NURSE PRACTITIONER KVOTHE AND MR. LONG SHOULD CALL.", "NURSE PRACTITIONER [NAME] AND [NAME] SHOULD CALL."),
+        ("DR. LONG SUGGESTED THIS TO MR. STONE.", "[NAME] SUGGESTED THIS TO [NAME]."),
+        ("CLEAR LUNGS AND NORMAL HEART WITH MILD STRAIN.", "CLEAR LUNGS AND NORMAL HEART WITH MILD STRAIN."),
+        ("DISCUSSED WITH MARK STONE AND SHOWN TO HOPE LONG.", "DISCUSSED WITH [NAME] AND SHOWN TO [NAME]."),
+    ],
+)
+def test_in_capitals_a_name_ends_where_plain_words_begin(text: str, clean: str) -> None:
+    assert scrub_by_rules(text, Identifiers()) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Results were given to tamsin's carer.", "Results were given to [NAME] carer."),
+        ("Ivy's parents and kvothe's older sister came.", "[NAME] parents and [NAME] older sister came."),
+        ("The patient's mother and the child's father came.", "The patient's mother and the child's father came."),
+        ("Worse on the left. mc kvothe awaiting arthroplasty.", "Worse on the left. [NAME] awaiting arthroplasty."),
+        ("Hurt at the Tall Oaks No. 7 colliery on the arm.", "Hurt at the [PLACE] on the arm."),
+        ("Review arranged thurs, sooner if worse.", "Review arranged [DATE], sooner if worse."),
+        ("As seen in Hashimoto thyroiditis.", "As seen in Hashimoto thyroiditis."),
+    ],
+)
+def test_kin_verbs_and_numbered_places_give_a_name_away(text: str, clean: str) -> None:
+    assert scrub_by_rules(text, Identifiers()) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("No fracture.\nPA", "No fracture.\n[NAME]"),
+        ("no fracture. pa", "no fracture. [NAME]"),
+        ("No fracture.\nAP", "No fracture.\n[NAME]"),
+        ("No fracture on PA", "No fracture on PA"),
+        ("No fracture.\nUP", "No fracture.\n[NAME]"),
+        ("No fracture.\nNAD", "No fracture.\nNAD"),
+        ("No fracture. UP", "No fracture. [NAME]"),
+        ("no fracture. up", "no fracture. up"),
+        ("No fracture.\nAA", "No fracture.\n[NAME]"),
+        ("No fracture. CT.", "No fracture. CT."),
+    ],
+)
+def test_initials_of_the_header_go_at_the_end_though_they_are_a_word(text: str, clean: str) -> None:
+    assert scrub_by_rules(text, Identifiers(names=frozenset({"alba", "pirandell"}))) == clean
+
+
+def test_the_word_behind_a_header_name_is_no_half_of_it() -> None:
+    known = Identifiers(names=frozenset({"castellanos"}))
+
+    assert scrub_by_rules("Seen with Castellanos at the board.", known) == "Seen with [NAME] at the board."
 
 
 def test_unknown_words_are_masked_in_a_text_in_capitals() -> None:
