@@ -130,10 +130,15 @@ def _is_of_no_name(text: str, word: str, start: int, end: int, caseless: bool) -
     small = caseless or word.islower() or starts_sentence(text, start)
     if fold(word) in listed_words("grammar") or is_slip(word):
         return small
+    if caseless and fold(word) in _OF_PLACES:
+        return False
     if fold(word) in listed_words("roles"):
         return not _may_be_name(fold(word)) if caseless else word.islower() or word.isupper()
     goes_on = text[end : end + 1] == " " and text[end + 1 : end + 2].islower()
     return small and goes_on and word.istitle() and word.endswith("ing") and is_surely_plain(word)  # Allowing for this
+
+
+_OF_PLACES = frozenset("campus clinic department medical office practice surgery ward".split())
 
 
 def _is_initial(text: str, start: int, end: int, before: tuple[str, int, int] | None,

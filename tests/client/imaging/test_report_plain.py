@@ -78,6 +78,7 @@ def test_a_name_in_capitals_is_cut_at_plain_words(text: str, left: list[str]) ->
         ("[PLACE] of the [PLACE]", []),
         ("D/w O&G. [NAME] R, e-signed", ["D", "w", "O", "G", "e"]),
         ("At Hope, images 14-19 of 4 cm", ["At", "images", "14", "19", "4"]),
+        ("SEEN AT THE MILL SURGERY BY THE PHYSICIAN", ["AT", "BY", "PHYSICIAN"]),
         ("nurse Ana, Office Ana, SHO Ana", ["nurse", "SHO"]),
     ],
 )
