@@ -377,6 +377,9 @@ def _write_pixels(dataset: FileDataset, out: Dataset, profile: DeidProfile) -> N
             if keyword in dataset:
                 setattr(out, keyword, getattr(dataset, keyword))
         stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    stated = str(dataset.get("PhotometricInterpretation", "") or "")
+    if stated and str(out.get("PhotometricInterpretation", "")) not in profile.terms["PhotometricInterpretation"]:
+        raise refusal("malformed", "the pixels are of a colour space that the standard does not have any more")
     if allocated == 1:
         length = (size_bytes + 7) // 8
         data = bytearray(dataset.PixelData[:length])

@@ -61,6 +61,8 @@ def clean_native(data: bytes, profile: DeidProfile, keys: SiteKeys) -> tuple[byt
         clean = clean_dataset(header, profile, keys)
         if not all(keyword in clean for keyword in _NEEDED):
             return None
+        if "PhotometricInterpretation" in header and "PhotometricInterpretation" not in clean:
+            return None
         allocated = int(clean.BitsAllocated)
         if allocated not in (8, 16) or str(clean.get("PhotometricInterpretation", "")) == "YBR_FULL_422":
             return None

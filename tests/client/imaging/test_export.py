@@ -560,3 +560,17 @@ def test_a_colour_palette_is_written_without_who_made_it(run: Callable[[Path], E
             8,
         ]
         assert out.ContentLabel == "REMOVED" and not out.ContentCreatorName
+
+
+@pytest.mark.parametrize("stated", ["HSV", "ARGB", "QUIXANO"])
+def test_pixels_of_a_colour_space_that_is_none_are_not_written(
+    run: Callable[[Path], ExportCounts], tmp_path: Path, make_chest: Make, save: Save, stated: str
+) -> None:
+    save(make_chest(1, PhotometricInterpretation=stated), tmp_path / "in" / "one")
+    packed = make_chest(2)
+    packed.compress(RLELossless)
+    packed.PhotometricInterpretation = stated
+    save(packed, tmp_path / "in" / "two")
+
+    counts = run(tmp_path / "in")
+    assert counts.written == 0 and sum(counts.quarantined.values()) == 2
