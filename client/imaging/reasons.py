@@ -33,7 +33,6 @@ REASONS = {
     "patient-conflict": Reason("one id with two birth dates or sexes, or with and without an issuer", "repair the ids"),
     "picture-unfit": Reason("a picture that the search for text cannot read", "leave it out"),
     "reader-missing": Reason("the second reader of report text is not there, or damaged", "install Wardround again"),
-    "recognisable": Reason("a face could be recognised", "leave it out"),
     "report-columns": Reason("a .csv whose first line lacks the agreed columns", "name them, with commas between"),
     "report-encoding": Reason("a report file, or a row of it, that is not UTF-8", "save it as UTF-8 (CSV UTF-8)"),
     "report-format": Reason("a report row that is not in the agreed form", "correct the row"),
