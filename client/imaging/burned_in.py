@@ -64,6 +64,7 @@ _DOUBT_HEIGHT = 0.1  # and no larger, as a share of the picture
 _FOLLOWED = 8  # heights that a line is followed beyond its ends
 _PARTED, _PARTED_TALL, _IN_LINE = 4.0, 1.6, 0.6  # of the lower of two parts of a line: between, taller, shared height
 _ROUNDS = 3
+_WORD_LETTERS, _WORD_READ = 4, 0.8  # of a line that counts where grain has the look of letters
 _HIDDEN = 0.5  # of a doubtful line, from which it is gone with a line that was sure
 _SMALLEST = 24  # pixels
 _MEASURE, _MEASURE_SURE = re.compile(r"[-–_|. ]*\d{1,3}[-–_|. ]*(?:[mc]m)?[-–_|. ]*"), 0.8
@@ -101,6 +102,7 @@ def searched(
     most: float = PAGE_SHARE,
     doubts_count: bool = True,
     doubts_go: bool = False,
+    words_only: bool = False,
 ) -> Searched:
     """Where a picture carries text that has to go; `most` is the share of the picture that may.
 
@@ -109,7 +111,7 @@ def searched(
     beside text in a picture full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
     `known` from another drawing of the same pixels is in the mask already, and not searched; what was `marked` as a
     marker there is one here, too, unless it reads as a word. The patient's own `names`, folded, are no markers: a LI
-    may be one.
+    may be one. With `words_only` nothing goes but what reads as a word beyond doubt.
 
     | picture | mask |
     |---|---|
@@ -131,12 +133,14 @@ def searched(
     markers = _markers(names)
     picture = blanked(picture, mask)
     look = reader.look(picture, mask)
-    seen = _but(marked, look.lines())
+    counts = _is_word if words_only else bool
+    seen = list(filter(counts, _but(marked, look.lines())))
     stays = [line for line in seen if is_marker(line, markers)]
     kept = (*marked, *stays)
     if not any(_told_apart(seen, mask, picture, markers)):
         return Searched(mask, kept)
-    found, doubts = _told_apart(seen + _but(marked, look.closer_lines()), mask, picture, markers)
+    closer = filter(counts, _but(marked, look.closer_lines()))
+    found, doubts = _told_apart([*seen, *closer], mask, picture, markers)
     found += [line for line in doubts if doubts_count and _costs_little(line, mask, markers)]
     if not found and not doubts_count:
         return Searched(mask)
@@ -152,7 +156,8 @@ def searched(
             mask |= area
             page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
-        found, unsure = _told_apart(_but(marked, reader.look(rest, mask).lines()), mask, rest, markers)
+        left = filter(counts, _but(marked, reader.look(rest, mask).lines()))
+        found, unsure = _told_apart(list(left), mask, rest, markers)
         found += [line for line in unsure if doubts_count and _costs_little(line, mask, markers)]
         doubts += unsure
         if not found and not (doubts and doubts_go):
@@ -427,6 +432,11 @@ def _stretched(line: Line, lies: Slant, before: float, after: float) -> Line:
         top=max(0, round(line.top - before * sin)), bottom=round(line.bottom + after * sin),
         left=max(0, round(line.left - before * cos)), right=round(line.right + after * cos),
     )  # fmt: skip
+
+
+def _is_word(line: Line) -> bool:
+    """Whether a line reads as a word beyond doubt, in whatever drawing."""
+    return line.letters >= _WORD_LETTERS and line.confidence >= _WORD_READ
 
 
 def _but(marked: Sequence[Line], lines: list[Line]) -> list[Line]:

@@ -36,7 +36,7 @@ _DETECTOR_STEP, _FINDER_STEP = 32, 16  # pixels, of which a side that they see i
 _LINE_ROWS, _LINE_COLUMNS_MIN, _LINE_COLUMNS_MAX = 48, 160, 1600  # what the recogniser sees of one line
 _KNOWN_MAX = 4096  # lines, by a digest of their pixels
 _TURN_READ = 0.9  # of a reading in the likeliest direction: no other is tried
-_SEVERAL = 0.1  # of a reading, by which one of several letters comes before one of a single letter
+_TWO_READ, _TWO = 0.8, 0.1  # of a reading of two letters; by which it then comes before others
 _LEVEL = 1.3  # length over height of a line whose direction is known
 
 
@@ -130,11 +130,11 @@ class Networks:
 
 
 def likelihood(read: tuple[str, float]) -> float:
-    """By which readings of one line are compared: more than one letter are seldom an accident, and one is often, as
-    the d that a PA is upside down."""
+    """By which readings of one line are compared: two letters that read well are seldom an accident, and one is often,
+    as the d that a PA is upside down."""
     text, confidence = read
-    several = sum(letter.isalnum() for letter in text) > 1
-    return confidence + (_SEVERAL if several else 0.0) if text else 0.0
+    two = confidence >= _TWO_READ and sum(letter.isalnum() for letter in text) == 2
+    return confidence + (_TWO if two else 0.0) if text else 0.0
 
 
 def _weights(path: Path) -> bytes:

@@ -151,7 +151,8 @@ def _looked_at(
     if outside is not None and shown:
         text = union((text, *(crossing(blanked(grey, text), outside, reader, names) for grey in greys)), text.shape)
     marked: tuple[Line, ...] = ()
-    for at, view in enumerate((*greys, *(_undrawn(array, dataset, greys) if hidden else ()))):
+    views = [(grey, False) for grey in greys] + (list(_undrawn(array, dataset, greys)) if hidden else [])
+    for at, (view, faint) in enumerate(views):
         found = searched(
             view if outside is None else blanked(view, outside),
             reader,
@@ -161,6 +162,7 @@ def _looked_at(
             most=most,
             doubts_count=doubts_count and at < len(greys),
             doubts_go=ultrasound,
+            words_only=faint,
         )
         text, marked = found.mask, (*marked, *found.markers)
     return _Frame(drawn, text, shown)
@@ -298,26 +300,28 @@ _EXTREME = 0.0001  # of the pixels: darker or brighter ones do not flatten the o
 _FREQUENT, _HUNDRED, _SMALL_PART = 0.8, 100, 0.1  # of a part's pixels; what shows in the whole range; of that range
 
 
-def _undrawn(array: npt.NDArray[Any], dataset: Dataset, greys: list[Grey]) -> Iterator[Grey]:
+def _undrawn(array: npt.NDArray[Any], dataset: Dataset, greys: list[Grey]) -> Iterator[tuple[Grey, bool]]:
     """What the drawn pictures of a frame do not show although its pixels have it, where it has strokes.
 
     Of colours, letters as light as their ground, in each colour. Of greys, what the window draws in plain black or
     white: over the whole range of values, and around the values that are the most frequent there. And what is drawn in
     one shade although its values differ: padding, and indices of a palette that have one colour.
+
+    With each, whether it shows what is so faint that grain and bones have the look of letters there.
     """
     colours = _colours(array, dataset)
     stored, possible = _stored(array, dataset) if array.ndim == 2 else (array, array)
     if colours is not None:
         for plane in np.moveaxis(colours, -1, 0):
             if (written(plane) & (np.abs(plane.astype(np.int16) - greys[0]) >= _HIDDEN_SHADES)).any():
-                yield np.ascontiguousarray(plane)
+                yield np.ascontiguousarray(plane), False
     else:
         low, high = _outermost(stored, possible)
         whole = _between(low, high, stored, possible)
         ends = [end for grey in greys for shade in (0, 255) if (end := grey == shade).mean() >= _HIDDEN_SHARE]
         plain = [end for end in ends if np.ptp(whole[end]) >= _HIDDEN_SHADES]
         if plain and (written(whole) & np.logical_or.reduce(plain)).any():
-            yield whole
+            yield whole, False
         for end in ends:
             values = possible[stored[end]]
             near, far = _most_frequent(values, (high - low) / _HUNDRED)
@@ -325,11 +329,11 @@ def _undrawn(array: npt.NDArray[Any], dataset: Dataset, greys: list[Grey]) -> It
             if inside.size and np.ptp(inside) and far - near <= _SMALL_PART * (high - low):
                 frequent = _between(near, far, stored, possible)
                 if (written(frequent) & end).any():
-                    yield frequent
+                    yield frequent, True
     if array.ndim == 2:
         alike = _padding(possible, dataset)[stored] if colours is None else _of_one_colour(array, colours)
         if alike.any() and np.ptp(stored[alike]):
-            yield _by_rank(stored, alike)
+            yield _by_rank(stored, alike), False
 
 
 def _outermost(stored: npt.NDArray[np.int64], possible: npt.NDArray[np.int64]) -> tuple[float, float]:

@@ -91,7 +91,7 @@ def test_two_letters_that_read_better_upside_down_are_read_again(monkeypatch: py
     assert line.text == "AP"
 
 
-def test_several_letters_come_before_one_that_reads_a_little_better(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_letters_come_before_one_that_reads_a_little_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """PA, upside down, is a d."""
     networks, crop = shipped().networks, np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
     says = {bytes(crop[0]): ("PA", 0.86), bytes(crop[::-1, ::-1][0]): ("d", 0.88)}
