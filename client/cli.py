@@ -151,6 +151,8 @@ def ingest(
         print(json.dumps(told, sort_keys=True))
         return
     _counts(told, ("accepted", "already", "rejected", "unreported"))
+    if told["erased"]:
+        Talk().line(f"wardround: erased {_some(told['erased'], 'example')} of patients who were withdrawn meanwhile")
     print(f"data set     {told['data_digest']}")
     if not told["released"]:
         Talk().line("wardround: not released yet: wardround site inspect, then wardround site release")
@@ -450,7 +452,7 @@ def release(
     as_json: AsJson = False,
 ) -> None:
     """Record that a person releases this data set for training. Without DIGEST: show what there is to release."""
-    from client.intake import data_set, decide_release
+    from client.intake import data_set, decide_release, hindrance
     from client.workplace import Workplace
 
     if not digest and (revoke or by):
@@ -463,6 +465,8 @@ def release(
         told: dict[str, Any] = vars(decided)
     else:
         now = data_set(place)
+        if why := hindrance(place):
+            Talk().line(f"wardround: not to be trained on: {why}")
         told = vars(now) | {"release": None if now.release is None else vars(now.release)}
     if as_json:
         print(json.dumps(told, sort_keys=True))

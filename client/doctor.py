@@ -145,7 +145,10 @@ def _ledger(path: Path) -> tuple[Health, str]:
 
 
 def _store(folder: SiteFolder) -> tuple[Health, str]:
-    with Store.open(folder.path / folder.settings().data.store) as store:
+    place = Workplace(folder.path, folder.settings())
+    with Store.open(place.store_folder) as store:
+        if store.present(place.withdrawals().patients(store.key_id)):
+            return "fix", "patients who were withdrawn are still in it: run the same wardround site erase again"
         return ("ok", "there are patients in it") if store.patients() else ("fix", "the store is empty: ingest first")
 
 
@@ -165,6 +168,8 @@ def _release(folder: SiteFolder) -> tuple[Health, str]:
     place = Workplace(folder.path, folder.settings())
     with place.open_store() as store:
         release = place.releases().of(store.digest())
+        if release is not None:
+            place.require_trainable(store)
     if release is None:
         return "warn", "the data set as it is now is not released, so nothing trains on it: site inspect, site release"
     return "ok", f"by {release.person}, {release.time_utc}"

@@ -9,7 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, BinaryIO, TextIO
 
 from client.guarded import guarded
@@ -42,7 +42,8 @@ def erase(
 
     Guarantees: before the store is touched, the record that keeps them out is on disk; afterwards no example, picture
     or row of them is left in the store, nor in the log of its index, and no object in the spool, unless a receiver
-    runs, which drops them at its next look.
+    runs, which drops them at its next look. Where an ingest writes to the store meanwhile, it is the ingest that erases
+    them at its end; then the error says that the record is made and the erasing is not.
 
     Raises: DataError patient-unknown for a key that nobody has; StoreError store-busy, withdrawal-damaged.
     """
@@ -51,19 +52,47 @@ def erase(
     with guarded(), ExitStack() as stack:
         store = stack.enter_context(_own_store(place, keys)) if place.has_store() else None
         known = place.withdrawals().patients(keys.key_id)
+        mark = None if store is None else store.mark()
         people = _chosen(ids, shown_keys, keys, profile, issuer, store, known)
         chosen = list(dict.fromkeys(key for person_keys in people for key in person_keys))
-        stored = {key for key in chosen if store is not None and _has(store, key)}
         _record(place, "withdraw", [key for key in chosen if key not in known], keys, person)
-        examples = store.erase(*chosen) if store is not None else 0
         received = _drop_received(place, profile, keys, chosen, talk)
+        stored, examples, meanwhile = set[str](), 0, False
+        if store is not None:
+            with _alone(store):
+                meanwhile = store.mark() != mark
+                stored.update(store.present(chosen))
+                examples = store.erase(*chosen)
+        unknown = sum((stored | known | received.keys()).isdisjoint(one) for one in people)
+        if meanwhile and unknown:
+            talk.line(
+                f"wardround: {unknown} of them not in the store; another command wrote to it meanwhile, and erases "
+                "those who are withdrawn itself: whether an id was mistyped cannot be told"
+            )
         counts = {
             "patients": sum(not stored.isdisjoint(one) for one in people), "examples": examples,
-            "received": received.total(),
-            "unknown": sum((stored | known | received.keys()).isdisjoint(one) for one in people),
+            "received": received.total(), "unknown": 0 if meanwhile else unknown,
         }  # fmt: skip
         _attest(place, "erase", profile, keys, counts, store, person)
     return counts
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """With the store's lock. Raises: StoreError store-busy, which says that the record is made all the same."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(store.batch())
+        except StoreError as error:
+            if error.code != "store-busy":
+                raise
+            raise StoreError(
+                "store-busy",
+                "recorded, but not erased yet: another process is writing to the store",
+                hint="an ingest or a receiver erases them when it has done; then run the same command again, which "
+                "finishes what is left",
+            ) from None
+        yield
 
 
 def take_back(

@@ -27,7 +27,7 @@ from client.releases import Release
 from client.settings import ensure_declared
 from client.signed_record import require_person
 from client.workplace import Workplace
-from federation.errors import DataError, StoreError
+from federation.errors import DataError, SettingsError, StoreError
 from federation.terminal import Talk
 from federation.trust import times
 from federation.trust.keys import SigningKey
@@ -113,6 +113,8 @@ def receive_objects(place: Workplace, port: int, talk: Talk) -> None:
         def told(counts: IngestCounts) -> None:
             _attest_batch("receive", store, profile, keys, lists, counts, key)
             talk.line(f"stored {counts.accepted} examples{_reasons(counts.quarantined)}")
+            if counts.erased:
+                talk.line(f"erased {counts.erased} of patients who were withdrawn")
 
         receive(
             door, spool, store, place.reports, profile, keys,
@@ -228,7 +230,7 @@ def _attest_decision(
 
 @dataclass(frozen=True)
 class DataSet:
-    """The data set as it is now, and whether it may be trained on."""
+    """The data set as it is now, and whether a person has released it."""
 
     data_digest: str
     profile_digest: str
@@ -248,13 +250,24 @@ def data_set(place: Workplace) -> DataSet:
         )  # fmt: skip
 
 
+def hindrance(place: Workplace) -> str:
+    """What keeps the data set from being trained on, whether it is released or not; empty if nothing does."""
+    try:
+        with _guarded(), place.open_store() as store:
+            place.require_trainable(store)
+    except (SettingsError, StoreError) as error:
+        return f"{error.message}; {error.hint}"
+    return ""
+
+
 def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) -> Release:
     """Record that a person releases exactly the data set they looked at, or takes the release back.
 
     `digest` may be cut to its first letters; it must be the store's own, so that nothing that came since is released.
 
     Raises: StoreError release-digest when the store holds another data set, or when nothing would change;
-    SettingsError declared-patients when it holds more patients than the site declares.
+    SettingsError declared-patients when it holds more patients than the site declares; and what keeps it from being
+    trained on (`Workplace.require_trainable`). To take a release back, none of that matters.
     """
     now = data_set(place)
     if len(digest) < _DIGEST_LETTERS_MIN or not now.data_digest.startswith(digest.lower()):
@@ -266,6 +279,8 @@ def decide_release(place: Workplace, digest: str, person: str, *, revoke: bool) 
     if revoke and now.release is None:
         raise StoreError("release-digest", "this data set has no release", hint="there is nothing to take back")
     if not revoke:
+        with _guarded(), place.open_store() as store:
+            place.require_trainable(store)
         ensure_declared(place.settings.data, now.patients)
     action: Any = "revoke" if revoke else "release"
     release = Release(action, now.data_digest, now.profile_digest, person, times.now())

@@ -53,7 +53,10 @@ def open_site(
             family=None,
             device=Device.choose(settings.device.name, threads=settings.device.threads),
         )
-        data = StoredPatients(store, place.releases(), rules=place.profile_digest)
+        gone = place.withdrawals()
+        data = StoredPatients(
+            store, place.releases(), rules=place.profile_digest, withdrawn=lambda: gone.patients(store.key_id)
+        )
         learner = LoraLearner(base, data, declared_patients=settings.data.declared_patients)
         site = Site(
             settings,

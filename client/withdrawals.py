@@ -39,6 +39,7 @@ class Withdrawals:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read: tuple[_Mark | None, list[Withdrawal]] = (None, [])
+        self._gone: tuple[list[Withdrawal], str, frozenset[str]] | None = None  # what `patients` said of which lines
 
     def all(self) -> list[Withdrawal]:
         """Every decision, oldest first. Raises: StoreError withdrawal-damaged; then nothing may be ingested."""
@@ -55,8 +56,11 @@ class Withdrawals:
         return self._read[1]
 
     def patients(self, key_id: str) -> frozenset[str]:
-        """Keys of this secret's patients who are withdrawn now."""
-        return frozenset(key for key, of in self._now() if of == key_id)
+        """Keys of this secret's patients who are withdrawn now. Asking often is cheap."""
+        lines = self.all()
+        if self._gone is None or self._gone[0] is not lines or self._gone[1] != key_id:
+            self._gone = (lines, key_id, frozenset(key for key, of in self._now() if of == key_id))
+        return self._gone[2]
 
     def unknowable(self, key_id: str) -> int:
         """How many are withdrawn under another secret: with this one nobody can tell who they are."""

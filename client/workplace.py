@@ -129,6 +129,23 @@ class Workplace:
             raise
         return store
 
+    def require_trainable(self, store: Store) -> None:
+        """Raises what keeps this data set from being trained on, whatever was released: SettingsError when the rules
+        cannot be read; StoreError store-mismatch for other rules than the store's, withdrawal-unfinished, and
+        withdrawal-damaged."""
+        if store.profile_digest != self.profile().digest:
+            raise StoreError(
+                "store-mismatch",
+                "the store was made with other rules of de-identification: nothing trains on it",
+                hint="take the change in data.rules back, or name a new folder in data.store and ingest all again",
+            )
+        if store.present(self.withdrawals().patients(store.key_id)):
+            raise StoreError(
+                "withdrawal-unfinished",
+                "patients who were withdrawn are still in the store: nothing trains on it",
+                hint="run the same wardround site erase again; an ingest finishes it, too",
+            )
+
     def has_store(self) -> bool:
         return os.path.exists(self.store_folder / "store.json")  # a name too long for the disk is not there either
 

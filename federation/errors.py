@@ -127,7 +127,7 @@ class StoreError(FedError):
         {
             "ledger-damaged", "ledger-rollback", "ledger-busy", "ledger-write", "store-damaged", "store-version",
             "store-mismatch", "store-busy", "no-permission", "release-damaged", "release-digest",
-            "store-joined", "withdrawal-damaged",
+            "store-joined", "withdrawal-damaged", "withdrawal-unfinished",
             "checkpoint-damaged", "checkpoint-other-run", "output-exists", "output-failed",
             "disk-full", "bundle-failed", "example-unknown", "group-held",
         }

@@ -58,6 +58,8 @@ class IngestCounts:
     """Usable images that no report row is about."""
     waiting: int = 0
     """Report rows whose images are not there yet; only of a source that allows it."""
+    erased: int = 0
+    """Examples of withdrawn patients that were taken out of the store again, of this folder or of before."""
 
 
 def ingest(
@@ -72,6 +74,8 @@ def ingest(
 
     Guarantees: killed at any moment and started again, it ends with the same store as if it had never been stopped.
     Memory does not grow with the folder. Raw data is copied to the scratch folder beside the store only, and removed.
+    When it returns nobody is in the store whom `withdrawn` named until then; whoever is withdrawn after the last look
+    finds the store free for erasing.
 
     Args:
         progress: called with studies done and studies in all; `listing` the same for the files of the first look.
@@ -79,8 +83,7 @@ def ingest(
         reports: a folder of report files that lie elsewhere; with `rested`, these of them and no others.
         every_row: a row whose image is not there stops everything; otherwise it is counted as waiting.
         leftover: called with every usable image that no row is about.
-        withdrawn: says who has been; asked while nobody else can write to the store, so that whoever is erased after
-            that is erased from what this ingest stores.
+        withdrawn: says who has been; asked before a study is stored, with every commit, and at the end.
         listed: the site's own names and places; its joined records are in `keys`.
 
     Raises: DataError folder-absent, folder-unreadable, folder-overlap, folder-empty; DeidError archive-refused, and
@@ -153,10 +156,11 @@ def _stored_all(
     )  # fmt: skip
     with closing(outcomes), store.batch():
         intake.withhold(partial(is_withdrawn, withdrawn(), keys, profile))
+        erased = _erased(store, withdrawn())  # who was recorded, when a kill or another writer kept them in the store
         reasons = intake.unusable + source.refused
         _settle_files(intake, source, store, keys, origin, leftover)
         for done, ((raw, _), outcome) in enumerate(outcomes, 1):
-            added, reason = _stored(outcome, store)
+            added, reason = _stored(outcome, store, withdrawn())
             reason = reason or _taken_out(raw, store, keys)
             accepted += added
             _settle(raw, reason, store, keys, origin)
@@ -167,12 +171,22 @@ def _stored_all(
             if progress is not None:
                 progress(done, total)
             if done % _COMMIT_EVERY == 0:
+                erased += _erased(store, withdrawn())
                 store.checkpoint()
         if whole:  # a folder or archive that could not be read is held itself, in place of what lies in it
             store.forget_others(origin)
+        erased += _erased(store, withdrawn())
+    while store.present(gone := withdrawn()):  # by somebody who waited for the lock in vain
+        erased += _erased(store, gone)
     return IngestCounts(
-        accepted, already, dict(sorted(reasons.items())), intake.rejected, intake.unreported, intake.waiting
+        accepted, already, dict(sorted(reasons.items())), intake.rejected, intake.unreported, intake.waiting, erased
     )
+
+
+def _erased(store: Store, gone: Withdrawn) -> int:
+    """Takes out who has been withdrawn; how many examples there were."""
+    found = store.present(gone)
+    return store.erase(*found) if found else 0
 
 
 def _settle_files(
@@ -210,11 +224,13 @@ Outcome = CleanStudy | str | None
 """A clean study, the reason for its quarantine, or None for one whose examples the store all knows."""
 
 
-def _stored(outcome: Outcome, store: Store) -> tuple[int, str | None]:
+def _stored(outcome: Outcome, store: Store, gone: Withdrawn) -> tuple[int, str | None]:
     if outcome is None:
         return 0, None
     if isinstance(outcome, str):
         return 0, outcome
+    if outcome.patient_key in gone:
+        return 0, "withdrawn"
     try:
         return store.add(outcome), None
     except DeidError as error:

@@ -131,6 +131,6 @@ def _look(
             return error.code
         raise
     spool.end(leftover)
-    if counts.accepted or counts.quarantined:
+    if counts.accepted or counts.quarantined or counts.erased:
         told(counts)
     return ""

@@ -12,7 +12,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -127,6 +127,7 @@ class Store:
         self._lock: int | None = None
         self._unsynced: list[Path] = []
         self._digest: tuple[tuple[int, int], str] | None = None
+        self._log_has_erased = False
 
     @classmethod
     def create(cls, folder: Path, *, profile_digest: str, key_id: str) -> "Store":
@@ -221,6 +222,10 @@ class Store:
     def has_patient(self, patient_key: str) -> bool:
         return bool(self._ask("SELECT 1 FROM patient WHERE patient_key = ?", patient_key))
 
+    def present(self, patient_keys: Collection[str]) -> list[str]:
+        """Those of these patients who are in the store, sorted."""
+        return [key for key in sorted(patient_keys) if self.has_patient(key)]
+
     def rows(self, query: str, *values: object) -> list[Any]:
         """Rows of the index for a page that a person looks at; the query reads only."""
         return self._ask(query, *values)
@@ -287,16 +292,17 @@ class Store:
 
         It is computed again only after somebody, here or in another process, has written to the index.
         """
-        seen = self._seen()
-        if self._digest is None or self._digest[0] != seen:
-            self._digest = (seen, self._computed_digest())
+        mark = self.mark()
+        if self._digest is None or self._digest[0] != mark:
+            self._digest = (mark, self._computed_digest())
         return self._digest[1]
 
     def take_digest(self, digest: str) -> None:
         """Take over what another connection has computed since somebody wrote last."""
-        self._digest = (self._seen(), digest)
+        self._digest = (self.mark(), digest)
 
-    def _seen(self) -> tuple[int, int]:
+    def mark(self) -> tuple[int, int]:
+        """Another one after somebody, here or in another process, has written to the index."""
         (version,) = self._ask("PRAGMA data_version")[0]
         return int(version), self._index.total_changes
 
@@ -311,7 +317,12 @@ class Store:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Many writes under one lock and one commit at the end; an error or a crash undoes what is not committed."""
+        """Many writes under one lock and one commit at the end; an error or a crash undoes what is not committed. What
+        was erased in between goes from the log of the index, too.
+
+        Raises StoreError store-busy when somebody else writes; or, at the end, when somebody reads for so long that the
+        log keeps what was erased.
+        """
         if self._lock is not None:
             yield
             return
@@ -336,6 +347,8 @@ class Store:
         finally:
             os.close(self._lock)
             self._lock = None
+        if self._log_has_erased:
+            self._truncate_log()
 
     def checkpoint(self) -> None:
         """Inside a batch: make what came so far durable and go on."""
@@ -423,9 +436,8 @@ class Store:
     def erase(self, *patient_keys: str) -> int:
         """Withdraw patients: rows, then pictures, then the write-ahead log. Returns how many examples there were.
 
-        A crash in between leaves pictures without rows, which the next writer removes.
-
-        Raises StoreError store-busy when somebody reads for so long that the log keeps the patient's words.
+        A crash in between leaves pictures without rows, which the next writer removes. Inside a batch the log follows
+        at its end. Raises StoreError store-busy as `batch` does.
         """
         gone = 0
         with self.batch():
@@ -437,7 +449,7 @@ class Store:
                 self.checkpoint()
                 for path in pictures:
                     path.unlink(missing_ok=True)
-        self._truncate_log()
+            self._log_has_erased = True
         return gone
 
     def withhold(self, example_keys: Sequence[str], reason: str, *, group: bool = False) -> Reach:
@@ -445,14 +457,14 @@ class Store:
         picture of one of its device groups; remember keys and groups, so that `add` refuses them. In the order of
         `erase`.
 
-        Doing it again changes nothing. Raises StoreError store-busy as `erase` does.
+        Doing it again changes nothing. Raises StoreError store-busy as `batch` does.
         """
         with self.batch():
             taken, pictures = withheld.withhold(self._index, example_keys, reason, group=group)
             self.checkpoint()
             for key in pictures:
                 self._path(key).unlink(missing_ok=True)
-        self._truncate_log()
+            self._log_has_erased = True
         return taken
 
     def forget_withheld(self, example_keys: Sequence[str], *, group: bool = False) -> int:
@@ -469,6 +481,7 @@ class Store:
                 "another process uses the store: what was erased is still in the log of its index",
                 hint="end the other processes of this site, then do the same again",
             )
+        self._log_has_erased = False
 
     def _is_new(self, picture: CleanPicture) -> bool:
         known = self._ask("SELECT sha256 FROM picture WHERE picture_key = ?", picture.picture_key)

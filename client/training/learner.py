@@ -1,7 +1,7 @@
 """What a site hands to `site.py` as its Learner: the loaded base, the store, and the training between them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,17 +36,19 @@ class StoredPatients:
     """A store as the trainer sees it: patients, and their examples with decoded pictures.
 
     Guarantees: nobody and nothing is handed out of a data set without a release, also if the store changes between two
-    calls, nor of one that was cleaned by other rules than those in force, whose digest `rules` tells. Decoded pictures
-    are kept up to `cache_bytes`, so that a small store is decoded once and a large one stays on disk; memory does not
+    calls, nor of one that was cleaned by other rules than those in force, whose digest `rules` tells, nor while a
+    patient is in it whom `withdrawn` names: an erasure that was recorded may wait for the store. Decoded pictures are
+    kept up to `cache_bytes`, so that a small store is decoded once and a large one stays on disk; memory does not
     grow with the store, but for one short key per patient.
     """
 
     def __init__(
         self, store: Store, releases: Releases, *,
-        rules: Callable[[], str] | None = None, cache_bytes: int = CACHE_BYTES,
+        rules: Callable[[], str] | None = None, withdrawn: Callable[[], Collection[str]] = frozenset,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:  # fmt: skip
         self._store, self._releases = store, releases
-        self._rules = rules or (lambda: store.profile_digest)
+        self._rules, self._withdrawn = rules or (lambda: store.profile_digest), withdrawn
         self._seen: str | None = None  # the digest that was found released
         self._cache_bytes = self._room = cache_bytes
         self._kept_of = ""  # the digest of the data set that the kept examples are from
@@ -54,11 +56,15 @@ class StoredPatients:
 
     def released(self) -> bool:
         """Whether the data set as it is now has a release. The record is read anew, so that a revocation counts, and so
-        are the rules: a release stands for those that the store was cleaned by."""
+        are the rules: a release stands for those that the store was cleaned by. So is the record of withdrawals."""
         digest = self._store.digest()
         if digest != self._kept_of:
             self._forget_all(digest)
-        stands = self._rules() == self._store.profile_digest and self._releases.of(digest) is not None
+        stands = (
+            self._rules() == self._store.profile_digest
+            and self._releases.of(digest) is not None
+            and not self._store.present(self._withdrawn())
+        )
         self._seen = digest if stands else None
         return stands
 
@@ -79,8 +85,11 @@ class StoredPatients:
         return present
 
     def examples(self, patient_key: str) -> Sequence[Example]:
-        """One patient's examples. Raises: DataError not-released, also when the store has changed since."""
+        """One patient's examples. Raises: DataError not-released, also when the store has changed since, or the patient
+        was withdrawn."""
         self._require_unchanged()
+        if patient_key in self._withdrawn() and self._store.has_patient(patient_key):
+            raise _not_released()
         if patient_key in self._kept:
             self._kept.move_to_end(patient_key)
             return self._kept[patient_key]

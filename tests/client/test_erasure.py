@@ -11,18 +11,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pydicom.dataset import FileDataset
 
+from client import erasure
+from client.erasure import erase
+from client.imaging.ingest import _cleaned
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
 from client.imaging.spool import Spool
 from client.imaging.store import Store
+from client.withdrawals import Withdrawal
 from client.workplace import Workplace
 from federation import canonical
+from federation.errors import StoreError
+from federation.terminal import Talk
 from sim.wardround import call
 
 KEYS = SiteKeys.from_secret(bytes(range(32)))
@@ -170,11 +177,104 @@ def test_a_kill_between_the_record_and_the_erasing_is_completed_by_the_same_comm
         check=False,
     )
     assert died.returncode == -signal.SIGKILL and pictures(site) == 2
-    assert json.loads(run("ingest", source, "--json")[1])["accepted"] == 0
+    digest = Workplace.open(site).open_store().digest()
+    assert "nothing trains on it" in run("release")[2]
+    assert "withdrawn are still in the store" in told(run("release", digest, "--by", "Panza")[2])[0]
+    (store,) = [line for line in run("doctor")[1].splitlines() if " store " in line]
+    assert store.startswith("fix") and "withdrawn are still in it" in store
 
     status, out, _ = run("erase", "--by", "Panza", ids=b"MRN-1\n")
     assert (status, out, pictures(site)) == (0, "erased 1 patient, 1 example\n", 1)
     assert len((site / "state/withdrawn.jsonl").read_bytes().splitlines()) == 1
+
+
+def test_an_ingest_finishes_the_erasing_that_a_kill_interrupted(run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    Workplace.open(site).withdrawals().append(
+        [Withdrawal("withdraw", KEYS.patient_key("", "MRN-1"), KEYS.key_id, "Panza", "2026-01-02T00:00:00Z")]
+    )
+
+    again = json.loads(run("ingest", source, "--json")[1])
+    assert (again["accepted"], again["erased"], again["quarantined"]) == (0, 1, {"withdrawn": 1})
+    assert pictures(site) == 1
+    assert run("erase", "--by", "Panza", ids=b"MRN-1\n")[:2] == (0, "erased 0 patients, 0 examples\n")
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["before the first is stored", "after it was stored"])
+@pytest.mark.parametrize("commit_every", [1, 256])
+def test_whoever_is_withdrawn_while_an_ingest_writes_is_not_in_the_store_at_its_end(
+    at: int, commit_every: int, run: Run, source: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.imaging.store._LOCK_TRIES", 2)
+    monkeypatch.setattr("client.imaging.ingest._COMMIT_EVERY", commit_every)
+    seen, refused = [], list[StoreError]()
+
+    def cleaned(*given: object) -> object:
+        seen.append(given)
+        if len(seen) == at:
+            with pytest.raises(StoreError) as error:
+                erase(Workplace.open(site), ["MRN-1"], [], Talk(), person="Panza", issuer="")
+            refused.append(error.value)
+        return _cleaned(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("client.imaging.ingest._cleaned", cleaned)
+    counts = json.loads(run("ingest", source, "--json")[1])
+    assert (refused[0].code, refused[0].message[:28]) == ("store-busy", "recorded, but not erased yet")
+    assert (counts["accepted"], counts["erased"], counts["quarantined"]) == (
+        (1, 0, {"withdrawn": 1}) if at == 1 else (2, 1, {})
+    )
+    with Store.open(site / "store") as store:
+        assert store.patients() == [KEYS.patient_key("", "MRN-2")] and pictures(site) == 1
+    key = KEYS.patient_key("", "MRN-1").encode()
+    assert not [path for path in (site / "store").rglob("*") if path.is_file() and key in path.read_bytes()]
+    assert run("release", counts["data_digest"], "--by", "Panza")[0] == 0
+    assert run("erase", "--by", "Panza", ids=b"MRN-1\n")[:2] == (0, "erased 0 patients, 0 examples\n")
+
+
+def test_one_who_is_withdrawn_at_the_last_moment_of_an_ingest_is_erased_after_it(
+    run: Run, source: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record came after the ingest's last look under its lock, and the erasing has given up waiting."""
+    batch = Store.batch
+
+    @contextmanager
+    def slow(store: Store) -> Iterator[None]:
+        outermost = store._lock is None
+        with batch(store):
+            yield
+            if outermost and store.count() == 2 and not (site / "state/withdrawn.jsonl").exists():
+                monkeypatch.setattr("client.imaging.store._LOCK_TRIES", 2)
+                with pytest.raises(StoreError):
+                    erase(Workplace.open(site), ["MRN-1"], [], Talk(), person="Panza", issuer="")
+
+    monkeypatch.setattr(Store, "batch", slow)
+    counts = json.loads(run("ingest", source, "--json")[1])
+
+    assert (counts["accepted"], counts["erased"], pictures(site)) == (2, 1, 1)
+
+
+def test_an_erasing_that_waited_for_an_ingest_does_not_call_its_patients_mistyped(
+    run: Run, source: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ingest began after the command had looked, and ended while it waited for the lock."""
+    (site / "empty").mkdir()
+    run("ingest", site / "empty")
+    keep = erasure._record
+
+    def late(*given: object) -> None:
+        monkeypatch.setattr("client.erasure._record", keep)
+        run("ingest", source)
+        keep(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("client.erasure._record", late)
+    assert run("erase", "--by", "Panza", ids=b"MRN-1\n")[:2] == (0, "erased 1 patient, 1 example\n")
+    assert pictures(site) == 1
+
+    monkeypatch.setattr("client.erasure._record", late)
+    (source / "1").rename(source / "3")
+    (source / "r.csv").write_text("path,report\n2,Clear lungs, now.\n")
+    status, out, err = run("erase", "--by", "Panza", ids=b"MRN-7\n")
+    assert (status, out) == (0, "erased 0 patients, 0 examples\n") and "mistyped cannot be told" in err
 
 
 def test_a_damaged_record_stops_every_way_in(run: Run, source: Path, site: Path, tmp_path: Path) -> None:
@@ -204,7 +304,7 @@ def test_a_store_that_is_written_to_is_waited_for_and_the_record_is_there_alread
     monkeypatch.setattr("client.imaging.store._LOCK_TRIES", 2)
     with Store.open(site / "store") as store, store.batch():
         status, _, err = run("erase", "--by", "Panza", ids=b"MRN-1\n")
-        assert status == 17 and "another process" in told(err)[0]
+        assert status == 17 and "recorded, but not erased yet: another process" in told(err)[0]
         assert Workplace.open(site).withdrawals().patients(KEYS.key_id) == {KEYS.patient_key("", "MRN-1")}
 
     assert run("erase", "--by", "Panza", ids=b"MRN-1\n")[1] == "erased 1 patient, 1 example\n"

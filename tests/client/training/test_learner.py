@@ -209,6 +209,22 @@ def test_a_release_stands_for_the_rules_it_was_given_under(store: Store) -> None
     assert refused.value.code == "not-released"
 
 
+def test_nobody_is_handed_out_while_a_withdrawn_patient_is_still_in_the_store(store: Store) -> None:
+    gone: list[str] = []
+    data = StoredPatients(store, released(store), withdrawn=lambda: gone)
+    assert data.examples(key(7)) and len(data.patients()) == 10
+    gone.append(key(7))  # in the middle of a round: nothing was written to the store yet
+
+    assert not data.released()
+    for ask in (data.patients, lambda: data.examples(key(7))):
+        with pytest.raises(DataError) as refused:
+            ask()
+        assert refused.value.code == "not-released"
+    store.erase(key(7))
+    released(store)
+    assert key(7) not in data.patients() and len(data.patients()) == 9
+
+
 def test_examples_of_one_study_share_their_decoded_pictures(tmp_path: Path) -> None:
     two = study(1)
     two = replace(two, examples=(*two.examples, CleanExample("f" * 32, (Turn("Where?", "Left."),))))
