@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from client.exports import Beginning
 from client.guarded import guarded as _guarded
 from client.imaging.attestation import attestation, countable, keep, prepare
 from client.imaging.export import export
@@ -68,6 +69,8 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
 def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, *, workers: int | None) -> Json:
     """`site deidentify`."""
     profile, keys, key = place.profile(), place.keys(), place.signing_key()
+    joined = place.lists.attested(keys).get("patients", {}).get("digest", "")
+    now = Beginning(keys.key_id, str(joined), profile.digest)
     gone = withdrawn(place, keys, talk)
     with _guarded():
         prepare(place.state / "attestations")
@@ -75,6 +78,7 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
             counts = export(
                 source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers,
                 withdrawn=gone(), kept_out=_kept_out(place),
+                begin=lambda goes_on: place.exports().begin(target, now, goes_on=goes_on),
             )  # fmt: skip
         text = attestation(
             "deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=times.now(),

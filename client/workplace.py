@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from client.exports import Exports
 from client.folder import IDENTITY, SETTINGS
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys
@@ -151,6 +152,9 @@ class Workplace:
 
     def releases(self) -> Releases:
         return Releases(self.state / "releases.jsonl", self.signing_key)
+
+    def exports(self) -> Exports:
+        return Exports(self.state / "exports")
 
     def signing_key(self) -> SigningKey | None:
         """The site's identity key; None at a site that has none yet. Raises: TrustError when it cannot be read."""

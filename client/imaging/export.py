@@ -84,7 +84,7 @@ def export(
     folder: Path, target: Path, profile: DeidProfile, keys: SiteKeys, spool: Path, *,
     listing: Progress | None = None, progress: Progress | None = None, workers: int | None = None,
     limits: WorkLimits | None = None, withdrawn: Withdrawn = frozenset(),
-    kept_out: KeptOut = NOTHING,
+    kept_out: KeptOut = NOTHING, begin: Callable[[bool], None] = lambda goes_on: None,
 ) -> ExportCounts:  # fmt: skip
     """Write the clean form of every object of a folder, a DICOMDIR's folder or a zip below `target`.
 
@@ -92,6 +92,10 @@ def export(
     has passed the residual scan, or not at all; its UIDs are those that every other export of this site gives. Nothing
     else is written there. Killed and started again, it goes on. Nothing is written of the patients `withdrawn`,
     and of pictures and device groups that a person took out of the store (`kept_out`).
+
+    Args:
+        begin: told, before anything is written or removed, whether `target` holds files of an earlier run, which this
+            one goes on with; may refuse.
 
     Raises: DataError folder-absent, folder-empty, folder-unreadable, folder-overlap, no-worker; StoreError
     output-exists, output-failed, disk-full, no-permission.
@@ -106,7 +110,7 @@ def export(
         require_apart(source.top, target)
         if place not in source.top.parents:  # an unpacked zip lies there
             require_apart(source.top, spool)
-        _claim(target)
+        _claim(target, begin)
         intake = scan(
             source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False, joined=keys.joined
         )  # fmt: skip
@@ -345,7 +349,7 @@ def _put(path: Path, data: bytes) -> str:
     return _WRITTEN
 
 
-def _claim(target: Path) -> None:
+def _claim(target: Path, begin: Callable[[bool], None]) -> None:
     """The output folder is new, empty, or one of ours to go on with."""
     try:
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -356,6 +360,7 @@ def _claim(target: Path) -> None:
         raise StoreError(
             "output-exists", "the output folder holds other files", hint="name a new folder for the export"
         )
+    begin(bool(names))
     for place, _, files in os.walk(target):  # follows no link
         for left in (Path(place, name) for name in files if name.endswith(".part")):
             if _LEFT.fullmatch(left.relative_to(target).as_posix()) and not left.is_symlink():

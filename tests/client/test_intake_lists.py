@@ -1,6 +1,7 @@
 """A site's own lists through the commands: names and places of no header, and people with two record numbers."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -255,6 +256,36 @@ def test_an_export_of_joined_records_has_one_pseudonym_and_one_shift(
     joined = [one for one in written if one.PatientID == KEYS.patient_key("", "MRN-2")]
     assert len(written) == 3 and len(joined) == 2 and len({one.StudyDate for one in joined}) == 1
     assert attestation(folder / "state")["lists"]["patients"]["entries"] == 1
+
+
+def test_an_export_does_not_go_on_with_other_joined_records_or_another_secret(
+    site: Write, export: Write, run: Run, tmp_path: Path
+) -> None:
+    source, target = export(radiograph(1), radiograph(2), radiograph(3)), tmp_path / "out"
+    folder = site(patients="old_id,current_id\nMRN-9,MRN-3\n")
+    assert run("deidentify", source, target)[0] == run("deidentify", source, target)[0] == 0
+    files = sorted(target.rglob("*.dcm"))
+    (folder / "patients.list").write_text("old_id,current_id\n\nMRN-9,MRN-3\n")
+    assert run("deidentify", source, target)[0] == 0
+
+    (folder / "patients.list").write_text("old_id,current_id\nMRN-9,MRN-3\nMRN-1,MRN-2\n")
+    status, out, err = run("deidentify", source, target)
+    assert (status, out) == (17, "") and "begun with other joined records" in err and "name a new folder" in err
+    (folder / "patients.list").write_text("old_id,current_id\nMRN-9,MRN-3\n")
+    (folder / "secret").write_bytes(bytes(32))
+    assert "begun with another site secret" in run("deidentify", source, target)[2]
+    assert sorted(path for path in target.rglob("*") if path.is_file()) == files
+    assert run("deidentify", source, tmp_path / "new")[0] == 0
+    assert len(list((folder / "state" / "exports").iterdir())) == 2
+
+
+def test_another_site_does_not_go_on_with_an_export(site: Write, export: Write, run: Run, tmp_path: Path) -> None:
+    source, folder = export(radiograph(1)), site()
+    run("deidentify", source, tmp_path / "out")
+    shutil.rmtree(folder / "state")
+
+    status, _, err = run("deidentify", source, tmp_path / "out")
+    assert status == 17 and "not begun there by this site" in err and len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_an_older_id_left_in_an_export_holds_the_file_back(
