@@ -164,6 +164,10 @@ def deidentify(
     target: Annotated[
         Path, typer.Argument(metavar="DST", readable=False, help="a new folder, or one of an earlier run to go on with")
     ],
+    held_file: Annotated[
+        Path | None,
+        typer.Option("--held", metavar="FILE", readable=False, help="a new file: which files of SRC are held back"),
+    ] = None,
     folder: Folder = Path("."),
     workers: Workers = None,
     as_json: AsJson = False,
@@ -172,11 +176,13 @@ def deidentify(
     from client.intake import deidentify_folder
     from client.workplace import Workplace
 
-    told = deidentify_folder(Workplace.open(folder), source, target, Talk(), workers=workers)
+    told = deidentify_folder(Workplace.open(folder), source, target, Talk(), workers=workers, held=held_file)
     if as_json:
         print(json.dumps(told, sort_keys=True))
     else:
         _counts(told, ("written", "already", "rejected"))
+    if held_file is not None:
+        _say_table(bool(told["quarantined"]))
 
 
 @app.command("receive", epilog="Example: wardround site receive --port 11112 --dir /srv/wardround")
@@ -272,12 +278,15 @@ def quarantine_find(
     from client.quarantine import find_items
     from client.workplace import Workplace
 
-    talk = Talk()
-    told = find_items(Workplace.open(folder), source, target, item or [], talk, workers=workers)
+    told = find_items(Workplace.open(folder), source, target, item or [], Talk(), workers=workers)
     print(json.dumps(told, sort_keys=True) if as_json else "\n".join(f"{name:<10} {n}" for name, n in told.items()))
-    talk.line(
+    _say_table(told["items"] > 0)
+
+
+def _say_table(is_there: bool) -> None:
+    Talk().line(
         "wardround: the table names files of patients: it stays on this machine, and goes when they are repaired"
-        if told["items"]
+        if is_there
         else "wardround: nothing that is held back lies there; no table was written"
     )
 

@@ -66,8 +66,10 @@ def ingest_folder(place: Workplace, source: Path, talk: Talk, *, workers: int | 
     return asdict(counts) | {"data_digest": digest, "released": place.releases().of(digest) is not None}
 
 
-def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, *, workers: int | None) -> Json:
-    """`site deidentify`."""
+def deidentify_folder(
+    place: Workplace, source: Path, target: Path, talk: Talk, *, workers: int | None, held: Path | None = None
+) -> Json:
+    """`site deidentify`. Which files are held back is written into `held`, if somebody asks for it."""
     profile, keys, key = place.profile(), place.keys(), place.signing_key()
     joined = place.lists.attested(keys).get("patients", {}).get("digest", "")
     now = Beginning(keys.key_id, str(joined), profile.digest)
@@ -79,6 +81,7 @@ def deidentify_folder(place: Workplace, source: Path, target: Path, talk: Talk, 
                 source, target, profile, keys, place.spool, listing=progress, progress=progress, workers=workers,
                 withdrawn=gone(), kept_out=_kept_out(place),
                 begin=lambda goes_on: place.exports().begin(target, now, goes_on=goes_on),
+                apart=(place.state, place.store_folder, place.reports), held=held,
             )  # fmt: skip
         text = attestation(
             "deidentify", profile, keys.key_id, asdict(counts), data_digest=None, time_utc=times.now(),

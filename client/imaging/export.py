@@ -13,8 +13,8 @@ their own.
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -41,6 +41,7 @@ from client.imaging.dataset import method_code
 from client.imaging.deid import clean_dataset, joined_ids, picture_fields, picture_key, require_usable
 from client.imaging.header import border, open_file, parse, refusal
 from client.imaging.header_path import IMPLEMENTATION_UID, VERSION_NAME, clean_native
+from client.imaging.held import file_item, new_table, require_new, require_outside
 from client.imaging.identifiers import collect
 from client.imaging.ingest import Withdrawn, is_withdrawn, require_apart
 from client.imaging.ocr import shipped
@@ -85,6 +86,7 @@ def export(
     listing: Progress | None = None, progress: Progress | None = None, workers: int | None = None,
     limits: WorkLimits | None = None, withdrawn: Withdrawn = frozenset(),
     kept_out: KeptOut = NOTHING, begin: Callable[[bool], None] = lambda goes_on: None,
+    apart: Collection[Path] = (), held: Path | None = None,
 ) -> ExportCounts:  # fmt: skip
     """Write the clean form of every object of a folder, a DICOMDIR's folder or a zip below `target`.
 
@@ -96,6 +98,9 @@ def export(
     Args:
         begin: told, before anything is written or removed, whether `target` holds files of an earlier run, which this
             one goes on with; may refuse.
+        apart: folders of the site's own, in which nothing is written.
+        held: a new file for a table of what was held back (`held.COLUMNS`), which names files of patients; outside of
+            source, output, spool and `apart`, whole or not at all.
 
     Raises: DataError folder-absent, folder-empty, folder-unreadable, folder-overlap, no-worker; StoreError
     output-exists, output-failed, disk-full, no-permission.
@@ -105,18 +110,27 @@ def export(
     reasons: dict[str, int] = {}
     done_with = {_WRITTEN: 0, _THERE: 0}
     profile = profile.for_exports()
-    with scratch(spool) as place:
+    if held is not None:
+        require_new(held)
+    for own in (spool, *apart):
+        require_apart(target, own)
+    with scratch(spool) as place, ExitStack() as stack:
         source = Source(folder, profile.limits, place)
         require_apart(source.top, target)
         if place not in source.top.parents:  # an unpacked zip lies there
             require_apart(source.top, spool)
+        if held is not None:
+            require_outside(held, (source.origin, source.top, target, spool, *apart))
         _claim(target, begin)
+        write = stack.enter_context(new_table(held)) if held is not None else lambda line: None
         intake = scan(
             source, profile, place, workers=hands, limits=limits, progress=listing, every_row=False, joined=keys.joined
         )  # fmt: skip
         with closing(intake):
             intake.withhold(partial(is_withdrawn, withdrawn, keys, profile))
             reasons |= source.refused
+            for name, _, code in intake.refused():
+                write((file_item(name, keys), code, name, ""))
             total = intake.image_count
             if not total:
                 raise source.lacks("image", hint="give the folder with the DICOM files")
@@ -135,6 +149,7 @@ def export(
                         pictures += 1
                     else:
                         reasons[outcome] = reasons.get(outcome, 0) + 1
+                        write((file_item(image.name, keys), outcome, image.name, ""))
                     if progress is not None:
                         progress(done, total)
         rejected = intake.rejected + pictures

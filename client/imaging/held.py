@@ -1,7 +1,8 @@
 """What is held back, by opaque ids that only the source itself can turn into files and rows again.
 
 The store keeps no name of a file: an id is a keyed pseudonym of where the item lies. Whoever has to repair it reads the
-source once more, as an ingest lists it, and writes down which of its files and rows have these ids.
+source once more, as an ingest lists it, and writes down which of its files and rows have these ids. An export, which
+keeps nothing, writes the same table while it runs, if it is asked to.
 """
 
 import csv
@@ -65,23 +66,19 @@ def find(
 
     Raises: DataError folder-absent, folder-empty, folder-unreadable, folder-overlap; StoreError output-exists.
     """
-    _require_new(target)
+    require_new(target)
     with scratch(spool) as place:
         source = Source(folder, profile.limits, place)
-        _require_outside(target, (source.origin, source.top, store.folder, spool, *apart))
+        require_outside(target, (source.origin, source.top, store.folder, spool, *apart))
         intake = scan(
             source, profile, place, workers=workers, limits=WorkLimits(), progress=listing, every_row=False
         )  # fmt: skip
         counted: Counter[str] = Counter()
-        with closing(intake), _nameless(target.parent) as table:
-            write = csv.writer(table).writerow
-            write(COLUMNS)
+        with closing(intake), new_table(target) as write:
             for line in _lines(intake, store, keys):
                 if not only or line[0] in only:
                     counted[line[0]] += 1
                     write(line)
-            if counted:
-                _keep(table, target)
     asked = len(set(only)) if only else sum(store.held().values())
     return FoundCounts(len(counted), counted.total(), asked - len(counted))
 
@@ -103,7 +100,27 @@ def _about(item: str, store: Store, places: Iterable[tuple[str, int | str]]) -> 
             yield from ((item, held.reason, file, row) for file, row in places)
 
 
-def _require_new(target: Path) -> None:
+@contextmanager
+def new_table(target: Path) -> Iterator[Callable[[Line], None]]:
+    """Takes the lines of a table of `COLUMNS`; at the end `target` is there, whole and for its owner only, unless there
+    was no line or an error."""
+    lines = 0
+    with _nameless(target.parent) as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+
+        def write(line: Line) -> None:
+            nonlocal lines
+            table.writerow(line)
+            lines += 1
+
+        yield write
+        if lines:
+            _keep(file, target)
+
+
+def require_new(target: Path) -> None:
+    """Raises: StoreError output-exists; DataError folder-absent. Asked before the work begins."""
     if os.path.lexists(target):
         raise _there()
     if not target.parent.is_dir():
@@ -116,13 +133,14 @@ def _there() -> StoreError:
     return StoreError("output-exists", "there is a file of this name", hint="name a new file for the table")
 
 
-def _require_outside(target: Path, folders: Iterable[Path]) -> None:
-    """What an ingest would read, or what is no place for names of patients' files."""
+def require_outside(target: Path, folders: Iterable[Path]) -> None:
+    """Outside of what an ingest would read, and of what is no place for names of patients' files. Raises: DataError
+    folder-overlap."""
     real = Path(os.path.realpath(target.parent)) / target.name
     if any(Path(os.path.realpath(folder)) in real.parents for folder in folders):
         raise DataError(
             "folder-overlap",
-            "the table would lie in the source, in the store or in the spool",
+            "the table would lie in the source, in the output, or in a folder of the site's own",
             hint="name a file elsewhere, in a folder that only you can read",
         )
 

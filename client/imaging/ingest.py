@@ -137,7 +137,7 @@ def require_apart(one: Path, other: Path) -> None:
     if first == second or first in second.parents or second in first.parents:
         raise DataError(
             "folder-overlap",
-            "the folder to read and the folder to write lie in one another",
+            "the folder to read, the folder to write, or one of the site's own lie in one another",
             hint="keep what is read apart from the output, and from the site's own folder",
         )
 

@@ -17,6 +17,7 @@ from client.imaging.store import Store
 from client.quarantine import items
 from client.workplace import Workplace
 from federation import canonical
+from federation.errors import StoreError
 from sim.wardround import call
 
 SECRET = bytes(range(32))
@@ -55,6 +56,55 @@ def run(site: Path, capfd: pytest.CaptureFixture[str]) -> Run:
         return status, out, err
 
     return typed
+
+
+def test_an_export_writes_down_what_it_held_back_only_when_asked(run: Run, source: Path, site: Path) -> None:
+    target, table = source.parent / "clean", source.parent / "repair.csv"
+    counts = json.loads(run("deidentify", source, target, "--workers", "1", "--json")[1])
+    assert sum(counts["quarantined"].values()) == 2 and not table.exists()
+
+    status, _, err = run("deidentify", source, target, "--workers", "1", "--held", table)
+    assert status == 0 and "the table names files of patients" in err
+    header, *lines = csv.reader(table.read_text().splitlines())
+    assert header == ["item", "reason", "file", "row"] and table.stat().st_mode & 0o777 == 0o600
+    assert {(reason, file) for _, reason, file, _ in lines} == {
+        ("truncated", "Quixano3"), ("archive-refused", "Quixano4.zip")
+    }  # fmt: skip
+    run("ingest", source)
+    items_now = {line.split()[0] for line in run("quarantine", "list")[1].splitlines()}
+    assert {item for item, *_ in lines} <= items_now
+
+    status, _, err = run("deidentify", source, target, "--held", table)
+    assert status == 17 and "there is a file of this name" in told(err)[0]
+    for inside in (source, target, site / "store", site / "state"):
+        status, _, err = run("deidentify", source, target, "--held", inside / "repair.csv")
+        assert status == 19 and "the table would lie in" in told(err)[0] and not (inside / "repair.csv").exists()
+
+
+def test_an_export_that_ends_with_an_error_or_holds_nothing_leaves_no_table(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = StoreError("disk-full", "the disk of the output is full", hint="free some space")
+    table = tmp_path / "repair.csv"
+    with monkeypatch.context() as broken:
+        broken.setattr("client.imaging.export._exported", lambda *_: full)
+        broken.setattr("client.imaging.export.cores", lambda: 0)
+        assert run("deidentify", source, tmp_path / "clean", "--held", table)[0] == 17
+    assert not table.exists()
+    for name in ("Quixano3", "Quixano4.zip"):
+        (source / name).unlink()
+
+    status, _, err = run("deidentify", source, tmp_path / "clean", "--workers", "1", "--held", table)
+    assert status == 0 and "no table was written" in err and not table.exists()
+
+
+@pytest.mark.parametrize("inside", ["state", "state/new", "store", "store/images", "spool", "reports"])
+def test_an_export_into_the_sites_own_folders_is_refused(inside: str, run: Run, source: Path, site: Path) -> None:
+    run("ingest", source)
+    status, out, err = run("deidentify", source, site / inside)
+
+    assert (status, out) == (19, "") and "one of the site's own" in told(err)[0]
+    assert not list(site.rglob("*.dcm")) and not (site / "state/exports").exists() and not (site / "state/new").exists()
 
 
 def told(err: str) -> list[str]:
