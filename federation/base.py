@@ -86,7 +86,7 @@ def _entries(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
         for name, entry in head.items():
             if name != "__metadata__":
                 yield name, 8 + size, entry
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise _unreadable() from None
 
 

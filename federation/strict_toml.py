@@ -33,6 +33,8 @@ def parse(kind: type[T], text: str, refuse: Refuse) -> T:
         raise refuse(
             "not-toml", "the file is not readable as TOML", "check quotes, brackets and equals signs"
         ) from None
+    except (ValueError, RecursionError):  # more digits or more brackets than Python reads
+        raise _endless(refuse) from None
     return check(kind, read, refuse)
 
 
@@ -42,6 +44,8 @@ def check(kind: type[T], read: Any, refuse: Refuse) -> T:
         text = json.dumps(read, allow_nan=False)  # strict mode reads a dataclass from JSON only
         value: T = _reader(cast(Any, kind)).validate_json(text)
         return value
+    except RecursionError:
+        raise _endless(refuse) from None
     except (TypeError, ValueError) as error:
         if isinstance(error, ValidationError):
             found = error.errors(include_url=False, include_input=False)
@@ -49,6 +53,11 @@ def check(kind: type[T], read: Any, refuse: Refuse) -> T:
             found.sort(key=lambda one: one["type"] != "unexpected_keyword_argument")
             raise _explained(kind, found[0], refuse) from None
         raise refuse("value", "a value is infinite, not a number, or a date", "write a finite number") from None
+
+
+def _endless(refuse: Refuse) -> FedError:
+    said = "the file nests too deeply, or has a number of too many digits"
+    return refuse("not-toml", said, "look for what is repeated, and remove it")
 
 
 def known_keys(kind: type[object], before: str = "") -> list[str]:

@@ -280,7 +280,7 @@ def _plan(plan_file: Path | None, model: Path | None) -> tuple[RunPlan, Path]:
 def _family(model: Path) -> str:
     try:
         return str(json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, RecursionError):
         raise ModelError(
             "model-absent", "the folder holds no model (no config.json)", hint="give the folder of a local checkpoint"
         ) from None

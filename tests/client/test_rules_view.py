@@ -23,6 +23,7 @@ from federation.errors import SettingsError
 from sim.wardround import call
 
 HEAD = 'format = "wardround-rules/1"\n'
+ENDLESS = [f"x = {'[' * 3000}{']' * 3000}", f"x = {'9' * 5000}", f"x{'.x' * 3000} = 1"]
 VOUCH = """
 [[loosen]]
 keep = "PatientSize"
@@ -199,7 +200,8 @@ def test_other_rules_do_not_enter_a_store_and_the_hint_says_what_to_do(
 
 
 @pytest.mark.parametrize(
-    "text", ["[tighten]\ndrp = []", "format", "\xff", '[[loosen]]\nkeep = "PatientName"', "[limits]\nframes = 9999"]
+    "text",
+    ["[tighten]\ndrp = []", "format", "\xff", '[[loosen]]\nkeep = "PatientName"', "[limits]\nframes = 9999", *ENDLESS],
 )
 @pytest.mark.parametrize("command", ["ingest", "deidentify"])
 def test_wrong_rules_stop_the_command_before_it_begins(
@@ -217,6 +219,37 @@ def test_rules_that_are_named_and_not_there_stop_it_too(run: Run, site: Path, so
     assert run("ingest", source)[0] == 11
     (site / "rules.toml").mkdir()
     assert run("ingest", source)[0] == 11
+
+
+@pytest.mark.parametrize("text", ENDLESS)
+def test_endless_rules_are_a_line_of_the_doctor_and_no_release(
+    text: str, run: Run, ruled: Ruled, source: Path, site: Path
+) -> None:
+    ruled("")
+    digest = json.loads(run("ingest", source, "--json")[1])["data_digest"]
+    (site / "rules.toml").write_text(HEAD + text)
+    assert found(site)[0] == "fix" and "nests too deeply" in found(site)[1]
+
+    status, out, err = run("release", digest, "--by", "Dr. Panza")
+    assert (status, out) == (11, "") and "nests too deeply" in err and not (site / "state/releases.jsonl").exists()
+    status, out, err = run("release")
+    assert status == 0 and digest in out and "not to be trained on: data.rules: the file nests too deeply" in err
+
+
+def test_with_other_rules_than_the_stores_nothing_is_released_and_a_release_does_not_look_valid(
+    run: Run, ruled: Ruled, source: Path, site: Path
+) -> None:
+    ruled("")
+    digest = json.loads(run("ingest", source, "--json")[1])["data_digest"]
+    assert run("release", digest, "--by", "Dr. Panza")[0] == 0 and run("release")[2] == ""
+    ruled('[tighten]\ndrop = ["KVP"]\n')
+
+    status, out, err = run("release", digest, "--by", "Dr. Panza")
+    assert (status, out) == (17, "") and "nothing trains on it" in err and "name a new folder in data.store" in err
+    assert "not to be trained on: the store was made with other rules" in run("release")[2]
+    [release] = [one for one in doctor.examine(SiteFolder(site)) if one.what == "release"]
+    assert release.health == "fix" and "other rules" in release.says
+    assert run("release", digest, "--revoke", "--by", "Dr. Panza")[0] == 0  # what a person takes back is taken back
 
 
 def found(site: Path) -> tuple[str, str]:

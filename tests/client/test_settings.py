@@ -52,6 +52,13 @@ def test_a_value_that_is_not_exactly_right_is_refused(old, new):
     assert refusal(SMALLEST.replace(old, new)).code == "settings-value"
 
 
+@pytest.mark.parametrize("text", ["x = " + "[" * 3000 + "]" * 3000, "x = " + "9" * 5000, "x" + ".x" * 3000 + " = 1"])
+def test_what_nobody_could_have_written_by_hand_is_refused_in_one_line(text):
+    with pytest.raises(SettingsError) as refused:
+        parse_settings(text)
+    assert refused.value.code == "settings-value" and "nests too deeply" in refused.value.message
+
+
 def test_an_absent_file_says_what_to_run(tmp_path):
     with pytest.raises(SettingsError) as caught:
         load_settings(tmp_path / "site.toml")

@@ -204,6 +204,13 @@ def test_a_value_with_a_missing_or_rewritten_key_is_refused():
         plan_from_value([])
 
 
+@pytest.mark.parametrize("text", ["x = " + "[" * 3000 + "]" * 3000, "x = " + "9" * 5000, "x" + ".x" * 3000 + " = 1"])
+def test_a_plan_that_nests_without_end_is_no_plan(text):
+    with pytest.raises(PlanError) as refused:
+        parse_plan(text)
+    assert refused.value.code == "plan-not-toml" and "nests too deeply" in refused.value.message
+
+
 def test_absent_and_unreadable_files_are_named_as_such(tmp_path):
     with pytest.raises(PlanError) as caught:
         load_plan(tmp_path / "absent.toml")
