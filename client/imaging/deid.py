@@ -29,6 +29,7 @@ from client.imaging.report_known import residue
 from client.imaging.report_listed import NOBODY, Listed
 from client.imaging.report_sections import sections
 from client.imaging.report_text import scrub
+from client.imaging.residual import residue_in_numbers
 from client.imaging.tagger import Tagger, tagger_at
 
 __all__ = ["CleanStudy", "DeidProfile", "SiteKeys", "clean", "clean_dataset", "example_keys", "joined_ids"]
@@ -42,7 +43,8 @@ def clean(
 
     Guarantees: pictures carry no metadata; every picture was searched for burned-in text, and what was found is blank;
     field values are numbers or words of the profile's lists; of the names, ids, UIDs, dates and places of the study's
-    headers, and of the site's lists, what `residue` looks for is not left in a question or an answer; one patient only.
+    headers, and of the site's lists, what `residue` looks for is not left in a question or an answer; no number beside
+    a picture has the digits of an id or a date of the study's headers; one patient only.
 
     Raises: DeidError with the reason for quarantine; its message never holds a value.
     """
@@ -79,6 +81,7 @@ def clean(
                 if flagged(dataset) and not any(one.blanked_share for one in rendered):
                     raise refusal("burned-in", "the header announces text in the pixels, and none was found")
         pictures += [_picture(one, image, patient_key, fields, keys, profile.limits) for one in rendered]
+    _require_clean_numbers(pictures, found)
 
     @cache  # a study's rows often ask the same questions
     def said(text: str) -> str:
@@ -204,6 +207,15 @@ def picture_fields(header: Dataset) -> PictureFields:
         slice_thickness_mm=_number(header.get("SliceThickness")),
         kvp=_number(header.get("KVP")),
     )
+
+
+def _require_clean_numbers(pictures: Iterable[CleanPicture], found: Identifiers) -> None:
+    """A device can write a record number or a birth date where a quantity belongs. Asked when all headers are read, for
+    the number may stand in one image and the id in another."""
+    for fields in (picture.fields for picture in pictures):
+        stated = (fields.kvp, fields.slice_thickness_mm, fields.pixel_spacing_mm)
+        if (kind := residue_in_numbers((number for number in stated if number is not None), found)) is not None:
+            raise refusal("residual-identifier", f"a number beside a picture has the digits of a {kind} of the header")
 
 
 def _word(header: Dataset, keyword: str) -> str:

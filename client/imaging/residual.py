@@ -7,7 +7,7 @@ several encodings.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -60,6 +60,12 @@ def residue_in(header: Dataset, data: bytes, found: Identifiers, terms: Mapping[
             return kind
     head_bytes = len(data) - len(header.get("PixelData", b""))
     return _in_bytes(data, head_bytes, found, "\\".join(ours).encode("utf-8").lower())
+
+
+def residue_in_numbers(numbers: Iterable[float], found: Identifiers) -> str | None:
+    """What kind of identifier one of the numbers spells (`id`, `date`), or None. The rules are those of an export."""
+    known = _numbers(found)
+    return next((kind for number in numbers if (kind := known.get(_whole(number))) is not None), None)
 
 
 def _numbers(found: Identifiers) -> dict[str, str]:

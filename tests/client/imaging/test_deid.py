@@ -92,6 +92,34 @@ def test_what_cannot_be_proven_clean_is_refused(
         assert planted not in str(refused.value) + refused.value.hint
 
 
+@pytest.mark.parametrize("keyword", ["KVP", "SliceThickness", "PixelSpacing", "ImagerPixelSpacing"])
+@pytest.mark.parametrize(
+    ("number", "stays"),
+    [
+        ("52207", False), ("0052207", False), ("5.2207e4", False), ("8240917", False), ("8240917.25", False),
+        ("19610822", False), ("22081961", False), ("610822", False), ("20180130", False),
+        ("52208", True), ("52207.5", True), ("5220", True), ("19610823", True), ("0.5", True),
+    ],
+)  # fmt: skip
+def test_a_number_with_the_digits_of_an_id_or_a_date_holds_the_study_back(
+    cleaned: Callable[..., CleanStudy], keyword: str, number: str, stays: bool
+) -> None:
+    value = [number, number] if "Spacing" in keyword else number
+    stated = {"AccessionNumber": "T-52207", "OtherPatientIDs": "NH 8240917", "PatientBirthDate": "19610822"}
+    dates = {"StudyDate": "20190304", "SeriesDate": "20180130"}
+    changes = {**stated, **dates, keyword: value}
+    if stays:
+        (picture,) = cleaned(**changes).pictures
+        numbers = (picture.fields.kvp, picture.fields.slice_thickness_mm, picture.fields.pixel_spacing_mm)
+        assert float(number) in numbers
+        return
+
+    with pytest.raises(DeidError) as refused:
+        cleaned(**changes)
+
+    assert refused.value.code == "residual-identifier" and number not in str(refused.value) + refused.value.hint
+
+
 def test_a_name_that_scrubbing_misses_is_caught_by_the_residual_scan(
     cleaned: Callable[..., CleanStudy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
