@@ -147,7 +147,8 @@ def joined_ids(image: RawImage, keys: SiteKeys) -> Identifiers:
     """All ids of a person whose records were joined: a report may quote any of them."""
     ids = keys.joined.all_ids(normal_id(image.issuer), normal_id(image.patient_id))
     names = (word for word in _names_in(ids) if len(word) > 3)
-    return Identifiers(names=frozenset(names), ids=frozenset(map(fold_id, ids)))
+    spelled = frozenset(("id", each) for each in ids)
+    return Identifiers(names=frozenset(names), ids=frozenset(map(fold_id, ids)), spelled=spelled)
 
 
 def _of_picture(image: RawImage) -> Identifiers:

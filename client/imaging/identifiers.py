@@ -45,13 +45,15 @@ _KATAKANA = {hiragana: katakana for katakana, hiragana in _HIRAGANA.items()}
 
 @dataclass(frozen=True, repr=False)
 class Identifiers:
-    """Folded for comparison (`fold`): names as single words, ids without punctuation, dates as YYYYMMDD."""
+    """Folded for comparison (`fold`): names as single words, ids without punctuation, dates as YYYYMMDD. `spelled` has
+    each name, id and place with its own characters, beside its kind (`spelled.needles`)."""
 
     names: frozenset[str] = frozenset()
     ids: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
     dates: frozenset[date] = frozenset()
     uids: frozenset[str] = frozenset()
+    spelled: frozenset[tuple[str, str]] = frozenset()
 
     def __repr__(self) -> str:
         return "<Identifiers: hidden>"
@@ -59,7 +61,7 @@ class Identifiers:
     def plus(self, other: "Identifiers") -> "Identifiers":
         return Identifiers(
             self.names | other.names, self.ids | other.ids, self.places | other.places,
-            self.dates | other.dates, self.uids | other.uids,
+            self.dates | other.dates, self.uids | other.uids, self.spelled | other.spelled,
         )  # fmt: skip
 
 
@@ -73,6 +75,7 @@ def collect(dataset: Dataset, limits: Limits) -> Identifiers:
     places: set[str] = set()
     dates: set[date] = set()
     uids: set[str] = set()
+    spelled: set[tuple[str, str]] = set()
     for element in _elements(dataset, limits, 0):
         keyword, vr = keyword_for_tag(element.tag), str(element.VR)
         for text in _texts(element):
@@ -80,20 +83,24 @@ def collect(dataset: Dataset, limits: Limits) -> Identifiers:
                 raise refusal("charset", "a name or patient id does not decode in the declared character set")
             if vr == "PN" or keyword in _NAME_KEYWORDS:
                 names.update(name_words(text))
+                spelled.update(("name", form) for form in _readings(text))
             elif keyword in _ID_KEYWORDS:
                 ids.add(fold_id(text))
+                spelled.add(("id", text))
                 if not any(character.isdigit() for character in text) and keyword in ("PatientID", "OtherPatientIDs"):
                     names.update(word for word in name_words(text) if len(word) > 3)
             elif keyword in _PLACE_KEYWORDS:
                 places.add(" ".join(fold(text).split()))
+                spelled.update(("place", form) for form in _readings(text))
             elif vr in ("DA", "DT"):
                 if (day := parse_day(text)) is not None:
                     dates.add(day)
             elif vr == "UI" and text not in UID_dictionary:
                 uids.add(text)
     return Identifiers(
-        frozenset(names), frozenset(ids - {""}), frozenset(places - {""}), frozenset(dates), frozenset(uids - {""})
-    )
+        frozenset(names), frozenset(ids - {""}), frozenset(places - {""}), frozenset(dates), frozenset(uids - {""}),
+        frozenset(spelled),
+    )  # fmt: skip
 
 
 def own_names(dataset: Dataset) -> frozenset[str]:

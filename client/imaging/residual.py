@@ -1,8 +1,8 @@
 """The last gate of an export: every byte that would be written, searched for what the original said about the patient.
 
 The engine removes by rules; this search does not know them. It takes the identifiers of the original header and looks
-for them in every decoded value, in every number and, where a chance hit is out of the question, in the raw bytes in
-several encodings.
+for them in every decoded value, in every number and in the raw bytes: before the pixels where a chance hit is out of
+the question, in pixels, tables and samples wherever `chance` finds that they did not spell it by themselves.
 """
 
 import re
@@ -13,8 +13,10 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from client.imaging.chance import Words
 from client.imaging.dataset import DUMMIES
 from client.imaging.identifiers import Identifiers, fold, fold_id, is_unspaced, name_words
+from client.imaging.spelled import needles
 
 _TOKEN, _DIGITS = re.compile(r"[^\W_]+"), re.compile(r"[0-9]{5,}")
 _RAW_BYTES_MIN, _RAW_DIGITS_MIN, _RAW_LETTERS_MIN = 6, 8, 3
@@ -28,6 +30,7 @@ _OUR_OWN = frozenset({"DeidentificationMethod", "LongitudinalTemporalInformation
 _OUR_OWN |= {"CodeMeaning", "CodeValue"}
 _OUR_UIDS = "2.25."  # random digits, in which a date may turn up by chance
 _DUMMIES = frozenset(str(value) for value in DUMMIES.values())
+_TABLE_MIN = 4  # words of two bytes
 _NO_QUANTITIES = frozenset({"US", "SS", "AT"})  # two bytes, thousands in a table; tags
 _WHOLE_MIN, _FRACTION_MIN, _LARGEST = 10**4, 10**6, 10**18
 """From which size on a number may be someone's. One dose histogram has thousands of volumes with a fraction."""
@@ -58,8 +61,12 @@ def residue_in(header: Dataset, data: bytes, found: Identifiers, terms: Mapping[
             ours.append(text)
         elif element.VR not in _CLOSED_LISTS and (kind := _in_text(text, found)) is not None:
             return kind
+    forms = needles(found)
     head_bytes = len(data) - len(header.get("PixelData", b""))
-    return _in_bytes(data, head_bytes, found, "\\".join(ours).encode("utf-8").lower())
+    if (kind := _in_bytes(data, head_bytes, found, forms, "\\".join(ours).encode("utf-8").lower())) is not None:
+        return kind
+    words = Words(forms)
+    return next((kind for stretch in _stretches(header) if (kind := words.kind_in(stretch)) is not None), None)
 
 
 def residue_in_numbers(numbers: Iterable[float], found: Identifiers) -> str | None:
@@ -100,18 +107,32 @@ def _in_text(text: str, found: Identifiers) -> str | None:
     return None
 
 
-def _in_bytes(data: bytes, head_bytes: int, found: Identifiers, ours: bytes) -> str | None:
-    """Two bytes a letter are looked for before the pixels only: dark pixels of 16 bits read like digits in UTF-16. So
-    are dates and short words, which must stand alone there."""
-    lowered = data.lower()
-    head = lowered[:head_bytes]
+def _in_bytes(data: bytes, head_bytes: int, found: Identifiers, forms: Mapping[bytes, str], ours: bytes) -> str | None:
+    """Before the pixels, where text lies between lengths and tags: dates and short words must stand alone there."""
+    head = data[:head_bytes].lower()
     for kind, words in (("uid", found.uids), ("id", found.ids), ("name", found.names), ("place", found.places)):
         for word in words:
             for needle in _needles(word):
-                where = head if b"\0" in needle or len(needle) < _RAW_BYTES_MIN else lowered
-                if needle in where and where.count(needle) > ours.count(needle):
+                if needle in head and head.count(needle) > ours.count(needle):
                     return kind
+    for needle, kind in forms.items():
+        if kind != "date" and len(needle) >= _RAW_BYTES_MIN and not needle.replace(b"\0", b"").isdigit():
+            if needle in head and head.count(needle) > ours.count(needle):
+                return kind
     return _alone(b" ".join([head, *(run[::2] for run in _WIDE.findall(head))]), found, ours)
+
+
+def _stretches(dataset: Dataset) -> Iterator[bytes]:
+    """The bytes of pixels, tables and samples, at any depth."""
+    for element in dataset:
+        value = element.value
+        if element.VR == "SQ":
+            for item in value:
+                yield from _stretches(item)
+        elif isinstance(value, bytes):
+            yield value
+        elif element.VR in _NO_QUANTITIES and isinstance(value, MultiValue | list) and len(value) >= _TABLE_MIN:
+            yield b"".join((int(word) & 0xFFFF).to_bytes(2, "little") for word in value)
 
 
 def _alone(head: bytes, found: Identifiers, ours: bytes) -> str | None:
