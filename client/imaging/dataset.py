@@ -48,11 +48,15 @@ _LETTER = r"(?:[\t\r\n -~]|[\xc3-\xdf][\x80-\xbf]|[\xe3-\xed\xef][\x80-\xbf]{2})
 """One letter in ASCII or, of two or three bytes, in UTF-8."""
 _LETTERS = re.compile(rb"(?=[^\0]{6})" + _LETTER + rb"++[ \0]*")
 _RUN_BYTES = 24  # of text in a table that are a line of it
+_LINE_BYTES_MAX, _PRINTABLE_MAX = 512, 0.5  # 37 % of all bytes are printable: of 24, all once in 10^10
 _RUN = re.compile(_LETTER + b"{%d,4096}+" % (_RUN_BYTES // 3))
-_BETWEEN_WORDS, _IN_WORDS = (
+_BETWEEN_WORDS, _IN_WORDS, _IS_LETTER, _IS_DIGIT, _IS_SIGN, _IS_ODD, _IS_PRINTABLE = (
     np.array([bool(re.match(pattern, bytes([byte]))) for byte in range(256)])
-    for pattern in (rb"[\s\x80-\xff]", rb"[0-9A-Za-z\s\x80-\xff]")
-)
+    for pattern in (
+        rb"[\s\x80-\xff]", rb"[0-9A-Za-z\s\x80-\xff]", rb"[A-Za-z\x80-\xff]", rb"[0-9]", rb"[\s^,;:=/_@.'()-]",
+        rb"[!\"#$%&*+<>?\[\\\]`{|}~]", rb"[ -~]",
+    )
+)  # fmt: skip
 _FLOAT_TEXT = re.compile(
     rb"[A-Za-z0-9 ^=.,'-]{6,}[ \0]*|[\t\r\n -~]{12,}[ \0]*|[\0-\xff]*[A-Za-z0-9^=.'-]{16}[\0-\xff]*"
 )
@@ -366,10 +370,15 @@ def _cut_table(item: Dataset, data: int, descriptor: int) -> None:
 
 def _holds_text(data: bytes) -> bool:
     """Whether a table or samples are text, or carry a line of it. Not found: text of less than `_RUN_BYTES` beside real
-    entries, in UTF-16, or in an old double-byte character set."""
+    entries, or without a blank among entries that are mostly letters; in UTF-16, or in an old double-byte character
+    set."""
     if _LETTERS.fullmatch(data):
         return len(data) < _RUN_BYTES or not any(_is_ramp(data, form) for form in ("u1", "<u2", ">u2"))
-    return any(_has_words(run[0]) for run in _RUN.finditer(data) if len(run[0]) >= _RUN_BYTES)
+    printable = int(_IS_PRINTABLE[np.frombuffer(data, np.uint8)].sum())
+    for run in (found[0] for found in _RUN.finditer(data) if len(found[0]) >= _RUN_BYTES):
+        if _has_words(run, alone=printable - len(run) <= _PRINTABLE_MAX * (len(data) - len(run))):
+            return True
+    return False
 
 
 def _is_ramp(data: bytes, form: str) -> bool:
@@ -377,14 +386,35 @@ def _is_ramp(data: bytes, form: str) -> bool:
     return bool((entries[1:] >= entries[:-1]).all() or (entries[1:] <= entries[:-1]).all())
 
 
-def _has_words(run: bytes) -> bool:
-    """Whether somewhere in a run of letters there are blanks and few signs, and the bytes go up and down as in words:
-    all of them, and those at even and at odd places too, for one of the two is smooth in numbers of 16 bits."""
+def _has_words(run: bytes, *, alone: bool) -> bool:
+    """Whether somewhere in a run of letters there are words, and the bytes go up and down as in words: all of them, and
+    those at even and at odd places too, for one of the two is smooth in numbers of 16 bits. `alone`: the other bytes
+    are no letters in the main. Where they are, blanks tell words from noise, and other signs do not."""
     windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(run, np.uint8), _RUN_BYTES)
-    found = _BETWEEN_WORDS[windows].any(1) & (_IN_WORDS[windows].mean(1) >= 0.8)
+    found = _is_spaced(windows)
+    if alone and len(run) <= _LINE_BYTES_MAX:
+        found |= _is_parted(windows)
     for places in (windows, windows[:, ::2], windows[:, 1::2]):
         found &= _turns(places) >= 0.25
     return bool(found.any())
+
+
+def _is_spaced(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Blanks, and few signs."""
+    return np.asarray(_BETWEEN_WORDS[rows].any(1) & (_IN_WORDS[rows].mean(1) >= 0.8))
+
+
+def _is_parted(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Letters with digits or with the signs of names, dates and addresses (`SMITH^JOHN^19580412`), none of the signs
+    that lie between them in ASCII, which numbers that are near each other run through, and stretches of each: two
+    channels in turn change from letter to digit all the time."""
+    letters, digits, signs = _IS_LETTER[rows], _IS_DIGIT[rows], _IS_SIGN[rows]
+    kinds = letters + 2 * digits.astype(np.uint8)
+    changes = (np.diff(kinds, axis=1) != 0).sum(1)
+    mixed = (letters.sum(1) >= 4) & ((digits.sum(1) >= 4) | (signs.sum(1) >= 2))
+    return np.asarray(
+        mixed & ~_IS_ODD[rows].any(1) & ((letters | digits).mean(1) >= 0.7) & (changes >= 2) & (changes <= 14)
+    )
 
 
 def _turns(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

@@ -235,6 +235,28 @@ def test_a_line_of_text_costs_the_table_or_the_samples(
     assert "LUTData" not in clean.VOILUTSequence[0] and "WaveformData" not in clean.WaveformSequence[0]
 
 
+@pytest.mark.parametrize("around", ["words", "letters", "beats"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "HARTWELL^OSKAR^19470226^MRN9083315", "Hartwell^Oskar^Emil^^Dr^19470226^M", "OSKAR_HARTWELL_OF_SOUTHBAY_1947",
+        "Patient:HARTWELL,OSKAR;DOB:26.02.1947;ID:90833", "90833-260247-004-71-B3-SOUTH-ICU",
+        "oskar.hartwell@southbay-clinic.example.org", "HARTWELLOSKAR19470226MRN9083315",
+        "PID=90833/NAME=HARTWELL,OSKAR",
+    ],
+)  # fmt: skip
+def test_a_line_without_blanks_costs_the_table_or_the_samples(
+    line: str, around: str, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    beats = (np.sin(np.arange(400) / 7) * 500).astype("<i2").tobytes()
+    ground = {"words": (GRAYS * 250).tobytes(), "letters": bytes(range(256)) * 2, "beats": beats}[around]
+    table = ground[:101] + line.encode() + ground[101 + len(line) :]
+    dataset = make_chest(VOILUTSequence=Sequence([looked_up(table, 16)]), WaveformSequence=Sequence([samples(table)]))
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert "LUTData" not in clean.VOILUTSequence[0] and "WaveformData" not in clean.WaveformSequence[0]
+
+
 def curves() -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
     """Curves of look-up tables and palettes from 0 to 1."""
     made: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
