@@ -18,10 +18,11 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import format_number_as_ds
 
 from client.imaging.header import converted, refusal
+from client.imaging.mandatory import DATED, EMPTIED, PAIRS
 from client.imaging.palettes import unfolded
 from client.imaging.profile import DeidProfile
 from client.imaging.pseudonyms import SiteKeys, normal_id, pseudonym
@@ -80,6 +81,7 @@ _TABLES = {0x00283006: 0x00283002, 0x00281201: 0x00281101, 0x00281202: 0x0028110
 """Data of a look-up table or palette -> its descriptor."""
 _SEGMENTED = {0x00281221: 0x00281201, 0x00281222: 0x00281202, 0x00281223: 0x00281203}
 """Segments of a palette -> the plain table that an export has in their place."""
+_PAIRS = {Tag(partner): Tag(needed) for partner, needed in PAIRS.items()}
 
 
 def clean_dataset(dataset: Dataset, profile: DeidProfile, keys: SiteKeys) -> Dataset:
@@ -142,6 +144,9 @@ class _Walk:
             if not _refused_group(tag) and not (depth and tag == _PIXEL_DATA):
                 self._element(dataset, tag, out, depth)
         tags = out.keys()
+        for partner, needed in _PAIRS.items():
+            if partner in tags and needed not in tags:
+                del out[partner]
         for segments in _SEGMENTED.keys() & tags:
             _unfold(out, segments, swapped=dataset.original_encoding[1] is False)
         for data, descriptor in _TABLES.items():
@@ -158,6 +163,11 @@ class _Walk:
     def _element(self, dataset: Dataset, tag: BaseTag, out: Dataset, depth: int) -> None:
         name, keyword, vr = _known(tag)
         action = self.profile.actions.get(name)
+        if keyword in EMPTIED:
+            out[tag] = DataElement(tag, vr, Sequence([]) if vr == "SQ" else None)
+            return
+        if keyword in DATED:
+            action = "D"
         if action is None:
             if keyword in self.profile.allow:
                 unread = dataset.get_item(tag)
@@ -242,6 +252,8 @@ class _Walk:
                 out[element.tag] = DataElement(element.tag, vr, [day + suffix for day in moved])
             elif keyword in _TYPE_2:
                 out[element.tag] = DataElement(element.tag, vr, None)
+            elif keyword in DATED:
+                self._dummy(element, out)
 
 
 def _refused_group(tag: BaseTag) -> bool:

@@ -55,3 +55,14 @@ MANDATORY = frozenset(
     "WaveformSampleInterpretation WaveformData ChannelSensitivity ChannelSensitivityUnitsSequence "
     "ChannelSensitivityCorrectionFactor ChannelBaseline".split()
 )
+
+EMPTIED = frozenset(
+    "ContentDescription "  # Content Identification Macro, PS3.3 Table 10-12
+    "PositionReferenceIndicator AcquisitionContextSequence "  # C.7.4.1, C.7.6.14
+    "OperatorsName ROIName ROIInterpreter TreatmentMachineName ReviewerName".split()  # C.8.8.1, .5, .8, .14, .16
+)
+"""Of type 2 or 2C: where the original has one, the export has it empty."""
+DATED = frozenset({"PresentationCreationDate", "PresentationCreationTime"})
+"""Of type 1 (PS3.3 C.11.10): moved with the patient's dates, or a dummy where no date may stay."""
+PAIRS = {"TrackingUID": "TrackingID", "InStackPositionNumber": "StackID"}
+"""Of type 1C (PS3.3 C.8.20.2, C.7.6.16.2.2): where the second, which is free text, has gone the first goes too."""

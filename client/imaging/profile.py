@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from pydicom.datadict import tag_for_keyword
 
+from client.imaging.mandatory import DATED, EMPTIED
 from federation import strict_toml
 from federation.errors import SettingsError
 
@@ -132,7 +133,9 @@ class DeidProfile:
         """Tags of which something may stay, or which say whose the object is: everything else is dropped unread."""
         whose = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SOPInstanceUID", "SpecificCharacterSet",
                  "PatientName", "PatientBirthDate", "PatientSex")  # fmt: skip
-        named = (tag_for_keyword(keyword) for keyword in (*self.allow, *self.dummies, *self.keep, *whose))
+        named = (
+            tag_for_keyword(keyword) for keyword in (*self.allow, *self.dummies, *self.keep, *whose, *EMPTIED, *DATED)
+        )
         acted = (int(tag, 16) for tag, action in self.actions.items() if action != "X")
         return frozenset(tag for tag in (*named, *acted) if tag is not None and tag >> 16 > 0x0002)
 

@@ -450,3 +450,45 @@ def test_an_old_snomed_code_has_the_meaning_of_the_new_one(
     clean = clean_dataset(make_chest(RadionuclideCodeSequence=Sequence([code])), profile, keys)
 
     assert "PLANTED" not in str(clean) and "Fluorine" in clean.RadionuclideCodeSequence[0].CodeMeaning
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    ["ContentDescription", "PositionReferenceIndicator", "OperatorsName", "ROIName", "ROIInterpreter",
+     "TreatmentMachineName", "ReviewerName", "AcquisitionContextSequence"],
+)  # fmt: skip
+@pytest.mark.parametrize("depth", [0, 1])
+def test_what_a_valid_object_must_state_is_there_and_empty(
+    keyword: str, depth: int, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    item, told = Dataset(), Dataset()
+    told.TextValue = PLANTED
+    setattr(item, keyword, Sequence([told]) if keyword.endswith("Sequence") else PLANTED)
+    dataset = make_chest(SegmentSequence=Sequence([item])) if depth else make_chest(**{keyword: item[keyword].value})
+    clean = clean_dataset(dataset, profile, keys)
+    place = clean.SegmentSequence[0] if depth else clean
+
+    assert keyword in place and place[keyword].is_empty
+    assert keyword not in clean_dataset(make_chest(), profile, keys)
+
+
+@pytest.mark.parametrize("day", ["20190304", "no day", ""])
+def test_when_a_presentation_was_made_moves_or_is_a_dummy(
+    day: str, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    with config.disable_value_validation():
+        dataset = make_chest(PresentationCreationDate=day, PresentationCreationTime="121314")
+        clean = clean_dataset(dataset, profile, keys)
+
+    assert clean.PresentationCreationTime == "000000"
+    assert clean.PresentationCreationDate == (clean.StudyDate if day == "20190304" else "19000101")
+
+
+@pytest.mark.parametrize(("kept", "word"), [("TrackingUID", "TrackingID"), ("InStackPositionNumber", "StackID")])
+def test_a_partner_of_what_has_gone_goes_too(
+    kept: str, word: str, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+) -> None:
+    dataset = make_chest(**{kept: "1.2.3" if kept.endswith("UID") else 7, word: PLANTED})
+    clean = clean_dataset(dataset, profile, keys)
+
+    assert kept not in clean and word not in clean
