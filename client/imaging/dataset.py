@@ -132,6 +132,7 @@ class _Walk:
     def __init__(self, profile: DeidProfile, keys: SiteKeys, patient_key: str) -> None:
         self.profile, self.keys, self.patient_key = profile, keys, patient_key
         self.elements = 0
+        self.stacks: dict[str, str] = {}
 
     def clean(self, dataset: Dataset, *, depth: int) -> Dataset:
         if depth > self.profile.limits.nesting:
@@ -165,6 +166,9 @@ class _Walk:
         action = self.profile.actions.get(name)
         if keyword in EMPTIED:
             out[tag] = DataElement(tag, vr, Sequence([]) if vr == "SQ" else None)
+            return
+        if keyword == "StackID" and keyword in self.profile.allow:
+            self._number_stack(dataset[tag], out)
             return
         if keyword in DATED:
             action = "D"
@@ -227,6 +231,12 @@ class _Walk:
         items = [item for item in (self.clean(item, depth=depth + 1) for item in element.value) if len(item)]
         if items:
             out[element.tag] = DataElement(element.tag, "SQ", Sequence(items))
+
+    def _number_stack(self, element: DataElement, out: Dataset) -> None:
+        """Stacks in the order in which the object names them, for their names are free words, and a dimension may count
+        the places in each (PS3.3 C.7.6.16.2.2)."""
+        if name := " ".join(_words(element)):
+            out[element.tag] = DataElement(element.tag, "SH", self.stacks.setdefault(name, str(len(self.stacks) + 1)))
 
     def _uid(self, uid: str, keyword: str) -> str:
         if uid in UID_dictionary:

@@ -65,4 +65,4 @@ EMPTIED = frozenset(
 DATED = frozenset({"PresentationCreationDate", "PresentationCreationTime"})
 """Of type 1 (PS3.3 C.11.10): moved with the patient's dates, or a dummy where no date may stay."""
 PAIRS = {"TrackingUID": "TrackingID", "InStackPositionNumber": "StackID"}
-"""Of type 1C (PS3.3 C.8.20.2, C.7.6.16.2.2): where the second, which is free text, has gone the first goes too."""
+"""Of type 1C (PS3.3 C.8.20.2, C.7.6.16.2.2): without the second, which may be free text, the first goes too."""

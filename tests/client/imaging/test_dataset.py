@@ -484,11 +484,25 @@ def test_when_a_presentation_was_made_moves_or_is_a_dummy(
     assert clean.PresentationCreationDate == (clean.StudyDate if day == "20190304" else "19000101")
 
 
-@pytest.mark.parametrize(("kept", "word"), [("TrackingUID", "TrackingID"), ("InStackPositionNumber", "StackID")])
-def test_a_partner_of_what_has_gone_goes_too(
-    kept: str, word: str, make_chest: Make, profile: DeidProfile, keys: SiteKeys
+@pytest.mark.parametrize("told", [{"TrackingID": PLANTED}, {}])
+def test_a_tracking_uid_goes_with_its_words(
+    told: dict[str, str], make_chest: Make, profile: DeidProfile, keys: SiteKeys
 ) -> None:
-    dataset = make_chest(**{kept: "1.2.3" if kept.endswith("UID") else 7, word: PLANTED})
-    clean = clean_dataset(dataset, profile, keys)
+    clean = clean_dataset(make_chest(TrackingUID="1.2.3", **told), profile, keys)
 
-    assert kept not in clean and word not in clean
+    assert "TrackingUID" not in clean and "TrackingID" not in clean
+
+
+def test_stacks_are_numbered_and_a_place_in_none_goes(make_chest: Make, profile: DeidProfile, keys: SiteKeys) -> None:
+    frames = []
+    for name in (PLANTED, "7731904", PLANTED + " ", ""):
+        content, frame = Dataset(), Dataset()
+        content.StackID, content.InStackPositionNumber = name, 3
+        frame.FrameContentSequence = Sequence([content])
+        frames.append(frame)
+    clean = clean_dataset(make_chest(PerFrameFunctionalGroupsSequence=Sequence(frames)), profile, keys)
+    made = [frame.FrameContentSequence[0] for frame in clean.PerFrameFunctionalGroupsSequence[:3]]
+
+    assert [content.StackID for content in made] == ["1", "2", "1"]
+    assert [content.InStackPositionNumber for content in made] == [3, 3, 3]
+    assert len(clean.PerFrameFunctionalGroupsSequence) == 3
