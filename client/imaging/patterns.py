@@ -70,6 +70,14 @@ _NO_COUNT = (
     r"(?!\s(?:of|ribs?|levels?|dis[ck]s?|(?:lymph\s)?nodes?|cores?|segments?|views?|leads?|patients?|vertebra\w+)\b)"
 )
 _CLOCK = r"(?:[01]?\d|2[0-3])[:.h][0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
+_ZONE = r"(?:\s(?-i:[ECMP][SD]T|AK[SD]T|HST|GMT|UTC|BST|CES?T|IST|AE[SD]T|AC[SD]T|AWST|NZ[SD]T|SAST)\b)?"
+_HOUR = "(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
+_MINUTES = r"(?:(?:a\s+)?quarter|half|five|ten|(?:twenty[-\s])?five|twenty|[1-5]?\d)(?:\s+minutes?)?"
+_AT = r"(?:at|by|around|about|since|until|till?|before|after|approx(?:imately)?\.?|~)"
+_TOLD = (  # what is done at an hour, and is no finding
+    r"(?:called|paged|bleeped|phoned|rang|text['’]?(?:e?d)|texted|told|spoke\w*|informed|notified|discussed|messaged|sent|aware"
+    r"|arriv\w+|left|seen|booked|scheduled|listed|due|came|returns?|biopsy|scan|appointment|appt|theatre|clinic|mtg|meeting)"
+)
 _STUDY = (
     r"(?:stud(?:y|ies)|exams?|examinations?|radiographs?|films?|x-?rays?|ct|mri?|us|ultrasound|mammograms?|scans?|images?"
     r"|reports?|pet|angiograms?|echo|mdt|board|conference)"
@@ -224,9 +232,20 @@ _DATES = (
     r"\b(?:last|on|this|next|since|until)\s+(?P<d>(?:(?-i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b"
     r"|(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\b(?=[.,;]|$))\.?)",
     r"(?<![\d.:])(?<!series\s)(?<!image\s)(?<!images\s)(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
-    r"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?(?![\d:])(?!,?\s+(?:\d+(?:\.\d+)?\s?cm\s+(?:from|fn)|position|axis|radi\w+|o'clock|min|sec"
+    rf"(?:\s?(?:[ap]\.?m\b\.?|hours|hrs|h\b|uhr))?{_ZONE}(?![\d:])"
+    r"(?!,?\s+(?:\d+(?:\.\d+)?\s?cm\s+(?:from|fn)|position|axis|radi\w+|o'clock|min|sec"
     r"|n\s?\d|zone|(?:anterior|middle|mid|posterior)\s+(?:depth|third)|(?:retro|sub|peri)?areolar)\b)",
-    r"(?<![\d.])\d{1,2}(?:[.:][0-5]\d)?\s?[ap]\.?m\b\.?",
+    r"(?<![\d.])\d{1,2}(?:[.:][0-5]\d)?\s?[ap]\.?m\b\.?" + _ZONE,
+    rf"\b{_MINUTES}\s+past\s+(?:{_HOUR}|noon|midnight|(?:1[0-2]|[1-9])\b)(?!\s?(?:[cm]m|cm)\b)",
+    rf"\b(?:a\s+)?quarter\s+(?:to|till?)\s+(?:{_HOUR}|noon|midnight|(?:1[0-2]|[1-9])\b)(?!\s+(?:thirds?|half)\b)",
+    rf"\b{_AT}\s+(?P<d>(?:five|ten|twenty(?:[-\s]five)?)\s+(?:to|till?)\s+{_HOUR})\b(?=\s*(?:[.,;:)]|$)|\s+(?:on|and|today"
+    r"|yesterday|tonight|this|by|with|from|who|that|in\s+the)\b)",
+    rf"\b{_TOLD}\b[^.;\n]{{0,40}}?\bat\s+(?P<d>(?:5|10|20|25)\s+to\s+(?:1[0-2]|[1-9]))\b(?=\s*(?:[.,;)]|$)|\s+(?:on|and"
+    r"|today|yesterday|tonight|this|by|with)\b)",
+    rf"\bat\s+(?P<d>half\s+{_HOUR})\b",
+    rf"(?:\b{_AT}|[@~])\s*(?P<d>(?:(?:12|twelve)\s+)?(?:noon|midday|midnight))\b",
+    rf"(?:\b{_AT}|[@~])\s*(?P<d>(?:(?:1[0-2]|0?[1-9]):?[0-5]\d|1[0-2]|[6-9])[ap]|\d{{1,2}}p)\b(?![-/]|\s(?:and|or)\s\d)",
+    rf"\b{_TOLD}\b[^.;\n]{{0,40}}?(?:\b(?:at|by|around)|@)\s*(?P<d>[1-5]a)\b(?![-/])",
     r"\bat\s+(?P<d>[0-2]\d[0-5]\d(?:\s?(?:hours|hrs|h|uhr))?)\b",
     r"(?<![\d.])(?:[01]?\d|2[0-3])[.h]?[0-5]\d\s?(?:hours|hrs|h|uhr)\b",
     r"\b(?:thurs|tues|weds)\b\.?",
@@ -234,7 +253,7 @@ _DATES = (
     rf"\b(?:mon|tues?|wed|thu(?:rs?)?|fri|sat|sun)\.?,?\s+(?:the\s+)?{_DAY}(?:st|nd|rd|th)\b",
 )
 _TITLES = (
-    r"(?<!\d)(?<!\d\s)\b(?:dr|drs|prof|mrs|herr|frau|mme|mlle|(?-i:mr|ms|Mr|Ms))\b(?:\.\s*|\s+)"
+    r"(?<!\d)(?<!\d\s)\b(?:dr|drs|prof|mrs|herr|frau|mme|mlle|(?-i:mr|ms|Mr|Ms|Mdm))\b(?:\.\s*|\s+)"
     + _MR_WORDS
     + r"(?:(?:dr|prof|med|habil|dent|univ|dipl|ing|van|von|de|der|den|la|le|el|al|bin|di|da|st|[a-z])\b\.?[\s-]*){0,4}"
     r"(?!(?:the|and|of|is|was|practitioner|specialist|manager)\b)[^\W\d_][\w’'-]*(?:\s+[A-Z]\.)?",
@@ -333,6 +352,9 @@ _PLACES = (
     rf"|works|working|worked|employed|(?:wo)?man|(?:fe)?male|patient|films?|images|seen|imaged|performed|obtained|from|done)\s+(?:at|in|to|from|AT|IN|TO|FROM)\s+(?:the\s+)?{_NOT_PERSON}(?P<d>{_TITLED}"
     rf"(?:[ \t-]{_TITLED})*)",
     r"\b(?i:works|worked|working|employed)\s+(?i:at|for|by|with)\s+(?:the\s+)?(?P<d>[A-Z]{3,})\b",
+    r"\b(?i:in|at|from|near|of)\s+(?P<d>(?i:two|three|four|five|six|seven|nine|ten|twin|thousand|big|little|grand|great|red|white"
+    r"|black|green|blue|sandy|eagle|elk|bear|buffalo)\s(?i:harbou?rs|rivers?|lakes?|creeks?|springs?|hills|oaks|pines|forks|wells"
+    r"|rocks|bluffs?|palms|rapids|bay))\b",
     r"\bOur\sLady(?:\sof)?(?:\sthe)?(?:\s[A-Z][\w’'-]+){1,3}",
     r"\b(?:(?i:mv|hms|uss|ss|rms|hmas|hmcs)|RFA)\s+(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+)?)",
     r"\b(?i:collision|accident|crash|crashed|rtc|rta|mva|driving|hgv|junction)\b[^.;\n]{0,30}?\b(?:on|off|of)\s+(?:the\s+)?"
@@ -342,6 +364,12 @@ _PLACES = (
     r"\b(?i:retired(?:\s+\w+)?\s+from|veteran\s+of|formerly\s+of|works\s+(?:for|at)|worked\s+(?:for|at)|employed\s+(?:by|at)|employee\s+of)\s+(?:the\s+)?"
     rf"{_NOT_PERSON}(?P<d>[A-Z][\w’'-]+(?:\s[A-Z][\w’'-]+){{0,3}})",
     r"\b(?i:resides?|residing|lives?|living|address(?:\s+is)?)\s+(?i:at\s+)?(?P<d>(?i:(?:unit|flat|apartment|apt|suite)\.?\s+)?\d[^.;\n]{3,60}?)(?=[.;\n]|$)",
+    r"\b(?:OPD|opd|Opd|Outpatients|outpatients)\s?(?:no\.?\s?)?\d{1,2}[A-Z]?\b(?!\s*(?i:days?|weeks?|wks?|months?|years?|visits?)\b)",
+    r"\b(?i:[mspcn]?icu|hdu|ccu)\s\d{1,2}\s(?i:north|south|east|west)\b",
+    r"\b(?i:seen|saw|see|review|attend\w*|to|from|in|at)\s+(?:in\s+|at\s+|to\s+)?(?i:clinic|theatre)\s(?P<d>\d{1,2}[A-Z]?)\b"
+    r"(?!\s*(?i:days?|weeks?|wks?|months?|years?|visits?)\b|/)",
+    r"\b(?i:lives?|living|resid\w+|stay\w*)\s+(?i:with|at|among)\s+(?i:the\s+)(?P<d>(?!(?i:two|three|four|other|older|younger|same)\b)"
+    r"(?:[\w’'-]+\s+){1,2}(?i:sisters|brothers|nuns|friars|fathers))\b",
     r"\b(?i:room|rm\.?|bed|bay|ward|cubicle)\b:?\s*(?:(?i:no\.?|number)\s*|#\s?)?(?P<d>(?:[A-Za-z]{0,5}|[A-Z]-)\d[\w-]*)\b"
     + _NO_UNIT,
     rf"\b(?i:{_STUDY}|performed|done|obtained|imaged|seen|examined|treated|discussed|transferred|transfer|admitted)\s+"
@@ -357,7 +385,18 @@ _PLACES = (
 )
 _AGES = (
     r"\b(?:nonagenarian|(?:super-?)?centenarian)s?\b",
-    rf"\bninety(?:[-\s]{_ONES})?(?=[\s-]*(?:years?|yrs?|y/?o|yo)\b)",
+    rf"(?<!nineteen )(?<!nineteen-)(?<!hundred )(?<!and )\bninety(?:[-\s]{_ONES})?+\b"
+    r"(?![-\s]*(?:degrees?|deg|per\s?cent|%|minutes?|seconds?|hours?|days?|\w+met(?:er|re)s?|[mc]m|ml|cc|mg|kilo\w*|pounds|beats|units?|times"
+    r"|patients|cases)\b)",
+    rf"\b(?P<d>(?:9\d|1[01]\d)(?:st|nd|rd|th)|ninetieth|ninety[-\s]{_ORDINAL}|hundredth)(?=\s+(?:year(?!\s+of)|birthday|b-?day)\b)",
+    r"(?:^|[.;!(\n]\s*|\b(?:patient|pt|he|she|mum|mom|mother|dad|father|nan|who)(?:['’]s|\s+(?:is|was|turn(?:s|ed)))?\s+(?:now\s+|just\s+)?)"
+    r"(?P<d>9\d|1[01]\d)(?=\s+(?:today|tomorrow|yesterday|(?:this|next|last)\s+(?:week|month|year|birthday|spring|summer"
+    r"|autumn|fall|winter)|in\s+(?:\[DATE\]|a\s+(?:week|month)))\b)",
+    r"\b(?P<d>9\d|1[01]\d)(?=[^.\n\d]{0,12}\bhappy\s+b(?:irth|-)?day\b)",
+    r"\b(?:he|she|who)(?:['’]s|\s+(?:is|was))\s+(?:now\s+|just\s+|almost\s+|nearly\s+|over\s+)?(?P<d>9\d|1[01]\d)"
+    r"(?=\s*(?:[.,;!)\n]|$)|\s+(?:now|and|but|with|so|who|years?)\b)",
+    r"\b(?:for|only|almost|nearly|just\s+turned)\s+(?P<d>9\d|1[01]\d)(?=\s*(?:[.;!)\n]|,\s+(?!\d)|$))",
+    r"\((?P<d>9\d|1[01]\d)(?=\s+and\s+(?:sharp|well|fit|frail|living|lives|lucid|independent|active|mobile|still)\b)",
     rf"\b(?:one|a)?[-\s]?hundred(?:[-\s]and)?(?:[-\s]{_NUMBER_WORD})?(?=[\s-]years?[\s-]olds?\b)",
     r"(?<![\w.-])(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?\b|yrs?\b|y[./\s]?o\b)|/?[MF]\b)",
     r"(?<=[a-z]), (?P<d>9\d|1[01]\d)(?=, (?:who|is|was|has|had|with|lives|fell)\b)",

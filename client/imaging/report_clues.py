@@ -13,6 +13,7 @@ from client.imaging.vocabulary import (
     PLACEHOLDER,
     WORD,
     Span,
+    is_caseless,
     is_common,
     is_plain,
     is_shouting,
@@ -61,6 +62,7 @@ def announced(text: str) -> Iterator[Span]:
                 yield Span(*word.span(), NAME)
             at = word.end()
     yield from _owners(text)
+    yield from _honoured(text, words)
     for said in _FOLLOWS.finditer(text):
         last = bisect_left(starts, said.start())
         before = [word for word in words[max(0, last - 3) : last] if word.end() <= said.start()][-2:]
@@ -87,6 +89,22 @@ _KIN_OF = re.compile(
     r"|family|fianc[ée]e?|girlfriend|boyfriend|neighbou?r|friend|nok|next\sof\skin)\b",
     re.IGNORECASE,
 )
+
+
+def _honoured(text: str, words: list[re.Match[str]]) -> Iterator[Span]:
+    """Unknown words with an Indian honorific glued to them (`Bhavnaben`); -ben and -ji end other words, too."""
+    small = is_caseless(text)
+    for word in words:
+        if ends_in_honorific(fold(word[0])) and not is_common(word[0]) and not is_eponym(text, *word.span()):
+            if small or word[0][0].isupper() or not word[0].endswith(("ben", "ji")):
+                yield Span(*word.span(), NAME)
+
+
+def ends_in_honorific(word: str) -> bool:
+    return _HONORIFIC.fullmatch(word) is not None
+
+
+_HONORIFIC = re.compile(r"[^\W\d_]{3,}(?:bhai|bhen|behn|ben|ji|ammal)")
 
 
 def _is_first_name(text: str, word: re.Match[str], after: list[re.Match[str]]) -> bool:
@@ -257,6 +275,7 @@ def beside_placeholders(text: str, caseless: bool) -> Iterator[Span]:
         elif match["place"] or fold(match["acronym"]) not in vocabulary():
             yield spanned(match, PLACE)
     if caseless:
+        yield from (spanned(match, PLACE) for match in _OF_PLACE.finditer(text))
         yield from (
             spanned(match, NAME)
             for match in _LAST_WORD.finditer(text)
@@ -273,6 +292,13 @@ def beside_placeholders(text: str, caseless: bool) -> Iterator[Span]:
 _LAST_WORD = re.compile(
     r"\[NAME\](?: [a-z]\.)? (?P<d>(?!\w+ed\b)[a-z]{4,})(?=,? (?:md|do|rn|np|frcr|frcpc)\b|\.?[ \t]*(?:\n|\Z))"
     r"|\[NAME\] [a-z]\. (?P<l>[a-z]{4,})\b"
+)
+_OF_PLACE = re.compile(  # plain words that are the beginning or the end of a place's name
+    r"\b(?:in|at|from|near|to)\s+(?P<d>(?:two|three|four|five|six|seven|twin|big|little|grand|great|old|red|white|black|green"
+    r"|blue|rock|high|deep|long|round|cedar|eagle|elk|bear|buffalo|lake|hot|cold|sweet|clear))(?=\s\[(?:NAME|PLACE)\])"
+    r"|\[(?:NAME|PLACE)\]\s(?P<e>(?:family|medical|group|health|community|village|primary\s+care)\s"
+    r"(?:practice|cent(?:er|re)|medicine|physicians|clinic|surgery)|juniors|rovers|wanderers|athletic|rfc|afc)\b",
+    re.IGNORECASE,
 )
 _NO_LAST_NAMES = frozenset(
     "today yesterday again agrees aware informed notified team clinic ward office department later there here called"

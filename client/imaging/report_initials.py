@@ -31,7 +31,7 @@ def _signed_off(text: str) -> Iterator[Span]:
         if word not in vocabulary() and word not in listed_words("abbreviations"):
             yield Span(*match.span("d"), NAME)
     for match in _BEFORE_ROLE.finditer(text):
-        yield Span(*match.span("d"), NAME)
+        yield spanned(match, NAME)
     if not is_caseless(text):
         for match in _LAST.finditer(text):
             if match["line"] or fold(match["d"]) not in vocabulary() - listed_words("grammar"):
@@ -78,6 +78,8 @@ _ARRANGES = re.compile(
 )
 _IN_BRACKETS = re.compile(r"\b(?i:comment|addendum|note|reader|read|entered|signed)\s*\((?P<d>[A-Za-z]{2,3})(?=[,)])")
 _BEFORE_ROLE = re.compile(
+    r"(?:^|[.;]\s+|\n[ \t]*)(?P<s>(?!(?i:the|and|was|by|no)\b)[A-Za-z]{2,3})\s+"
+    r"(?i:scrib(?:e|ed|ing)|typist|typed|typing)\b|"
     r"(?:^|\n)[ \t/-]*(?P<d>[A-Z](?:[A-Z]|c[A-Z]|[A-Z]c[A-Z]){1,2}),? "
     r"(?:(?i:(?:reporting|consultant|specialist|registrar|radiolog|radiograph|sonograph)\w*)|SpR|SHO|ST\d|FY\d|CT\d)\b"
 )

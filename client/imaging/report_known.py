@@ -9,7 +9,7 @@ from functools import cache
 
 from client.imaging.identifiers import UNSPACED, Identifiers, fold, fold_id, is_unspaced
 from client.imaging.patterns import DATE, ID, NAME, PLACE
-from client.imaging.report_clues import is_eponym
+from client.imaging.report_clues import ends_in_honorific, is_eponym
 from client.imaging.vocabulary import (
     WORD,
     Span,
@@ -25,6 +25,7 @@ _MISREAD = re.compile(  # digits among letters, as scanners read them
     r"\b(?=[\w’'-]{3,30}\b)(?=[^\W\d_]{0,30}[’'-]?[^\W\d_]*\d)(?=(?:[\d’'-]*[^\W\d_]){2})[^\W_]+(?:[’'-][^\W_]+)?"
 )
 _LIKE_LETTERS = str.maketrans("0134568", "oleasgb")
+_SUFFIX_MAX = 5
 
 
 def residue(text: str, identifiers: Identifiers) -> str | None:
@@ -228,7 +229,7 @@ def _hit(word: str, names: frozenset[str], staff: frozenset[str]) -> _Hit | None
     if found:
         return _Hit.PLAIN
     if not any(_resembles_any(form, names) for form in forms):
-        return None
+        return _Hit.RARE if not is_common(word) and any(_has_suffix(form, names) for form in forms) else None
     if not is_common(word) or (word.istitle() and fold(word) not in vocabulary()):  # Muler is no form of mule
         return _Hit.RARE
     return _Hit.OWN if {_shape(form) for form in forms} & {_shape(name) for name in names} else _Hit.NEAR
@@ -247,6 +248,15 @@ def _resembles_any(word: str, names: frozenset[str]) -> bool:
         if _is_inflected(word, name):
             return True
     return False
+
+
+def _has_suffix(word: str, names: frozenset[str]) -> bool:
+    """Whether a word is a name with some letters glued to it (Hasmukhbhai), of a short name only an honorific."""
+    return any(
+        word.startswith(name) and (len(word) - len(name) <= _SUFFIX_MAX if len(name) > 4 else ends_in_honorific(word))
+        for name in names
+        if len(name) >= 3
+    )
 
 
 def _is_inflected(word: str, name: str) -> bool:

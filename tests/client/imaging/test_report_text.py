@@ -97,7 +97,7 @@ def test_dates_and_times_of_many_forms_are_masked(text: str) -> None:
         ("number 4711234", "number [ID]"),
         ("Dr. Ana Vance", "[NAME]"),
         ("dr vance agrees", "[NAME] agrees"),
-        ("discussed with Ana Vance at noon", "discussed with [NAME] at noon"),
+        ("discussed with Ana Vance at noon", "discussed with [NAME] at [DATE]"),
         ("Electronically signed by: Jane Q. Public, MD", "Electronically signed by: [NAME]"),
         ("then Kvothe said", "then [NAME] said"),
         ("at Mercy Medical Center", "at [PLACE]"),
@@ -492,6 +492,75 @@ def test_kin_verbs_and_numbered_places_give_a_name_away(text: str, clean: str) -
 )
 def test_initials_of_the_header_go_at_the_end_though_they_are_a_word(text: str, clean: str) -> None:
     assert scrub_by_rules(text, Identifiers(names=frozenset({"alba", "pirandell"}))) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Pirandellbhai was seen.", "[NAME] was seen."),
+        ("pirandellwala was seen, albaji too.", "[NAME] was seen, [NAME] too."),
+        ("PIRANDELLSON WAS SEEN.", "[NAME] WAS SEEN."),
+        ("Brownish fluid, a linearly long scar.", "Brownish fluid, a linearly long scar."),
+        ("Films given to Kvothben and to kvothammal.", "Films given to [NAME] and to [NAME]."),
+    ],
+)
+def test_a_name_with_a_suffix_glued_to_it_is_one(text: str, clean: str) -> None:
+    assert scrub_by_rules(text, Identifiers(names=frozenset({"alba", "pirandell", "brown", "linear"}))) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("She is 91 today.", "She is 90+ today."),
+        ("92 today, happy birthday.", "90+ today, happy birthday."),
+        ("Lungs remarkably clear for 95.", "Lungs remarkably clear for 90+."),
+        ("He just turned ninety four.", "He just turned 90+."),
+        ("She is ninety-six and frail.", "She is 90+ and frail."),
+        ("in his 93rd year; her ninety-first birthday", "in his 90+ year; her 90+ birthday"),
+        ("Flexed to 90 degrees, above the 93rd percentile.", "Flexed to 90 degrees, above the 93rd percentile."),
+        ("A ninety degree turn and ninety percent.", "A ninety degree turn and ninety percent."),
+        ("Imaged for 95 minutes. Was 92 mm, is 94 mm.", "Imaged for 95 minutes. Was 92 mm, is 94 mm."),
+    ],
+)
+def test_an_age_over_89_goes_however_it_is_told(text: str, clean: str) -> None:
+    assert scrub(text, Identifiers()) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("The ward was told at five past three.", "The ward was told at [DATE]."),
+        ("Came quarter to nine, left half past ten.", "Came [DATE], left [DATE]."),
+        ("The ward was rung at twenty to five on Monday.", "The ward was rung at [DATE] on [DATE]."),
+        ("Fasting since midnight, scanned around noon.", "Fasting since [DATE], scanned around [DATE]."),
+        ("Scanned at 11a, again by 215p, back @ 4p.", "Scanned at [DATE], again by [DATE], back @ [DATE]."),
+        ("The team was paged at 10 to 4.", "The team was paged at [DATE]."),
+        ("Called at 14:05 CST.", "Called at [DATE]."),
+        ("Loss at 1p36, lesion at 4a, grade 10a, 1p/19q.", "Loss at 1p36, lesion at 4a, grade 10a, 1p/19q."),
+        ("Five to ten nodules at 4 to 6 mm.", "Five to ten nodules at 4 to 6 mm."),
+        ("Mass at 5 to 7 o'clock.", "Mass at 5 to 7 o'clock."),
+        ("Volume up by one quarter to one third.", "Volume up by one quarter to one third."),
+    ],
+)
+def test_hours_in_words_and_short_forms_are_times(text: str, clean: str) -> None:
+    assert scrub_by_rules(text, Identifiers()) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Review in OPD 5 with films.", "Review in [PLACE] with films."),
+        ("Seen in clinic 3 again, in clinic 3 weeks ago.", "Seen in clinic [PLACE] again, in clinic 3 weeks ago."),
+        ("FELL IN THREE RIVERS. NO FRACTURE.", "FELL IN [PLACE]. NO FRACTURE."),
+        ("SEND TO ASHGROVEN FAMILY PRACTICE.", "SEND TO [NAME] [PLACE]."),
+        ("SHE LIVES WITH THE CHARITY SISTERS.", "SHE LIVES WITH THE [PLACE]."),
+        ("SHE LIVES WITH THE TWO SISTERS.", "SHE LIVES WITH THE TWO SISTERS."),
+        ("NODULES IN TWO LOBES AND GREEN SPUTUM.", "NODULES IN TWO LOBES AND GREEN SPUTUM."),
+        ("Node stable. CQD scribe.", "Node stable. [NAME] scribe."),
+    ],
+)
+def test_places_of_plain_words_go_behind_their_cues(text: str, clean: str) -> None:
+    assert scrub_by_rules(text, Identifiers()) == clean
 
 
 def test_the_word_behind_a_header_name_is_no_half_of_it() -> None:
