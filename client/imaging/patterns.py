@@ -308,7 +308,8 @@ _PEOPLE = (  # case tells a name here
 _WRITERS = (  # initials: of who dictated / who typed, behind "by", and alone at the end
     r"\b(?i:initials?)\b(?i:\s+(?:is|are))?[\s:=]+(?P<d>[A-Za-z](?:[A-Za-z]{1,2}|\.[A-Za-z]\.?))\b",
     r"(?<![\w.])(?!(?:AP|PA|CC)/)(?:[A-Z]{1,3}|(?:[A-Z]\.){2,3})[/:][a-z]{2,3}(?![\w/.])",
-    r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[/:][ \t]?[A-Za-z]{2,3}\b",
+    r"(?<![\w.])(?:[A-Z]\.[ \t]?){2,3}[/:][ \t]?"
+    r"(?!(?i:is|no|not|are|was|has|the|and|of|nil|ok|wnl|nad)\b)[A-Za-z]{2,3}\b",
     r"(?m:^[ \t]*(?:[A-Z]{2,3}|[a-z]{2,3})[ \t]?[/:][ \t]?[A-Za-z]{2,3}[ \t]*$)",
     r"(?<=/)[ \t]*[a-z]{2,3}/[a-z]{2,3}\b|\b(?:(?<=[Bb][Yy][ :])|(?<=[Ii][Ss][Tt]: ))[A-Za-z]{2,3}[/:][A-Za-z]{2,3}\b",
     r"(?<![\w.])(?!(?:A\.?P|P\.?A|I\.?V|U\.?S|C\.?T|M\.?R|E\.?[DR]|O\.?[RD]|A\.?M|P\.?[MO]|N\.?G|G\.?[IU]|U\.?K|L\.?V|R\.?V|I\.?D)\.)"

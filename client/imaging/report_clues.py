@@ -226,9 +226,21 @@ _INITIAL = re.compile(r"(?<![\w.'’])[a-z](?=\.(?:[ \t]?[a-z]\b)*)|(?<=\w\.)[a-
 
 def is_eponym(text: str, start: int, end: int) -> bool:
     """Whether the words on either side say that a disease or a device has this name."""
-    return _EPONYM_OF.match(text, end) is not None or _OF_EPONYM.search(text, max(0, start - 30), start) is not None
+    if _EPONYM_OF.match(text, end) is not None or _OF_EPONYM.search(text, max(0, start - 30), start) is not None:
+        return True
+    if _EPONYM_ALONE.match(text, start) is None:
+        return False
+    before, after = text[max(0, start - 100) : start], text[end : end + 100]
+    return _TITLE.search(re.split(r"\n|[.;]\s", before)[-1] + re.split(r"\n|[.;]\s", after)[0]) is None
 
 
+_EPONYM_ALONE = re.compile(  # of a disease, without it: active ileal Crohn's
+    r"(?:crohn|parkinson|alzheimer|hodgkin|hashimoto|paget|koch|sj[oö]gren|beh[cç]et|raynaud|meckel|barrett|takayasu|kawasaki"
+    r"|perthes|addison|cushing|huntington|hirschsprung)['’]s(?=\s*(?:[.,;:)(]|$|\n)|\s(?:of|in|with|without|and|or|involving"
+    r"|affecting|activity|flare)\b)",
+    re.IGNORECASE,
+)
+_TITLE = re.compile(r"\b(?:dr|drs|mr|mrs|ms|miss|prof|professor|doctor|nurse|sister|patient|pt)\b", re.IGNORECASE)
 _EPONYM = re.compile(r"[A-ZÀ-ÞĀ-Ž][a-zß-ÿĀ-ž]+(?:[-'’][A-ZÀ-ÞĀ-Ž]?[a-zß-ÿĀ-ž]+)*")
 _EPONYM_OF = re.compile(
     r"(?:['’]s?)?(?:(?:[ /-]| and | or )[A-Z][\w’']+)?(?:(?:,? (?:type|grade|stage|class|category))?"

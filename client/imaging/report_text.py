@@ -1,10 +1,11 @@
 """Report text without the patient: what the sections that describe the picture say, with placeholders for identifiers.
 
 Lines of one case are read together. General patterns, the words that announce a person, and this patient's own headers
-(exactly, mistyped and misread) go first. Then what is plain elsewhere, but not beside a placeholder or in a sentence
-about people; then words outside a radiology vocabulary, where they have a capital or a text has no case at all: many of
-them hold the text back. What was a name once is one wherever it stands. Last, a second reader, which knows no rules but
-how sentences about people run, looks through what is left: what it doubts goes, many doubts hold the text back.
+(exactly, mistyped and misread) go first; what has only the form of an identifier, but is a finding, stays. Then what is
+plain elsewhere, but not beside a placeholder or in a sentence about people; then words outside a radiology vocabulary,
+where they have a capital or a text has no case at all: many of them hold the text back. What was a name once is one
+wherever it stands. Last, a second reader, which knows no rules but how sentences about people run, looks through what
+is left: what it doubts goes, many doubts hold the text back.
 Placeholders are `[NAME]`, `[DATE]`, `[ID]` and `[PLACE]`; an age over 89 becomes `90+`.
 
 This is careful, not perfect: a name that is a plain word (Long, Reading) and not of this header can stay where nothing
@@ -31,6 +32,7 @@ from client.imaging.report_clues import (
     unknown_names,
     without_case,
 )
+from client.imaging.report_findings import without_findings
 from client.imaging.report_initials import initials
 from client.imaging.report_known import known
 from client.imaging.report_listed import NOBODY, Listed
@@ -63,7 +65,7 @@ def scrub(
     """
     reader = second_reader()
     clean = _by_rules(text, identifiers, staff, tagger, listed, reader.not_cleared)
-    doubts = list(reader.doubts(clean))
+    doubts = without_findings(_plain(clean), reader.doubts(clean), identifiers.names)
     if _places(doubts) > _DOUBTS_MAX:
         raise refusal("text-residual", "the text has too many places that may be about a person")
     return _tidied(_replaced(clean, doubts))
@@ -106,7 +108,7 @@ def _scrub_block(
     caseless = is_caseless(plain)
     spans = [*(Span(*span) for span in matches(plain)), *(without_case(plain) if caseless else ())]
     spans = [span for span in without_plain(plain, spans, caseless) if not _is_eponym(plain, span)]
-    spans += [*announced(plain), *initials(plain)]
+    spans = without_findings(plain, [*spans, *announced(plain), *initials(plain)], identifiers.names)
     spans += known(plain, identifiers, staff, spans)
     if tagger is not None:
         spans += [Span(*span) for span in tagger.spans(text)]
@@ -114,7 +116,7 @@ def _scrub_block(
     text, unknown = _replaced(text, [*spans, *listed.spans(plain)]), set[str]()
     for search in (beside_placeholders, in_told_sentences, unknown_names, beside_placeholders):
         plain = _plain(text)
-        spans = not_cleared(plain, search(plain, caseless))
+        spans = not_cleared(plain, without_findings(plain, search(plain, caseless), identifiers.names))
         if search is unknown_names:
             unknown = {text[span.start : span.end] for span in spans}
         text = _replaced(text, spans)
