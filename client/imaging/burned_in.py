@@ -97,6 +97,7 @@ def searched(
     reader: Reader,
     *,
     known: Mask | None = None,
+    elsewhere: Mask | None = None,
     marked: Sequence[Line] = (),
     names: frozenset[str] = frozenset(),
     most: float = PAGE_SHARE,
@@ -109,9 +110,10 @@ def searched(
     Guarantees: the picture with `mask` blanked was searched again, and nothing was found in it but markers and what
     does not have the look of text. Blanking needs to be sure, for it destroys; holding back needs a doubt only, but
     beside text in a picture full of speckle, ultrasound, the doubt goes, too (`doubts_go`). What is
-    `known` from another drawing of the same pixels is in the mask already, and not searched; what was `marked` as a
-    marker there is one here, too, unless it reads as a word. The patient's own `names`, folded, are no markers: a LI
-    may be one. With `words_only` nothing goes but what reads as a word beyond doubt.
+    `known` from another drawing of the same pixels is in the mask already, and not searched; what of it is `elsewhere`,
+    on other frames, does not count towards `most`; what was `marked` as a marker there is one here, too, unless it
+    reads as a word. The patient's own `names`, folded, are no markers: a LI may be one. With `words_only` nothing goes
+    but what reads as a word beyond doubt.
 
     | picture | mask |
     |---|---|
@@ -146,7 +148,7 @@ def searched(
         return Searched(mask)
     if not found:
         raise refusal("burned-in", "something in the pixels may be text")
-    page = mask.copy()
+    page = mask.copy() if elsewhere is None else mask & ~elsewhere
     doubts_go = doubts_go and doubts_count
     for _ in range(_ROUNDS):
         if doubts_go:

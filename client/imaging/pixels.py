@@ -157,6 +157,7 @@ def _looked_at(
             view if outside is None else blanked(view, outside),
             reader,
             known=text,
+            elsewhere=known,
             marked=marked,
             names=names,
             most=most,
