@@ -135,14 +135,13 @@ def searched(
     markers = _markers(names)
     picture = blanked(picture, mask)
     look = reader.look(picture, mask)
-    counts = _is_word if words_only else bool
-    seen = list(filter(counts, _but(marked, look.lines())))
+    seen = _counting(look.lines(), marked, words_only)
     stays = [line for line in seen if is_marker(line, markers)]
     kept = (*marked, *stays)
     if not any(_told_apart(seen, mask, picture, markers)):
         return Searched(mask, kept)
-    closer = filter(counts, _but(marked, look.closer_lines()))
-    found, doubts = _told_apart([*seen, *closer], mask, picture, markers)
+    closer = _counting(look.closer_lines(), marked, words_only)
+    found, doubts = _told_apart(seen + closer, mask, picture, markers)
     found += [line for line in doubts if doubts_count and _costs_little(line, mask, markers)]
     if not found and not doubts_count:
         return Searched(mask)
@@ -158,8 +157,8 @@ def searched(
             mask |= area
             page |= area & (not _on_a_ruler(line, found))
         rest = blanked(picture, mask)
-        left = filter(counts, _but(marked, reader.look(rest, mask).lines()))
-        found, unsure = _told_apart(list(left), mask, rest, markers)
+        left = _counting(reader.look(rest, mask).lines(), marked, words_only)
+        found, unsure = _told_apart(left, mask, rest, markers)
         found += [line for line in unsure if doubts_count and _costs_little(line, mask, markers)]
         doubts += unsure
         if not found and not (doubts and doubts_go):
@@ -436,16 +435,12 @@ def _stretched(line: Line, lies: Slant, before: float, after: float) -> Line:
     )  # fmt: skip
 
 
-def _is_word(line: Line) -> bool:
-    """Whether a line reads as a word beyond doubt, in whatever drawing."""
-    return line.letters >= _WORD_LETTERS and line.confidence >= _WORD_READ
-
-
-def _but(marked: Sequence[Line], lines: list[Line]) -> list[Line]:
+def _counting(lines: list[Line], marked: Sequence[Line], words_only: bool) -> list[Line]:
     """The lines without those in the place of a marker, unless they read as more than two letters: a word may hide
-    behind a marker."""
-    words = (line.letters > 2 and line.confidence >= _READ_SURE for line in lines)
-    return [line for line, word in zip(lines, words, strict=True) if word or not _is_any(line, marked)]
+    behind a marker. With `words_only`, of these what reads as a word beyond doubt, in whatever drawing."""
+    if words_only:
+        lines = [line for line in lines if line.letters >= _WORD_LETTERS and line.confidence >= _WORD_READ]
+    return [line for line in lines if (line.letters > 2 and line.confidence >= _READ_SURE) or not _is_any(line, marked)]
 
 
 def _is_any(line: Line, markers: Sequence[Line]) -> bool:
