@@ -22,6 +22,7 @@ _UNSEEN = 0.5  # what a transition counts that never occurs
 _CHUNK_BYTES = 1 << 22
 _PLACES_MAX = 4096  # of one word: beyond it the bytes spell it all the time
 _Bytes = npt.NDArray[np.uint8]
+_Counts = npt.NDArray[np.int64]
 
 
 class Words:
@@ -67,7 +68,7 @@ class _Chain:
 
     def __init__(self, values: _Bytes) -> None:
         self.values = values
-        self._pairs: dict[int, npt.NDArray[np.int64]] = {}
+        self._counts: dict[int, tuple[_Counts, _Counts]] = {}
         self._single = np.bincount(values, minlength=256)
 
     def expected(self, word: bytes, places: list[int]) -> float:
@@ -81,11 +82,13 @@ class _Chain:
     def _log(self, word: bytes, at: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.float64]:
         """The logarithm of the chance of the word at each place, given the values before and after it."""
         letters = np.frombuffer(word, np.uint8).astype(np.int64)
-        pairs, times, size = self._counted(step), len(at), self.values.size
+        times, size = len(at), self.values.size
+        pairs, after = self._counted(step)
         own = np.bincount(letters, minlength=256) * times
         inner = [(int(x), int(y)) for x, y in zip(letters, letters[step:], strict=False)]
         of_pair = {pair: pairs[pair] - times * inner.count(pair) for pair in set(inner)}
-        log = sum(np.log((max(of_pair[x, y], 0) + _UNSEEN) / self._after(pairs, own, x)) for x, y in inner)
+        others = np.maximum(after - own, 0) + 256 * _UNSEEN  # how many follow each value, but in the word
+        log = sum(np.log((max(of_pair[x, y], 0) + _UNSEEN) / others[x]) for x, y in inner)
         logs = np.full(times, log, np.float64)
         for k in range(min(step, len(word))):
             before, behind = at - step + k, at + len(word) + k
@@ -93,26 +96,23 @@ class _Chain:
             share = (max(self._single[first] - own[first], 0) + _UNSEEN) / (size + 256 * _UNSEEN)
             inside = before >= 0
             left = self.values[np.maximum(before, 0)].astype(np.int64)
-            into = (np.maximum(pairs[left, first] - 1, 0) + _UNSEEN) / self._after(pairs, own * 0, left)
+            into = (np.maximum(pairs[left, first] - 1, 0) + _UNSEEN) / (after[left] + 256 * _UNSEEN)
             logs += np.log(np.where(inside, into, share))
             inside = behind < size
             right = self.values[np.minimum(behind, size - 1)].astype(np.int64)
-            out = (np.maximum(pairs[last, right] - 1, 0) + _UNSEEN) / self._after(pairs, own, last)
+            out = (np.maximum(pairs[last, right] - 1, 0) + _UNSEEN) / others[last]
             usual = (self._single[right] + _UNSEEN) / (size + 256 * _UNSEEN)
             logs += np.where(inside, np.log(out / usual), 0.0)
         return logs
 
-    @staticmethod
-    def _after(pairs: npt.NDArray[np.int64], own: npt.NDArray[np.int64], value: npt.NDArray[np.int64] | int):  # type: ignore[no-untyped-def]
-        """How many values follow `value`, without those that follow it in the word."""
-        return np.maximum(pairs.sum(1)[value] - own[value], 0) + 256 * _UNSEEN
-
-    def _counted(self, step: int) -> npt.NDArray[np.int64]:
-        if step not in self._pairs:
+    def _counted(self, step: int) -> tuple[_Counts, _Counts]:
+        """How often each value follows each other one, (256, 256), and how many follow each, (256,)."""
+        if step not in self._counts:
             counts = np.zeros(1 << 16, np.int64)
             for start in range(0, max(self.values.size - step, 0), _CHUNK_BYTES):
                 first = self.values[start : start + _CHUNK_BYTES][: self.values.size - step - start]
                 second = self.values[start + step : start + step + len(first)]
                 counts += np.bincount(first.astype(np.uint16) << 8 | second, minlength=1 << 16)
-            self._pairs[step] = counts.reshape(256, 256)
-        return self._pairs[step]
+            pairs = counts.reshape(256, 256)
+            self._counts[step] = pairs, pairs.sum(1)
+        return self._counts[step]
