@@ -204,7 +204,9 @@ def _chosen(
     for each in ids:
         current = keys.patient_key(issuer, each)
         earlier = sorted(keys.person_keys(issuer, each) - {current})
-        people.append((current, *(key for key in earlier if key in known or (store is not None and _has(store, key)))))
+        people.append(
+            (current, *(key for key in earlier if key in known or (store is not None and store.has_patient(key))))
+        )
     people += [(_whole_key(shown.rstrip("… ").lower(), store, known),) for shown in shown_keys]
     return list(dict.fromkeys(people))
 
@@ -230,10 +232,6 @@ def _no_key(message: str) -> DataError:
         message,
         hint="copy the pseudonym from the page of site inspect; nothing was erased",
     )
-
-
-def _has(store: Store, patient_key: str) -> bool:
-    return bool(store.rows("SELECT 1 FROM patient WHERE patient_key = ?", patient_key))
 
 
 def _record(place: Workplace, action: Action, chosen: Sequence[str], keys: SiteKeys, person: str) -> None:

@@ -213,10 +213,10 @@ def picture_fields(header: Dataset) -> PictureFields:
 def _require_clean_numbers(pictures: Iterable[CleanPicture], found: Identifiers) -> None:
     """A device can write a record number or a birth date where a quantity belongs. Asked when all headers are read, for
     the number may stand in one image and the id in another."""
-    for fields in (picture.fields for picture in pictures):
-        stated = (fields.kvp, fields.slice_thickness_mm, fields.pixel_spacing_mm)
-        if (kind := residue_in_numbers((number for number in stated if number is not None), found)) is not None:
-            raise refusal("residual-identifier", f"a number beside a picture has the digits of a {kind} of the header")
+    every = (picture.fields for picture in pictures)
+    stated = (number for one in every for number in (one.kvp, one.slice_thickness_mm, one.pixel_spacing_mm))
+    if (kind := residue_in_numbers((number for number in stated if number is not None), found)) is not None:
+        raise refusal("residual-identifier", f"a number beside a picture has the digits of a {kind} of the header")
 
 
 def _word(header: Dataset, keyword: str) -> str:
