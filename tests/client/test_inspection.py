@@ -15,7 +15,6 @@ import pytest
 
 from client.imaging.png import encode_png
 from client.imaging.profile import DeidProfile
-from client.imaging.pseudonyms import SiteKeys
 from client.imaging.record import CleanExample, CleanPicture, CleanStudy, PictureFields, Turn
 from client.imaging.store import Store
 from client.inspection.browse import rate_bound
@@ -27,28 +26,15 @@ from federation.errors import DataError, FormatError, StoreError
 from sim.browser import Browser as RealBrowser
 from sim.browser import found
 
-SITE = """
-[site]
-id = "toboso"
-[data]
-store = "store"
-secret = "secret"
-declared_patients = 100
-[policy]
-epsilon_max = 8.0
-"""
 EVIL = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(site: Path) -> Workplace:
     """A site with three examples: of patients 1, 1 and 2."""
-    (tmp_path / "site.toml").write_text(SITE)
-    (tmp_path / "secret").write_bytes(bytes(32))
-    (tmp_path / "secret").chmod(0o600)
-    place = Workplace.open(tmp_path)
+    place = Workplace.open(site)
     profile = DeidProfile.shipped()
-    with place.store_for(profile, SiteKeys.from_secret(bytes(32))) as store:
+    with place.store_for(profile, place.keys()) as store:
         for number, patient, answer in ((1, 1, "Seen [DATE] by [NAME]."), (2, 1, EVIL), (3, 2, "100% clear_lungs")):
             picture = CleanPicture(
                 f"{number:032x}", encode_png(np.full((8, 9), number, np.uint8)), 8, 9,

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import FileDataset
 
 from client import signed_record
 from client.imaging.attestation import attestation, countable, keep
@@ -24,6 +22,7 @@ from federation.trust.keys import SigningKey
 from sim.wardround import call
 
 Run = Callable[..., tuple[int, str, str]]
+Image = Callable[..., FileDataset]
 
 
 @pytest.fixture(autouse=True)
@@ -34,29 +33,16 @@ def right_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def source(tmp_path: Path, image: Image) -> Path:
     """Two radiographs with a report each."""
     folder = tmp_path / "Quixano" / "export"
     folder.mkdir(parents=True)
     rows = ["accession_number,report"]
     for number in (1, 2):
-        radiograph(number).save_as(folder / f"{number}", enforce_file_format=True)
+        image(number).save_as(folder / f"{number}", enforce_file_format=True)
         rows.append(f"ACC000{number},FINDINGS: Clear lungs.")
     (folder / "reports.csv").write_text("\n".join(rows) + "\n")
     return folder
-
-
-def radiograph(number: int) -> FileDataset:
-    dataset = FileDataset("", Dataset(), file_meta=FileMetaDataset(), preamble=bytes(128))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", f"1.2.3.4.{number}.1"
-    dataset.StudyInstanceUID, dataset.AccessionNumber = f"1.2.3.4.{number}", f"ACC000{number}"
-    dataset.PatientID, dataset.PatientName, dataset.Modality = f"MRN-{number}", "Quixano^Alonso", "CR"
-    dataset.Rows = dataset.Columns = 32
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    dataset.PixelData = np.arange(1024, dtype=np.uint8).tobytes()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return dataset
 
 
 @pytest.fixture
@@ -189,12 +175,14 @@ def test_an_example_that_is_not_held_cannot_be_let_back(run: Run, source: Path, 
     assert "none of these examples is held" in told(run("hold", key, "--undo", "--by", "P")[2])[0]
 
 
-def test_a_file_in_the_place_of_the_attestations_is_told_before_the_work(run: Run, source: Path, site: Path) -> None:
+def test_a_file_in_the_place_of_the_attestations_is_told_before_the_work(
+    run: Run, source: Path, site: Path, image: Image
+) -> None:
     run("ingest", source)
     before = json.loads(run("release", "--json")[1])["data_digest"]
     shutil.rmtree(site / "store" / "attestations")
     (site / "store" / "attestations").touch()
-    radiograph(3).save_as(source / "3", enforce_file_format=True)
+    image(3).save_as(source / "3", enforce_file_format=True)
     with (source / "reports.csv").open("a") as reports:
         reports.write("ACC0003,FINDINGS: Clear lungs.\n")
     (site / "state").mkdir(exist_ok=True)
@@ -205,9 +193,11 @@ def test_a_file_in_the_place_of_the_attestations_is_told_before_the_work(run: Ru
     assert run("deidentify", source, site.parent / "clean")[0] == 17 and not (site.parent / "clean").exists()
 
 
-def test_more_patients_than_the_hospital_declares_are_not_released(run: Run, source: Path, site: Path) -> None:
+def test_more_patients_than_the_hospital_declares_are_not_released(
+    run: Run, source: Path, site: Path, image: Image
+) -> None:
     for number in range(3, 13):
-        radiograph(number).save_as(source / f"{number}", enforce_file_format=True)
+        image(number).save_as(source / f"{number}", enforce_file_format=True)
     with (source / "reports.csv").open("a") as reports:
         reports.writelines(f"ACC000{number},FINDINGS: Clear lungs.\n" for number in range(3, 13))
     run("ingest", source)
